@@ -1,0 +1,82 @@
+"""From sources to evaluated models: what runs after what, nothing else. Triggered in the UI with the form below."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators import DeepSpeedJobOperator, SparkStageOperator
+
+CONF = Path(os.environ.get("HYPERCLOVA_CONF", Path(__file__).resolve().parents[1] / "conf"))
+RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
+SIZES = ["15k", "115k", "450k", "1.5M", "137M", "350M", "760M", "1.3B", "6.9B", "13B", "39B", "82B"]
+
+
+def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
+    """Close the parent run in MLflow when the DAG run fails."""
+    from hyperclova_core.pipeline.run import fail_run
+    from operators.warehouse import warehouse
+
+    house = warehouse()
+    run = house.run(context["run_id"])
+    fail_run(house, run, str(context.get("reason", "the DAG run failed")))
+
+
+@dag(
+    schedule=None,
+    start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 2, "retry_delay": datetime.timedelta(seconds=10)},
+    on_failure_callback=mark_failed,
+    params={
+        "recipe": Param("demo", type="string", enum=RECIPES, title="Recipe", description="A file of conf/, without .yaml.", section="Corpus"),
+        "sizes": Param([], type="array", items={"type": "string"}, examples=SIZES, title="Model sizes", description="Of the recipe's ladder; none: all of it.", section="Training"),
+        "tokens": Param(None, type=["null", "integer"], minimum=1024, title="Training tokens", description="Per model; empty: as the recipe says.", section="Training"),
+    },
+    tags=["hyperclova"],
+    doc_md=__doc__,
+)
+def pretrain_hyperclova() -> None:
+    @task
+    def prepare() -> list[str]:
+        """Check the recipe, record the run; the sizes to train."""
+        from hyperclova_core.foundation.errors import HyperclovaError
+        from hyperclova_core.pipeline.recipe import load_recipe
+        from hyperclova_core.pipeline.run import prepare_run
+        from operators.warehouse import as_airflow_error, warehouse
+
+        context = get_current_context()
+        params = context["params"]
+        try:
+            run = prepare_run(warehouse(), context["run_id"], load_recipe(params["recipe"]), sizes=tuple(params["sizes"]) or None, tokens=params["tokens"])
+        except HyperclovaError as error:
+            raise as_airflow_error(error) from error
+        return list(run.record()["sizes"])
+
+    @task
+    def finish() -> dict:  # type: ignore[type-arg]
+        """Sum the run up, name it in refs/, send summary and figures to MLflow."""
+        from hyperclova_core.pipeline.run import finish_run
+        from operators.warehouse import warehouse
+
+        house = warehouse()
+        return finish_run(house, house.run(get_current_context()["run_id"]))
+
+    sizes = prepare()
+    previous = sizes
+    for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select", "tokenizer", "mix", "serialize"):
+        current = SparkStageOperator(task_id=stage, stage=stage)
+        previous >> current
+        previous = current
+    train = DeepSpeedJobOperator.partial(
+        task_id="train", stage="train", max_active_tis_per_dagrun=1, map_index_template="{{ task.size }}"
+    ).expand(size=sizes)
+    evaluate = DeepSpeedJobOperator(task_id="evaluate", stage="evaluate")
+    previous >> train >> evaluate >> finish()
+
+
+pretrain_hyperclova()

@@ -1,0 +1,1 @@
+"""The corpus stages, one module or folder each: ingest, deduplicate, deidentify, enrich, filter, select, mix."""

@@ -1,0 +1,124 @@
+"""What to read, and the limits of reading."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.source_stages import describe_file
+
+Format = Literal["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]
+
+SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".html": "html", ".htm": "html", ".xhtml": "html",
+    ".warc": "warc", ".arc": "warc", ".xml": "mediawiki", ".txt": "text", ".page": "mallard", ".mo": "gettext",
+}
+COMPRESSIONS = (".gz", ".zst", ".bz2")
+
+
+class SourceConfig(Config):
+    """One source: files of one origin and tier. Relative paths start at HYPERCLOVA_DATA, or at the current folder."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9_\-]+$")
+    paths: tuple[str, ...] = Field((), exclude=True, description="files, folders or patterns (** goes through folders)")
+    tier: Literal["portal", "open", "expert"] = "open"
+    format: Format = "auto"
+    license: str | None = None
+    url_prefix: str | None = Field(None, description="put before a file's relative name to make its url")
+    optional: bool = Field(False, description="the run goes on where no file is there")
+
+
+class IngestConfig(Config):
+    """Limits of reading."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    max_record_bytes: int = Field(16 << 20, ge=1024, description="a larger record is quarantined")
+    extraction_seconds: float = Field(10.0, gt=0, description="time for the main content of one page, then it is quarantined")
+    batch_rows: int = Field(512, ge=1, exclude=True)
+
+    def source(self, name: str) -> SourceConfig:
+        """The source of that name."""
+        return next(source for source in self.sources if source.name == name)
+
+
+def data_root() -> str:
+    """Where relative source paths start."""
+    return os.environ.get("HYPERCLOVA_DATA") or os.getcwd()
+
+
+def find_files(config: IngestConfig) -> list[dict[str, Any]]:
+    """All files of all sources, in a fixed order, with their checksums.
+
+    Raises:
+        DataError: a path is missing or unreadable, or a source that is not optional has no file.
+    """
+    found: list[dict[str, Any]] = []
+    for source in sorted(config.sources, key=lambda item: item.name):
+        files: dict[str, str] = {}
+        for pattern in source.paths:
+            files.update(_expand(pattern, source))
+        if not files and not source.optional:
+            raise DataError(
+                f"Source {source.name} has no files", where=", ".join(source.paths) or "(no paths given)",
+                why="no file matches its paths", remedy="correct `paths`, or mark the source `optional: true`",
+            )
+        for path in sorted(files):
+            if not os.access(path, os.R_OK):
+                raise DataError(
+                    f"A file of source {source.name} cannot be read", where=path, why="permission denied", remedy=f"chmod u+r {path}"
+                )
+            found.append(describe_file(path, files[path], source.name))
+    if found and not any(file["bytes"] for file in found):
+        raise DataError("All source files are empty", where=found[0]["path"], why="0 bytes in every file", remedy="check the export")
+    for source in config.sources:
+        own = [file for file in found if file["source"] == source.name]
+        if own and not any(file["bytes"] for file in own):
+            raise DataError(
+                f"Source {source.name} is empty", where=own[0]["path"], why=f"0 bytes in {len(own)} file(s)",
+                remedy="check the export, or remove the source from the recipe",
+            )
+    return found
+
+
+def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
+    """Path → base folder (for relative names) of everything a pattern names."""
+    if "://" in pattern:
+        storage.local_path(pattern)
+    path = os.path.join(data_root(), pattern)
+    if os.path.isfile(path):
+        return {path: os.path.dirname(path)}
+    if os.path.isdir(path):
+        return {file: path for file in storage.list_files(path) if known_format(file)}
+    if any(sign in pattern for sign in "*?["):
+        fixed = Path(*[part for part in _fixed_parts(path)])
+        return {file: str(fixed) for file in glob.glob(path, recursive=True) if os.path.isfile(file)}
+    if source.optional:
+        return {}
+    raise DataError(
+        f"A path of source {source.name} does not exist", where=path, why="no such file or folder",
+        remedy="correct `paths`; relative paths start at HYPERCLOVA_DATA, or at the current folder",
+    )
+
+
+def _fixed_parts(path: str) -> list[str]:
+    fixed = []
+    for part in Path(path).parts:
+        if any(sign in part for sign in "*?["):
+            break
+        fixed.append(part)
+    return fixed
+
+
+def known_format(path: str) -> Format | None:
+    """The format that a file's name says, compression aside."""
+    name = path.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return SUFFIXES.get(os.path.splitext(name)[1])

@@ -1,0 +1,181 @@
+"""Running a corpus stage: narrow rows in a DataFrame, decisions out, merged into the documents bucket by bucket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, file_checksum, write_table
+from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.stages import Decisions, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.tally import Tally
+from hyperclova_core.foundation.units import run_units
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def frame_of(dataset: Dataset, definition: StageDefinition, config: Config, context: StageContext) -> DataFrame:
+    """The narrow rows of all documents: one partition a bucket file, read and projected in Python workers."""
+    assert context.engine is not None and definition.project_schema is not None
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    files = dataset.files()
+    reference, settings, inner = definition.reference, config.model_dump(mode="json"), context.for_workers()
+
+    def project(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        stage = load_stage(reference)
+        assert stage.project is not None
+        parsed = stage.config.model_validate(settings)
+        for batch in batches:
+            for index in batch.column(0).to_pylist():
+                with pq.ParquetFile(storage.local_path(files[index])) as file:
+                    for documents in file.iter_batches(batch_size=1024):
+                        yield stage.project(documents, parsed, inner)
+
+    rows = context.engine.spark().range(0, len(files), 1, numPartitions=max(1, len(files)))
+    return rows.mapInArrow(project, from_arrow_schema(definition.project_schema))
+
+
+def run_corpus_stage(
+    definition: StageDefinition, config: Config, dataset: Dataset, context: StageContext
+) -> tuple[dict[str, Table], Tally, dict[str, Any]]:
+    """Decide on the frame, then write the documents with the decisions: tables, counts and the stage's info."""
+    assert context.engine is not None
+    decisions: Decisions = definition.function(frame_of(dataset, definition, config, context), config, context)
+    decided = _write_decisions(decisions, context, dataset)
+    units = [
+        {
+            "identity": {"checksum": entry.checksum, "bucket": entry.bucket, "decisions": file_checksum(decided[entry.bucket or 0])},
+            "path": path, "bucket": entry.bucket, "decisions": decided[entry.bucket or 0],
+        }
+        for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
+    ]
+    work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
+    results, _ = run_units(context.engine, context.target, work, units, "merge")
+    tables = {
+        name: Table(files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted)
+        for name, restricted in (("documents", definition.restricted), ("rejected", True))
+    }
+    for name, extra in decisions.extras.items():
+        entry = write_table(context.target.root(False), f"{context.attempt_path}/{name}.parquet", extra)
+        tables[name] = Table(files=(entry,))
+    for path in decided.values():
+        storage.local_path(path).unlink(missing_ok=True)
+    tally = merge_tallies(results)
+    tally.custom.update(decisions.custom)
+    return tables, tally, decisions.info
+
+
+def _write_decisions(decisions: Decisions, context: StageContext, dataset: Dataset) -> dict[int, str]:
+    """Decisions as one file a bucket, rows sorted by doc_id."""
+    from pyspark.sql import functions as F
+
+    buckets = len(dataset.files())
+    shift = 32 - (buckets.bit_length() - 1)
+    bucket = F.shiftright(F.conv(F.substring("doc_id", 1, 8), 16, 10).cast("long"), shift) if buckets > 1 else F.lit(0).cast("long")
+    folder = storage.join(context.target.root(True), context.attempt_path, "decisions")
+    storage.make_folder(folder)
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        writer, current = None, None
+        written = []
+        for batch in batches:
+            for number in pc.unique(batch.column("bucket")).to_pylist():
+                part = batch.filter(pc.equal(batch.column("bucket"), number))
+                if number != current:
+                    if writer is not None:
+                        written.append(writer.close())
+                    writer, current = TableWriter(folder, f"bucket-{number:05d}.parquet", part.schema, number), number
+                assert writer is not None
+                writer.write(part)
+        if writer is not None:
+            written.append(writer.close())
+        yield pa.RecordBatch.from_pydict({"entry": [entry.model_dump_json() for entry in written]}, schema=pa.schema([("entry", pa.string())]))
+
+    ordered = decisions.frame.withColumn("bucket", bucket).repartition(buckets, "bucket").sortWithinPartitions("bucket", "doc_id")
+    entries = [json.loads(row["entry"]) for row in ordered.mapInArrow(write, "entry string").collect()]
+    paths = {entry["bucket"]: storage.join(folder, entry["path"]) for entry in entries}
+    expected = {entry.bucket for entry in dataset.table("documents").files if entry.rows}
+    if set(paths) != expected:
+        raise DataError(
+            f"Stage {context.stage} did not decide on every bucket", where=dataset.uri, why=f"{len(paths)} of {len(expected)} buckets",
+            remedy="this is a bug of the stage",
+        )
+    for entry in dataset.table("documents").files:
+        if entry.bucket not in paths:
+            path = storage.join(folder, f"bucket-{entry.bucket or 0:05d}.parquet")
+            pq.write_table(pa.table({"doc_id": pa.array([], pa.string())}), storage.local_path(path))
+            paths[entry.bucket or 0] = path
+    return paths
+
+
+
+
+def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: StageContext) -> dict[str, Any]:
+    decided = pq.read_table(storage.local_path(unit["decisions"]))
+    tally = Tally()
+    writers = {
+        "documents": TableWriter(context.target.root(restricted), bucket_path(context, "documents", unit["bucket"]), DOCUMENT_SCHEMA, unit["bucket"]),
+        "rejected": TableWriter(context.target.root(True), bucket_path(context, "rejected", unit["bucket"]), REJECTED_SCHEMA, unit["bucket"]),
+    }
+    position = 0
+    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+        for documents in file.iter_batches(batch_size=1024):
+            tally.see_in(documents)
+            part = decided.slice(position, documents.num_rows).combine_chunks()
+            position += documents.num_rows
+            if part.num_rows != documents.num_rows or part.column("doc_id").to_pylist() != documents.column("doc_id").to_pylist():
+                raise DataError(
+                    f"Stage {stage} did not decide once on each document", where=unit["path"],
+                    why="its decisions name other documents than the bucket holds", remedy="this is a bug of the stage",
+                )
+            documents = _with_columns(documents, part)
+            keep = part.column("keep").combine_chunks()
+            kept, dropped = documents.filter(keep), documents.filter(pc.invert(keep))
+            reasons = part.column("reason").filter(pc.invert(part.column("keep"))).to_pylist()
+            details = part.column("detail").filter(pc.invert(part.column("keep"))).to_pylist()
+            writers["documents"].write(kept)
+            writers["rejected"].write(rejected_batch(dropped, stage, reasons, details))
+            tally.see_kept(kept)
+            tally.see_rejected(dropped, reasons)
+    if position != decided.num_rows:
+        raise DataError(
+            f"Stage {stage} decided on more documents than there are", where=unit["path"], why=f"{decided.num_rows} instead of {position}",
+            remedy="this is a bug of the stage",
+        )
+    entries = {name: writer.close() for name, writer in writers.items()}
+    roots = {"documents": context.target.root(restricted), "rejected": context.target.root(True)}
+    return {
+        "files": [storage.join(roots[name], entry.path) for name, entry in entries.items()],
+        "tables": {name: entry.model_dump() for name, entry in entries.items()},
+        "tally": tally.to_dict(),
+    }
+
+
+def _with_columns(documents: pa.RecordBatch, decided: pa.Table) -> pa.RecordBatch:
+    columns = list(documents.columns)
+    for index, field in enumerate(DOCUMENT_SCHEMA):
+        if field.name == "signals" and "signals" in decided.column_names:
+            columns[index] = _merged_signals(documents.column("signals"), decided.column("signals"))
+        elif field.name != "doc_id" and field.name in decided.column_names:
+            columns[index] = decided.column(field.name).combine_chunks().cast(field.type)
+    return pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
+
+
+def _merged_signals(old: pa.Array, new: pa.ChunkedArray) -> pa.Array:
+    merged = [
+        sorted({**dict(before or []), **dict(after or [])}.items())
+        for before, after in zip(old.to_pylist(), new.to_pylist(), strict=True)
+    ]
+    return pa.array(merged, DOCUMENT_SCHEMA.field("signals").type)

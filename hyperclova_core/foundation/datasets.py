@@ -1,0 +1,366 @@
+"""Datasets: tables of files made visible by one manifest object.
+
+A dataset folder holds `manifest.json` (the commit), `attempt.json` (who, when: not part of the content), the files
+of the attempt that was committed, and records of finished units. What is raw, rejected or quarantined lies in the
+*restricted folder*, which the manifest names.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.hashing import ContentHasher, digest128, fingerprint
+
+MANIFEST = "manifest.json"
+ROW_GROUP_ROWS = 4096
+FORMAT = 1
+
+
+class FileEntry(Config):
+    """One file of a table. `path` is relative to the table's root; `checksum` is over bytes, `digest` over rows."""
+
+    path: str
+    rows: int
+    bytes: int
+    checksum: str
+    digest: str
+    bucket: int | None = None
+    text_bytes: int = 0
+
+
+class Table(Config):
+    """The files of one table, in order; `restricted` says under which root they lie."""
+
+    files: tuple[FileEntry, ...] = ()
+    restricted: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows over all files."""
+        return sum(entry.rows for entry in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk over all files."""
+        return sum(entry.bytes for entry in self.files)
+
+
+class InputReference(Config):
+    """A dataset or file set that was read."""
+
+    fingerprint: str
+    digest: str
+    uri: str = ""
+
+
+class Counters(Config):
+    """What went in and what became of it; `custom` holds a stage's own numbers."""
+
+    rows_in: int = 0
+    fan_out: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    quarantined: dict[str, int] = Field(default_factory=dict)
+    text_bytes_in: int = 0
+    text_bytes_kept: int = 0
+    by_source: dict[str, dict[str, int]] = Field(default_factory=dict)
+    custom: dict[str, float] = Field(default_factory=dict)
+
+    def check_conservation(self, stage: str) -> None:
+        """Rows in + declared fan-out = kept + rejected + quarantined.
+
+        Raises:
+            DataError: rows appeared or vanished, which is a bug of the stage.
+        """
+        out = self.kept + sum(self.rejected.values()) + sum(self.quarantined.values())
+        if self.rows_in + self.fan_out != out:
+            raise DataError(
+                f"Stage {stage} does not conserve its documents",
+                where=stage,
+                why=f"{self.rows_in} in + {self.fan_out} made != {self.kept} kept + {sum(self.rejected.values())} rejected"
+                f" + {sum(self.quarantined.values())} quarantined",
+                remedy="this is a bug of the stage: nothing was committed; please report it with the stage's log",
+            )
+
+
+class Manifest(Config):
+    """The one object whose presence is the commit."""
+
+    format: int = FORMAT
+    stage: str
+    stage_version: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, InputReference]
+    tables: dict[str, Table]
+    counters: Counters
+    digest: str
+    buckets: int = 1
+    restricted_folder: str = "restricted"
+    info: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a stage writes: a dataset folder, and the restricted folder (relative to it) for raw and dropped data."""
+
+    uri: str
+    restricted_folder: str = "restricted"
+
+    @property
+    def restricted_uri(self) -> str:
+        """The restricted folder as a path."""
+        return os.path.normpath(storage.join(self.uri, self.restricted_folder))
+
+    def root(self, restricted: bool) -> str:
+        """The folder below which a table's files lie."""
+        return self.restricted_uri if restricted else self.uri
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A committed dataset, opened for reading."""
+
+    uri: str
+    manifest: Manifest
+    attempt: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Stage and the head of the fingerprint: enough for a person."""
+        return f"{self.manifest.stage}@{self.manifest.fingerprint[:12]}"
+
+    def root(self, table: str) -> str:
+        """The folder below which a table's files lie."""
+        return Target(self.uri, self.manifest.restricted_folder).root(self.table(table).restricted)
+
+    def table(self, name: str) -> Table:
+        """A table by name.
+
+        Raises:
+            DataError: the dataset has none of that name.
+        """
+        if name not in self.manifest.tables:
+            raise DataError(
+                f"The dataset has no table `{name}`", where=self.uri, why=f"it has {', '.join(sorted(self.manifest.tables)) or 'none'}",
+                remedy="give a dataset of another stage",
+            )
+        return self.manifest.tables[name]
+
+    def files(self, table: str = "documents") -> list[str]:
+        """Paths of a table's files, in order."""
+        root = self.root(table)
+        return [storage.join(root, entry.path) for entry in self.table(table).files]
+
+    def read(self, table: str = "documents", columns: list[str] | None = None) -> pa.Table:
+        """A whole table in memory: for narrow columns and small tables."""
+        parts = [pq.read_table(storage.local_path(path), columns=columns) for path in self.files(table)]
+        if not parts:
+            return DOCUMENT_SCHEMA.empty_table() if table == "documents" else pa.table({})
+        return pa.concat_tables(parts)
+
+    def batches(self, table: str = "documents", columns: list[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
+        """A table streamed in order."""
+        for path in self.files(table):
+            with pq.ParquetFile(storage.local_path(path)) as file:
+                yield from file.iter_batches(batch_size=rows, columns=columns)
+
+    def verify(self, checksums: bool = False) -> None:
+        """Sizes of all files, and their checksums on request.
+
+        Raises:
+            DataError: naming the first file that is missing, truncated or altered.
+        """
+        for name, table in sorted(self.manifest.tables.items()):
+            for path, entry in zip(self.files(name), table.files, strict=True):
+                _verify_file(path, entry, checksums)
+
+
+def _verify_file(path: str, entry: FileEntry, checksums: bool) -> None:
+    remedy = "restore the file, or remove the dataset's folder and run the stage again"
+    if not storage.exists(path):
+        raise DataError("A file of a dataset is missing", where=path, why="the manifest names it", remedy=remedy)
+    if storage.size(path) != entry.bytes:
+        raise DataError(
+            "A file of a dataset has the wrong size", where=path, why=f"{storage.size(path)} bytes instead of {entry.bytes}", remedy=remedy
+        )
+    if checksums and file_checksum(path) != entry.checksum:
+        raise DataError("A file of a dataset was altered", where=path, why="its checksum differs from the manifest's", remedy=remedy)
+
+
+def file_checksum(path: str) -> str:
+    """128-bit hash of a file's bytes."""
+    import hashlib
+
+    hasher = hashlib.blake2b(digest_size=16)
+    with storage.local_path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def read_manifest(uri: str) -> Manifest | None:
+    """The manifest of a dataset folder, or None where nothing is committed.
+
+    Raises:
+        DataError: it is there but damaged.
+    """
+    path = storage.join(uri, MANIFEST)
+    if not storage.exists(path):
+        return None
+    try:
+        manifest = Manifest.model_validate(storage.read_json(path))
+    except ValidationError as error:
+        raise DataError(
+            "The manifest of a dataset is damaged", where=path, why=f"{error.error_count()} fields are not valid",
+            remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
+        ) from error
+    if manifest.digest != content_digest(manifest.tables, manifest.counters):
+        raise DataError(
+            "The manifest of a dataset was edited", where=path, why="its digest does not match what it lists",
+            remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
+        )
+    return manifest
+
+
+def open_dataset(uri: str) -> Dataset:
+    """A committed dataset; file sizes are checked.
+
+    Raises:
+        DataError: nothing is committed there, or it is damaged.
+    """
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise DataError(
+            "No committed dataset here", where=uri, why=f"there is no {MANIFEST}",
+            remedy="give the folder that a stage wrote (its --output), or run the stage first",
+        )
+    attempt_path = storage.join(uri, "attempt.json")
+    dataset = Dataset(uri, manifest, storage.read_json(attempt_path) if storage.exists(attempt_path) else {})
+    dataset.verify()
+    return dataset
+
+
+def content_digest(tables: Mapping[str, Table], counters: Counters) -> str:
+    """Identity of what a dataset says: rows and counters, without paths, layout, attempt or time."""
+    return fingerprint(
+        {
+            "tables": {name: [[entry.rows, entry.digest, entry.bucket] for entry in table.files] for name, table in tables.items()},
+            "counters": counters.model_dump(exclude={"custom"}),
+        }
+    )
+
+
+def new_attempt() -> str:
+    """A name for one try at writing a dataset."""
+    return uuid.uuid4().hex[:16]
+
+
+def commit(target: Target, manifest: Manifest, attempt: str, made_by: Mapping[str, Any]) -> tuple[Dataset, bool]:
+    """Make a dataset visible. Of two writers one commits; the other gets the winner's dataset and False."""
+    created = storage.create_once(storage.join(target.uri, MANIFEST), storage.pretty_json(manifest.model_dump()))
+    if created:
+        record = {
+            "attempt": attempt,
+            "host": socket.gethostname(),
+            "committed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **made_by,
+        }
+        storage.write_json(storage.join(target.uri, "attempt.json"), record)
+    return open_dataset(target.uri), created
+
+
+class TableWriter:
+    """Writes one Parquet file of a table, streamed; `close` gives its manifest entry.
+
+    Bytes depend on the rows alone: rows are regrouped to fixed row groups, settings and schema are fixed.
+    """
+
+    def __init__(self, root: str, path: str, schema: pa.Schema, bucket: int | None = None) -> None:
+        self._root, self._path, self._schema, self._bucket = root, path, schema, bucket
+        self._hasher = ContentHasher()
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = self._rows = self._text_bytes = 0
+        storage.make_folder(os.path.dirname(storage.join(root, path)))
+        self._temporary = storage.join(root, f"{path}.{uuid.uuid4().hex}.part")
+        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; the batch has the writer's columns."""
+        if batch.num_rows == 0:
+            return
+        batch = batch.select(self._schema.names).cast(self._schema)
+        self._rows += batch.num_rows
+        if "text" in self._schema.names:
+            import pyarrow.compute as pc
+
+            self._text_bytes += int(pc.sum(pc.binary_length(batch.column("text"))).as_py() or 0)
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        while self._pending_rows >= ROW_GROUP_ROWS:
+            self._flush(ROW_GROUP_ROWS)
+
+    def _flush(self, rows: int) -> None:
+        table = pa.Table.from_batches(self._pending, self._schema)
+        head = table.slice(0, rows).combine_chunks()
+        self._hasher.update(head)
+        self._writer.write_table(head, row_group_size=ROW_GROUP_ROWS)
+        rest = table.slice(rows)
+        self._pending, self._pending_rows = rest.to_batches(), rest.num_rows
+
+    def close(self) -> FileEntry:
+        """Finish the file, give it its name, and describe it."""
+        if self._pending_rows:
+            self._flush(self._pending_rows)
+        self._writer.close()
+        final = storage.join(self._root, self._path)
+        with storage.replacing(final) as name:
+            os.replace(self._temporary, name)
+        return FileEntry(
+            path=self._path, rows=self._rows, bytes=storage.size(final), checksum=file_checksum(final),
+            digest=self._hasher.hexdigest(), bucket=self._bucket, text_bytes=self._text_bytes,
+        )
+
+    def abandon(self) -> None:
+        """Close and remove what was written."""
+        self._writer.close()
+        storage.local_path(self._temporary).unlink(missing_ok=True)
+
+
+def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None) -> FileEntry:
+    """One Parquet file from a table in memory."""
+    writer = TableWriter(root, path, table.schema, bucket)
+    for batch in table.to_batches():
+        writer.write(batch)
+    return writer.close()
+
+
+def plain_file_entry(root: str, path: str, rows: int = 0) -> FileEntry:
+    """A manifest entry for a file that is not Parquet (a tokenizer, a shard, a figure)."""
+    full = storage.join(root, path)
+    checksum = file_checksum(full)
+    return FileEntry(path=path, rows=rows, bytes=storage.size(full), checksum=checksum, digest=checksum)
+
+
+def folder_digest(paths: list[str], base: str) -> str:
+    """Identity of a set of files by relative name and content."""
+    return fingerprint([[os.path.relpath(path, base), file_checksum(path)] for path in sorted(paths)])
+
+
+def text_digest(text: str) -> str:
+    """128-bit identity of a text."""
+    return digest128(text.encode())

@@ -1,0 +1,112 @@
+"""Running a document stage: one task a bucket file, read, mapped batch by batch and written in a Python worker."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.stages import StageBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.tally import Tally
+from hyperclova_core.foundation.units import run_units
+
+BATCH_ROWS = 1024
+
+
+def bucket_path(context: StageContext, table: str, bucket: int) -> str:
+    """Where an attempt writes a bucket file, relative to the table's root."""
+    return f"{context.attempt_path}/{table}/bucket-{bucket:05d}.parquet"
+
+
+def rejected_batch(documents: pa.RecordBatch, stage: str, reasons: list[str], details: list[str]) -> pa.RecordBatch:
+    """Documents that fall out, with the stage and the reason."""
+    columns = [*documents.columns, pa.array([stage] * len(reasons), pa.string()), pa.array(reasons, pa.string()), pa.array(details, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=REJECTED_SCHEMA)
+
+
+def run_document_stage(
+    definition: StageDefinition, config: Config, dataset: Dataset, context: StageContext
+) -> tuple[dict[str, Table], Tally, int]:
+    """The stage over all bucket files: tables, counts, and units taken over from an earlier attempt."""
+    assert context.engine is not None
+    units = [
+        {"identity": {"checksum": entry.checksum, "bucket": entry.bucket}, "path": path, "bucket": entry.bucket}
+        for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
+    ]
+    work = partial(
+        _run_unit, reference=definition.reference, config=config.model_dump(mode="json"), context=context.for_workers()
+    )
+    results, taken = run_units(context.engine, context.target, work, units, "documents")
+    return _gather(definition, results), merge_tallies(results), taken
+
+
+def merge_tallies(results: list[dict[str, Any]]) -> Tally:
+    """The sum of the units' counts."""
+    tally = Tally()
+    for result in results:
+        tally.merge(result["tally"])
+    return tally
+
+
+def _gather(definition: StageDefinition, results: list[dict[str, Any]]) -> dict[str, Table]:
+    restricted = {"documents": definition.restricted, "rejected": True}
+    restricted.update({name: name in definition.restricted_extras for name in definition.extras})
+    return {
+        name: Table(
+            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted[name]
+        )
+        for name in restricted
+    }
+
+
+def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    definition = load_stage(reference)
+    settings = definition.config.model_validate(config)
+    tally = Tally()
+    schemas = {"documents": DOCUMENT_SCHEMA, "rejected": REJECTED_SCHEMA, **definition.extras}
+    restricted = {"documents": definition.restricted, "rejected": True}
+    writers = {
+        name: TableWriter(
+            context.target.root(restricted.get(name, name in definition.restricted_extras)),
+            bucket_path(context, name, unit["bucket"]), schema, unit["bucket"],
+        )
+        for name, schema in schemas.items()
+    }
+    try:
+        with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+            for documents in file.iter_batches(batch_size=BATCH_ROWS):
+                tally.see_in(documents)
+                answer = definition.function(documents, settings, context)
+                _check(answer, definition, unit["path"])
+                writers["documents"].write(answer.kept)
+                writers["rejected"].write(rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details))
+                for name, extra in answer.extras.items():
+                    writers[name].write(extra)
+                tally.see_kept(answer.kept)
+                tally.see_rejected(answer.rejected, answer.reasons)
+                tally.custom.update(answer.custom)
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
+    entries = {name: writer.close() for name, writer in writers.items()}
+    files = [
+        storage.join(context.target.root(restricted.get(name, name in definition.restricted_extras)), entry.path)
+        for name, entry in entries.items()
+    ]
+    return {"files": files, "tables": {name: entry.model_dump() for name, entry in entries.items()}, "tally": tally.to_dict()}
+
+
+def _check(answer: StageBatch, definition: StageDefinition, path: str) -> None:
+    if not answer.rejected.num_rows == len(answer.reasons) == len(answer.details):
+        raise DataError(
+            f"Stage {definition.name} gave {answer.rejected.num_rows} rejected documents and {len(answer.reasons)} reasons",
+            where=path, why="each dropped document has exactly one reason", remedy="this is a bug of the stage",
+        )

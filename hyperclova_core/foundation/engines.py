@@ -1,0 +1,127 @@
+"""Two ways to run units of work: in this process, or as Spark tasks, one a unit."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+UnitFunction = Callable[[dict[str, Any]], dict[str, Any]]
+
+SPARK_SETTINGS = {
+    "spark.ui.enabled": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.adaptive.enabled": "true",
+    "spark.python.worker.reuse": "true",
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+    "spark.driver.memory": "1g",
+    "spark.log.level": "WARN",
+}
+"""Defaults for every Spark application of the platform; `--conf` and the recipe's `spark` section override them."""
+
+
+class LocalEngine:
+    """Units one after the other in this process; starts Spark only if a corpus stage asks for it."""
+
+    def __init__(self, settings: dict[str, str] | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        self._settings = settings or {}
+        self._session: SparkSession | None = None
+        self._progress = progress
+
+    def map_units(self, function: UnitFunction, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`function` of every unit, in order."""
+        results = []
+        for index, unit in enumerate(units):
+            results.append(function(unit))
+            if self._progress:
+                self._progress(index + 1, len(units))
+        return results
+
+    def spark(self) -> SparkSession:
+        """A local session, started once."""
+        if self._session is None:
+            self._session = start_session("hyperclova", self._settings)
+        return self._session
+
+    def close(self) -> None:
+        """Stop the session if there is one."""
+        if self._session is not None:
+            self._session.stop()
+            self._session = None
+
+
+class SparkEngine(LocalEngine):
+    """Each unit is one Spark task: the Python worker reads and writes files, only JSON rows pass through the JVM."""
+
+    def map_units(self, function: UnitFunction, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`function` of every unit as Spark tasks; the first error of a unit is raised here.
+
+        Raises:
+            HyperclovaError: as the unit raised it.
+        """
+        if not units:
+            return []
+        payload = [json.dumps(unit) for unit in units]
+
+        def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            import pyarrow
+
+            for batch in batches:
+                for index in batch.column(0).to_pylist():
+                    try:
+                        result = {"value": function(json.loads(payload[index]))}
+                    except HyperclovaError as error:
+                        result = {"error": error.to_dict()}
+                    yield pyarrow.RecordBatch.from_pydict({"index": [index], "result": [json.dumps(result)]})
+
+        frame = self.spark().range(0, len(units), 1, numPartitions=len(units))
+        rows = frame.mapInArrow(run, "index long, result string").toArrow().sort_by("index").to_pylist()
+        results = [json.loads(row["result"]) for row in rows]
+        for result in results:
+            if "error" in result:
+                raise from_dict(result["error"])
+        return [result["value"] for result in results]
+
+
+def java_hint() -> str:
+    """How to get a Java that Spark 4 runs on."""
+    return "install Java 17 or newer (Debian/Ubuntu: `sudo apt-get install openjdk-17-jre-headless`), or set JAVA_HOME"
+
+
+def start_session(name: str, settings: dict[str, str]) -> SparkSession:
+    """A Spark session with the platform's defaults.
+
+    Workers run the interpreter of this process: otherwise they take the system's `python3`.
+
+    Raises:
+        ConfigError: Java is missing or Spark cannot start.
+    """
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.appName(name)
+    if "spark.master" not in settings and not os.environ.get("MASTER") and "SPARK_ENV_LOADED" not in os.environ:
+        builder = builder.master(f"local[{os.cpu_count() or 1}]")
+    for key, value in {**SPARK_SETTINGS, **settings}.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    except (PySparkRuntimeError, FileNotFoundError) as error:
+        raise ConfigError("Spark cannot start", where="spark session", why=str(error).splitlines()[0], remedy=java_hint()) from error
+    session.sparkContext.setLogLevel(settings.get("spark.log.level", SPARK_SETTINGS["spark.log.level"]))
+    return session

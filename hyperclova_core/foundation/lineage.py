@@ -1,0 +1,210 @@
+"""Lineage events: kept on disk first, delivered to MLflow when it can be reached, each exactly once.
+
+One MLflow parent run a run of the recipe, one nested run a stage. A stage that ends writes an event to the outbox;
+whoever can reach MLflow delivers all events that wait. So MLflow being down neither fails a stage nor loses a run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "hyperclova"
+EVENT_TAG = "hyperclova.event"
+RUN_TAG = "hyperclova.run"
+DELIVERY_SECONDS = 20
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+"""Answers that another try would get again: such an event must not hold up those behind it."""
+BY_TOKENS = ("loss", "validation_loss")
+"""Metrics that are logged a second time with tokens as the step, so that MLflow's own charts overlay model sizes."""
+
+log = logging.getLogger(__name__)
+
+
+def record_event(warehouse: Warehouse, event: dict[str, Any]) -> None:
+    """Keep an event for delivery.
+
+    Keys: `run` (folder name), `name`, `status`, `started`, `ended` (seconds since 1970), `params`, `metrics`, `tags`,
+    `inputs` and `outputs` (lists of name, digest, uri, profile), `artifacts` (pairs of path and artifact folder).
+    """
+    order = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    storage.write_json(storage.join(warehouse.uri, "lineage", "outbox", f"{order}.json"), {"id": order, **event})
+
+
+def deliver(warehouse: Warehouse) -> int:
+    """Deliver what waits in the outbox, oldest first; how many were delivered. Never raises for an MLflow that is away."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    outbox = storage.join(warehouse.uri, "lineage", "outbox")
+    if not uri or not storage.list_names(outbox):
+        return 0
+    client = connect(uri)
+    from mlflow.exceptions import MlflowException
+
+    delivered = 0
+    with _locked(storage.join(warehouse.uri, "lineage", "lock")):
+        for name in storage.list_names(outbox):
+            event = storage.read_json(storage.join(outbox, name))
+            try:
+                _deliver_one(client, warehouse, event)
+            except (MlflowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                if getattr(error, "error_code", "") not in REFUSALS:
+                    log.warning("%d lineage events wait, MLflow cannot be reached: %s", len(storage.list_names(outbox)), reason)
+                    return delivered
+                log.error("MLflow refuses a lineage event, kept in lineage/refused/%s: %s", name, reason)
+                _move(warehouse, name, "refused")
+                continue
+            _move(warehouse, name, "sent")
+            delivered += 1
+    return delivered
+
+
+def _move(warehouse: Warehouse, name: str, folder: str) -> None:
+    target = storage.local_path(storage.join(warehouse.uri, "lineage", folder, name))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage.local_path(storage.join(warehouse.uri, "lineage", "outbox", name)).replace(target)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client that gives up within seconds when the server is away."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(DELIVERY_SECONDS))
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
+    """(experiment id, parent run id) of a run; made once, however many ask at the same time."""
+    path = storage.join(run.uri, "mlflow.json")
+    if not storage.exists(path):
+        record = run.record()
+        experiment_name = record.get("experiment", EXPERIMENT)
+        experiment = client.get_experiment_by_name(experiment_name)
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
+        tags = {
+            RUN_TAG: run.name, "hyperclova.recipe": record["recipe"]["name"], "hyperclova.code": record["code_version"],
+            "mlflow.runName": f"{record['recipe']['name']} {record['run_id']}", **record.get("tags", {}),
+        }
+        known = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.name}' and tags.`hyperclova.parent` = 'true'")
+        made = known[0] if known else client.create_run(experiment_id, tags={**tags, "hyperclova.parent": "true"})
+        storage.create_once(path, storage.pretty_json({"experiment_id": experiment_id, "parent_run_id": made.info.run_id}))
+    ids = storage.read_json(path)
+    return str(ids["experiment_id"]), str(ids["parent_run_id"])
+
+
+def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, Any]) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    experiment, parent = parent_run(client, warehouse.run(event["run"]))
+    if event["name"] is None:
+        target = parent
+    elif event.get("job_folder") and storage.exists(storage.join(event["job_folder"], "mlflow.json")):
+        target = _finish_history(client, event["job_folder"])
+    else:
+        known = client.search_runs([experiment], f"tags.`{EVENT_TAG}` = '{event['id']}'")
+        if known:
+            target = known[0].info.run_id
+        else:
+            tags = {"mlflow.parentRunId": parent, "mlflow.runName": event["name"], EVENT_TAG: event["id"], **event.get("tags", {})}
+            target = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
+    stamp = int(event["ended"] * 1000)
+    client.log_batch(
+        target,
+        metrics=[Metric(key, float(value), stamp, 0) for key, value in event.get("metrics", {}).items()],
+        params=[Param(f"stage.{key}", str(value)[:6000]) for key, value in event.get("params", {}).items()],
+        tags=[RunTag(key, str(value)) for key, value in event.get("tags", {}).items()],
+    )
+    datasets = [*_datasets(event.get("inputs", []), "input"), *_datasets(event.get("outputs", []), "output")]
+    if datasets:
+        client.log_inputs(target, datasets=datasets)
+    for path, folder in event.get("artifacts", []):
+        if os.path.isdir(path):
+            client.log_artifacts(target, path, folder)
+        elif os.path.exists(path):
+            client.log_artifact(target, path, folder or None)
+    if event.get("model"):
+        _register_model(client, target, event["model"])
+    client.set_terminated(target, status=event["status"], end_time=stamp)
+
+
+def _finish_history(client: MlflowClient, job_folder: str) -> str:
+    """The run that a training made itself, with the rows it could not send."""
+    delivery = storage.join(job_folder, "mlflow.json")
+    record = storage.read_json(delivery)
+    rows = [json.loads(line) for line in storage.read_bytes(storage.join(job_folder, "metrics.jsonl")).splitlines()]
+    if len(rows) > record["rows"]:
+        send_rows(client, record["run_id"], rows[record["rows"] :])
+        storage.write_json(delivery, {**record, "rows": len(rows)})
+    return str(record["run_id"])
+
+
+def _register_model(client: MlflowClient, run_id: str, model: dict[str, Any]) -> None:
+    """A new version of the registered model, with the weights as the run's artifact; once a digest."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(model["name"])
+    except MlflowException:
+        client.create_registered_model(model["name"])
+    known = client.search_model_versions(f"name = '{model['name']}' and run_id = '{run_id}'")
+    if not known:
+        client.log_artifacts(run_id, model["folder"], "model")
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        client.create_model_version(model["name"], source, run_id=run_id, tags=model["tags"])
+
+
+def send_rows(client: MlflowClient, run_id: str, rows: list[dict[str, Any]]) -> None:
+    """Log rows of a `metrics.jsonl` to an MLflow run, in batches below its limit of 1,000 metrics."""
+    from mlflow.entities import Metric
+
+    metrics = []
+    for row in rows:
+        for key, value in row.items():
+            if key in ("step", "time"):
+                continue
+            metrics.append(Metric(key, value, row["time"], row["step"]))
+            if key in BY_TOKENS:
+                metrics.append(Metric(f"{key}_by_tokens", value, row["time"], row["tokens"]))
+    for start in range(0, len(metrics), 900):
+        client.log_batch(run_id, metrics=metrics[start : start + 900])
+
+
+def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetInput]:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    for entry in entries:
+        dataset = Dataset(
+            name=entry["name"], digest=entry["digest"], source_type="local", source=json.dumps({"uri": entry["uri"]}),
+            profile=json.dumps(entry.get("profile", {})),
+        )
+        yield DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
+
+
+@contextmanager
+def _locked(uri: str) -> Iterator[None]:
+    path = storage.local_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def dataset_entry(name: str, digest: str, uri: str, profile: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A dataset as events name it."""
+    return {"name": name, "digest": digest, "uri": uri, "profile": dict(profile or {})}

@@ -1,0 +1,236 @@
+"""Running a source stage: one task a group of foreign files, then one task a bucket that gathers what belongs together.
+
+Texts go from task to task through staging files, sorted by bucket; none crosses to the JVM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.datasets import FileEntry, Table, TableWriter, file_checksum
+from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, RAW_KEPT_BYTES, REJECTED_SCHEMA, bucket_of
+from hyperclova_core.foundation.stages import SourceBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.tally import Tally
+from hyperclova_core.foundation.units import run_units
+
+GROUP_BYTES = 64 << 20
+GROUP_FILES = 256
+STAGED_TEXT_BYTES = 64 << 20
+
+
+def group_files(files: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Files in the order given, in groups of up to 64 MB or 256 files of one source: a task each."""
+    groups: list[list[dict[str, Any]]] = []
+    total = 0
+    for file in files:
+        fits = groups and groups[-1][0]["source"] == file["source"] and len(groups[-1]) < GROUP_FILES
+        if not fits or total + file["bytes"] > GROUP_BYTES:
+            groups.append([])
+            total = 0
+        groups[-1].append(file)
+        total += file["bytes"]
+    return groups
+
+
+def describe_file(path: str, base: str, source: str) -> dict[str, Any]:
+    """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
+    return {
+        "path": path, "name": os.path.relpath(path, base), "source": source, "bytes": storage.size(path), "checksum": file_checksum(path),
+    }
+
+
+def run_source_stage(
+    definition: StageDefinition, config: Config, files: list[dict[str, Any]], context: StageContext
+) -> tuple[dict[str, Table], Tally, int]:
+    """Read all files, regroup their records by bucket: tables, counts, and units taken over."""
+    assert context.engine is not None
+    shared = {"reference": definition.reference, "config": config.model_dump(mode="json"), "context": context.for_workers()}
+    units = [
+        {
+            "identity": {"files": [[file["source"], file["name"], file["checksum"]] for file in group]},
+            "files": group,
+            "index": index,
+        }
+        for index, group in enumerate(group_files(files))
+    ]
+    read, taken_read = run_units(context.engine, context.target, partial(_read_unit, **shared), units, "read")
+    staged = [path for result in read for path in result["staged"]]
+    digest = [result["staged_digest"] for result in read]
+    gather_units = [
+        {"identity": {"bucket": bucket, "staged": digest}, "bucket": bucket, "staged": staged} for bucket in range(context.buckets)
+    ]
+    gathered, taken_gathered = run_units(
+        context.engine, context.target, partial(_gather_unit, context=context.for_workers()), gather_units, "gather"
+    )
+    tally = merge_tallies(read)
+    tally.kept = tally.text_bytes_kept = 0
+    tally.merge(merge_tallies(gathered).to_dict())
+    tables = {
+        "documents": _table(gathered, "documents"),
+        "rejected": Table(files=_table(read, "rejected").files + _table(gathered, "rejected").files, restricted=True),
+        "quarantine": Table(files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True),
+    }
+    for path in staged:
+        storage.local_path(path).unlink(missing_ok=True)
+    return tables, tally, taken_read + taken_gathered
+
+
+def _table(results: list[dict[str, Any]], name: str) -> Table:
+    return Table(files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=True)
+
+
+class _Staging:
+    """Documents of one unit, flushed as Parquet files sorted by bucket whenever enough text has gathered."""
+
+    def __init__(self, root: str, path: str, buckets: int) -> None:
+        self._root, self._path, self._buckets = root, path, buckets
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self.paths: list[str] = []
+        self.digests: list[str] = []
+
+    def add(self, documents: pa.RecordBatch) -> None:
+        if documents.num_rows == 0:
+            return
+        self._batches.append(documents)
+        self._bytes += documents.nbytes
+        if self._bytes >= STAGED_TEXT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._batches:
+            return
+        table = pa.Table.from_batches(self._batches, DOCUMENT_SCHEMA).sort_by("doc_id")
+        bucket = pa.array([bucket_of(doc_id, self._buckets) for doc_id in table.column("doc_id").to_pylist()], pa.int32())
+        path = f"{self._path}-{len(self.paths):04d}.parquet"
+        writer = TableWriter(self._root, path, pa.schema([*DOCUMENT_SCHEMA, pa.field("bucket", pa.int32())]))
+        for batch in table.append_column("bucket", bucket).to_batches():
+            writer.write(batch)
+        entry = writer.close()
+        self.paths.append(storage.join(self._root, path))
+        self.digests.append(entry.digest)
+        self._batches, self._bytes = [], 0
+
+
+def _read_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    definition = load_stage(reference)
+    settings = definition.config.model_validate(config)
+    root = context.target.root(restricted=True)
+    name = f"unit-{unit['index']:05d}"
+    staging = _Staging(root, f"{context.attempt_path}/staging/{name}", context.buckets)
+    rejected = TableWriter(root, f"{context.attempt_path}/rejected/{name}.parquet", REJECTED_SCHEMA)
+    quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
+    tally = Tally()
+    try:
+        for file in unit["files"]:
+            batches: Iterator[SourceBatch] = definition.function(file, settings, context)
+            for batch in batches:
+                staging.add(batch.documents)
+                rejected.write(batch.rejected)
+                quarantine.write(batch.quarantine)
+                tally.see_in(batch.documents)
+                _count_dropped(tally, batch)
+        staging.flush()
+    except BaseException:
+        rejected.abandon()
+        quarantine.abandon()
+        raise
+    entries = {"rejected": rejected.close(), "quarantine": quarantine.close()}
+    return {
+        "files": [*staging.paths, *(storage.join(root, entry.path) for entry in entries.values())],
+        "staged": staging.paths,
+        "staged_digest": staging.digests,
+        "tables": {key: entry.model_dump() for key, entry in entries.items()},
+        "tally": tally.to_dict(),
+    }
+
+
+def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
+    dropped = batch.rejected.select(DOCUMENT_SCHEMA.names)
+    tally.see_in(dropped)
+    tally.see_rejected(dropped, batch.rejected.column("reason").to_pylist())
+    for row in batch.quarantine.select(["source", "reason"]).to_pylist():
+        tally.rows_in += 1
+        tally.by_source[row["source"]]["in"] += 1
+        tally.see_quarantined(row["source"], row["reason"])
+
+
+def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any]:
+    bucket, root = unit["bucket"], context.target.root(restricted=True)
+    parts = [
+        pq.read_table(storage.local_path(path), filters=[("bucket", "=", bucket)]).select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
+        for path in unit["staged"]
+    ]
+    table = pa.concat_tables(parts) if parts else DOCUMENT_SCHEMA.empty_table()
+    kept, same, conflicts = _resolve(table)
+    tally = Tally()
+    paths = {name: bucket_path(context, name, bucket) for name in ("documents", "rejected", "quarantine")}
+    writers = {
+        "documents": TableWriter(root, paths["documents"], DOCUMENT_SCHEMA, bucket),
+        "rejected": TableWriter(root, paths["rejected"], REJECTED_SCHEMA, bucket),
+        "quarantine": TableWriter(root, paths["quarantine"], QUARANTINE_SCHEMA, bucket),
+    }
+    for batch in kept.to_batches():
+        writers["documents"].write(batch)
+        tally.see_kept(batch)
+    for batch in same.to_batches():
+        reasons = ["same_document_twice"] * batch.num_rows
+        writers["rejected"].write(rejected_batch(batch, context.stage, reasons, [""] * batch.num_rows))
+        tally.see_rejected(batch, reasons)
+    for batch in conflicts.to_batches():
+        writers["quarantine"].write(_conflicts(batch, context.stage))
+        for source in batch.column("source").to_pylist():
+            tally.see_quarantined(source, "conflicting_versions")
+    entries = {name: writer.close() for name, writer in writers.items()}
+    return {
+        "files": [storage.join(root, entry.path) for entry in entries.values()],
+        "tables": {name: entry.model_dump() for name, entry in entries.items()},
+        "tally": tally.to_dict(),
+    }
+
+
+def _resolve(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """One row a doc_id. The same id with one content is one document; with two contents, all its rows conflict."""
+    order = [("doc_id", "ascending"), ("content_hash", "ascending"), ("collected_at", "descending")]
+    order += [(name, "ascending") for name in ("url", "title", "user_id", "thread_id", "reply_to", "category", "published_at", "license")]
+    table = table.take(pc.sort_indices(table, sort_keys=order, null_placement="at_end"))
+    ids, hashes = table.column("doc_id").to_pylist(), table.column("content_hash").to_pylist()
+    kept, same, conflicts = [], [], []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end < len(ids) and ids[end] == ids[start]:
+            continue
+        if hashes[start] == hashes[end - 1]:
+            kept.append(start)
+            same.extend(range(start + 1, end))
+        else:
+            conflicts.extend(range(start, end))
+        start = end
+    return table.take(pa.array(kept, pa.int64())), table.take(pa.array(same, pa.int64())), table.take(pa.array(conflicts, pa.int64()))
+
+
+def _conflicts(documents: pa.RecordBatch, stage: str) -> pa.RecordBatch:
+    rows = [
+        {
+            "stage": stage,
+            "source": row["source"],
+            "location": f"{row['source']}/{row['source_id']}",
+            "offset": 0,
+            "reason": "conflicting_versions",
+            "detail": f"doc_id {row['doc_id']} came with two contents in one ingest; this one is {row['content_hash']}",
+            "raw_bytes": len(row["text"].encode()),
+            "raw": row["text"].encode()[:RAW_KEPT_BYTES],
+        }
+        for row in documents.to_pylist()
+    ]
+    return pa.RecordBatch.from_pylist(rows, QUARANTINE_SCHEMA)

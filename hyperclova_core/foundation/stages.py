@@ -1,0 +1,244 @@
+"""What a stage is: a pure function with a typed config, a version and a kind. Everything else is the runner's.
+
+Four kinds: *source* (foreign files in, documents out), *document* (each document by itself), *corpus* (documents
+compared with one another: narrow decisions out) and *artifact* (something else out).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import pyarrow as pa
+
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, Target
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.hashing import fingerprint
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+Kind = Literal["source", "document", "corpus", "artifact"]
+
+
+class Engine(Protocol):
+    """Runs independent units of work; has a Spark session for those who need one."""
+
+    def map_units(self, function: Callable[[dict[str, Any]], dict[str, Any]], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`function` of every unit, results in the order of the units."""
+        ...
+
+    def spark(self) -> SparkSession:
+        """The session, started on first use."""
+        ...
+
+    def close(self) -> None:
+        """End what was started."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may know of its surroundings; travels to workers."""
+
+    stage: str
+    version: str
+    seed: int
+    buckets: int
+    attempt: str
+    target: Target
+    engine: Engine | None = None
+
+    @property
+    def attempt_path(self) -> str:
+        """Where this attempt writes, relative to a table's root."""
+        return f"attempts/{self.attempt}"
+
+    def for_workers(self) -> StageContext:
+        """The same without the engine, which stays in the driver."""
+        return StageContext(self.stage, self.version, self.seed, self.buckets, self.attempt, self.target)
+
+
+@dataclass
+class StageBatch:
+    """A document stage's answer to one batch. `rejected` is parallel to `reasons` and `details`."""
+
+    kept: pa.RecordBatch
+    rejected: pa.RecordBatch
+    reasons: list[str]
+    details: list[str]
+    extras: dict[str, pa.RecordBatch] = field(default_factory=dict)
+    custom: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class SourceBatch:
+    """Documents read from a file, with what was refused (in columns of REJECTED_SCHEMA) or cannot be read."""
+
+    documents: pa.RecordBatch
+    rejected: pa.RecordBatch
+    quarantine: pa.RecordBatch
+
+
+@dataclass
+class Decisions:
+    """A corpus stage's answer: a frame of doc_id, keep, reason, detail and the columns to set; each document once."""
+
+    frame: DataFrame
+    columns: tuple[str, ...]
+    extras: dict[str, pa.Table] = field(default_factory=dict)
+    custom: dict[str, float] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Artifact:
+    """An artifact stage's answer: files by table, already written below the attempt's path."""
+
+    tables: dict[str, list[FileEntry]]
+    counters: Counters = field(default_factory=Counters)
+    info: dict[str, Any] = field(default_factory=dict)
+    restricted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class StageDefinition:
+    """A stage as the runner sees it."""
+
+    name: str
+    version: str
+    kind: Kind
+    function: Callable[..., Any]
+    config: type[Config]
+    restricted: bool = False
+    extras: Mapping[str, pa.Schema] = field(default_factory=dict)
+    restricted_extras: frozenset[str] = frozenset()
+    project: Callable[..., pa.RecordBatch] | None = None
+    project_schema: pa.Schema | None = None
+    resources: Callable[..., dict[str, str]] | None = None
+
+    @property
+    def reference(self) -> str:
+        """`module:function`, by which workers find the stage again."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    def fingerprint(self, config: Config, inputs: Mapping[str, str], seed: int, buckets: int) -> str:
+        """Identity of what the stage will write: of its version, config, inputs and every resource it reads."""
+        return fingerprint(
+            {
+                "stage": self.name,
+                "version": self.version,
+                "config": config.model_dump(mode="json"),
+                "inputs": dict(inputs),
+                "seed": seed,
+                "buckets": buckets,
+                "resources": self.resources(config) if self.resources else {},
+            }
+        )
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _declare(function: Function, **parts: Any) -> Function:
+    config = getattr(sys.modules[function.__module__], str(function.__annotations__["config"]))
+    function.stage = StageDefinition(function=function, config=config, **parts)  # type: ignore[attr-defined]
+    return function
+
+
+def source_stage(
+    name: str, *, version: str, resources: Callable[..., dict[str, str]] | None = None
+) -> Callable[[Function], Function]:
+    """Declare a function of (path, source, config, context) that yields `SourceBatch`es of one foreign file."""
+
+    def declare(function: Function) -> Function:
+        return _declare(function, name=name, version=version, kind="source", restricted=True, resources=resources)
+
+    return declare
+
+
+def document_stage(
+    name: str,
+    *,
+    version: str,
+    restricted: bool = False,
+    extras: Mapping[str, pa.Schema] | None = None,
+    restricted_extras: frozenset[str] = frozenset(),
+    resources: Callable[..., dict[str, str]] | None = None,
+) -> Callable[[Function], Function]:
+    """Declare a function of (documents: RecordBatch, config, context) that returns a `StageBatch`."""
+
+    def declare(function: Function) -> Function:
+        return _declare(
+            function, name=name, version=version, kind="document", restricted=restricted, extras=extras or {},
+            restricted_extras=restricted_extras, resources=resources,
+        )
+
+    return declare
+
+
+def corpus_stage(
+    name: str,
+    *,
+    version: str,
+    restricted: bool = False,
+    columns: tuple[str, ...] = (),
+    project: Callable[..., pa.RecordBatch] | None = None,
+    project_schema: pa.Schema | None = None,
+    resources: Callable[..., dict[str, str]] | None = None,
+) -> Callable[[Function], Function]:
+    """Declare a function of (documents: DataFrame, config, context) that returns `Decisions`.
+
+    The frame holds `columns` of the documents, or what `project` makes of each batch in the Python worker: a text
+    never crosses to the JVM, only hashes, keys, numbers and ids do.
+    """
+    if project is None:
+        schema = pa.schema([DOCUMENT_SCHEMA.field(column) for column in columns])
+
+        def select(documents: pa.RecordBatch, config: Config, context: StageContext) -> pa.RecordBatch:
+            return documents.select(list(columns))
+
+        chosen, chosen_schema = select, schema
+    else:
+        assert project_schema is not None
+        chosen, chosen_schema = project, project_schema
+
+    def declare(function: Function) -> Function:
+        return _declare(
+            function, name=name, version=version, kind="corpus", restricted=restricted, project=chosen,
+            project_schema=chosen_schema, resources=resources,
+        )
+
+    return declare
+
+
+def artifact_stage(
+    name: str, *, version: str, resources: Callable[..., dict[str, str]] | None = None
+) -> Callable[[Function], Function]:
+    """Declare a function of (inputs: Mapping[str, Dataset], config, context) that returns an `Artifact`."""
+
+    def declare(function: Function) -> Function:
+        return _declare(function, name=name, version=version, kind="artifact", resources=resources)
+
+    return declare
+
+
+def definition_of(function: Callable[..., Any]) -> StageDefinition:
+    """The declaration on a stage function."""
+    definition = function.stage  # type: ignore[attr-defined]
+    assert isinstance(definition, StageDefinition)
+    return definition
+
+
+def load_stage(reference: str) -> StageDefinition:
+    """The stage behind `module:function`."""
+    module, _, name = reference.partition(":")
+    return definition_of(getattr(importlib.import_module(module), name))
+
+
+ArtifactFunction = Callable[[Mapping[str, Dataset], Any, StageContext], Artifact]
+SourceFunction = Callable[[str, Any, Any, StageContext], Iterator[SourceBatch]]

@@ -1,0 +1,121 @@
+"""The warehouse: where datasets, runs, references and the lineage outbox lie.
+
+```
+warehouse/
+  datasets/STAGE/FINGERPRINT/     committed datasets
+  restricted/STAGE/FINGERPRINT/   raw, rejected, quarantined and not yet de-identified data, with a time to live
+  runs/RUN/                       the recipe as it ran, what each stage ended with, Data Docs, job folders
+  refs/                           names that keep things alive: releases, runs kept, models
+  lineage/                        events for MLflow: outbox (not yet delivered) and sent
+```
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import Dataset, Target, open_dataset
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.hashing import digest_parts
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """A folder with the layout above."""
+
+    uri: str
+
+    def target(self, stage: str, fingerprint: str) -> Target:
+        """Where a stage's output of this identity lies."""
+        return Target(storage.join(self.uri, "datasets", stage, fingerprint), f"../../../restricted/{stage}/{fingerprint}")
+
+    def run(self, run_id: str) -> RunFolder:
+        """The records of one run."""
+        return RunFolder(storage.join(self.uri, "runs", safe_name(run_id)))
+
+    def set_reference(self, name: str, value: dict[str, Any]) -> None:
+        """Let a name point at something that must stay."""
+        storage.write_json(storage.join(self.uri, "refs", f"{name}.json"), value)
+
+    def reference(self, name: str) -> dict[str, Any] | None:
+        """What a name points at."""
+        path = storage.join(self.uri, "refs", f"{name}.json")
+        if not storage.exists(path):
+            return None
+        value: dict[str, Any] = storage.read_json(path)
+        return value
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Records of one run of a recipe: written once, or replaced atomically by the one task they belong to."""
+
+    uri: str
+
+    @property
+    def name(self) -> str:
+        """The run's name in the warehouse."""
+        return self.uri.rsplit("/", 1)[-1]
+
+    def create(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Record what the run is about; a retry gets what was recorded first."""
+        storage.create_once(storage.join(self.uri, "run.json"), storage.pretty_json(record))
+        return self.record()
+
+    def record(self) -> dict[str, Any]:
+        """What `create` recorded.
+
+        Raises:
+            DataError: there is no such run.
+        """
+        path = storage.join(self.uri, "run.json")
+        if not storage.exists(path):
+            raise DataError("No such run", where=self.uri, why="it has no run.json", remedy="start the run with `prepare` first")
+        value: dict[str, Any] = storage.read_json(path)
+        return value
+
+    def finish_stage(self, key: str, result: dict[str, Any]) -> None:
+        """Record how a stage of this run ended."""
+        storage.write_json(storage.join(self.uri, "stages", f"{key}.json"), result)
+
+    def stage_result(self, key: str) -> dict[str, Any] | None:
+        """How a stage of this run ended, or None while it has not."""
+        path = storage.join(self.uri, "stages", f"{key}.json")
+        if not storage.exists(path):
+            return None
+        value: dict[str, Any] = storage.read_json(path)
+        return value
+
+    def stage_results(self) -> dict[str, dict[str, Any]]:
+        """All ended stages by key."""
+        names = storage.list_names(storage.join(self.uri, "stages"))
+        return {name.removesuffix(".json"): storage.read_json(storage.join(self.uri, "stages", name)) for name in names}
+
+    def dataset(self, key: str) -> Dataset:
+        """The dataset a stage of this run ended with.
+
+        Raises:
+            DataError: the stage has not ended well in this run.
+        """
+        result = self.stage_result(key)
+        if result is None:
+            raise DataError(
+                f"Stage {key} has not ended in this run", where=self.uri, why="its result is not recorded",
+                remedy=f"run stage {key} first, or clear and re-run it in Airflow",
+            )
+        return open_dataset(result["uri"])
+
+
+def safe_name(run_id: str) -> str:
+    """A run id as a folder name: Airflow's ids hold colons and plus signs."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip("-")
+    return plain if plain == run_id else f"{plain[:80]}-{digest_parts(run_id)[:8]}"
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,175 @@
+"""Where jobs run. `LocalBackend` runs them on this machine, with the same names, adoption, logs and exit codes as a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.warehouse import now
+from hyperclova_core.jobs.causes import cause_of
+from hyperclova_core.jobs.spec import TrainJobSpec
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job's state: `running`, `succeeded` or `failed`, with the exit code and the cause's message when it ended."""
+
+    state: str
+    exit_code: int | None = None
+    cause: dict[str, Any] = field(default_factory=dict)
+
+    def explain(self) -> str:
+        """The cause in words."""
+        if self.exit_code is None:
+            return self.state
+        known = cause_of(self.exit_code)
+        parts = [f"exit code {self.exit_code}: {known.name}"]
+        parts += [str(self.cause[key]) for key in ("what", "where", "why") if self.cause.get(key)]
+        remedy = self.cause.get("remedy") or known.remedy
+        return "; ".join(parts) + (f". Remedy: {remedy}" if remedy else "")
+
+
+class Backend(Protocol):
+    """What an operator needs of a place where jobs run."""
+
+    def submit(self, spec: TrainJobSpec) -> bool:
+        """Start the job, or adopt one of the same name and hash that runs already (False)."""
+        ...
+
+    def get(self, spec: TrainJobSpec) -> JobStatus:
+        """The job's state."""
+        ...
+
+    def logs(self, spec: TrainJobSpec, offset: int) -> tuple[str, int]:
+        """What the job has printed from a byte offset on, and the next offset."""
+        ...
+
+    def cancel(self, spec: TrainJobSpec) -> None:
+        """End the job, giving it its grace time."""
+        ...
+
+
+class LocalBackend:
+    """Jobs as processes of this machine, in sessions of their own; known by process id and start time."""
+
+    def submit(self, spec: TrainJobSpec) -> bool:
+        """See `Backend`.
+
+        Raises:
+            ConfigError: another job runs in the same folder.
+        """
+        if self.get(spec).state == "running":
+            running = storage.read_json(_record(spec))
+            if running["spec_hash"] != spec.hash:
+                raise ConfigError(
+                    "Another job runs in the output folder", where=spec.output, why=f"its specification is {running['spec_hash'][:12]}, not {spec.hash[:12]}",
+                    remedy="wait for it, cancel it, or choose another folder",
+                )
+            return False
+        storage.make_folder(spec.output)
+        for name in ("exit.json", "job.json"):
+            storage.local_path(storage.join(spec.output, name)).unlink(missing_ok=True)
+        spec_path = storage.join(spec.output, "spec.json")
+        storage.write_json(spec_path, {"spec": spec.to_dict(), "hash": spec.hash})
+        with storage.local_path(_log(spec)).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hyperclova_core.jobs.launcher", "--spec", spec_path], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )
+        record = {"pid": process.pid, "started": start_time(process.pid), "spec_hash": spec.hash, "submitted_at": now(), "log_offset": 0}
+        storage.write_json(_record(spec), record)
+        return True
+
+    def get(self, spec: TrainJobSpec) -> JobStatus:
+        """See `Backend`."""
+        ended = storage.join(spec.output, "exit.json")
+        if storage.exists(_record(spec)):
+            record = storage.read_json(_record(spec))
+            if is_alive(record["pid"], record["started"]):
+                return JobStatus("running")
+        if storage.exists(ended):
+            result = storage.read_json(ended)
+            state = "succeeded" if result["exit_code"] == 0 else "failed"
+            return JobStatus(state, result["exit_code"], result["cause"])
+        if storage.exists(_record(spec)):
+            return JobStatus("failed", 137, {"what": "The job's launcher was killed"})
+        return JobStatus("absent")
+
+    def logs(self, spec: TrainJobSpec, offset: int) -> tuple[str, int]:
+        """See `Backend`."""
+        path = storage.local_path(_log(spec))
+        if not path.exists():
+            return "", offset
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(1 << 20)
+        whole = data.rfind(b"\n") + 1
+        return data[:whole].decode("utf-8", "replace"), offset + whole
+
+    def cancel(self, spec: TrainJobSpec) -> None:
+        """See `Backend`."""
+        if not storage.exists(_record(spec)):
+            return
+        record = storage.read_json(_record(spec))
+        pid, started = record["pid"], record["started"]
+        if not is_alive(pid, started):
+            return
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + spec.grace_seconds + 5
+        while is_alive(pid, started) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if is_alive(pid, started):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def wait(backend: Backend, spec: TrainJobSpec, on_line: Any = None, poll_seconds: float = 0.5, offset: int = 0) -> JobStatus:
+    """Wait for the job's end, giving each line it prints to `on_line`."""
+    while True:
+        status = backend.get(spec)
+        text, offset = backend.logs(spec, offset)
+        if on_line is not None:
+            for line in text.splitlines():
+                on_line(line)
+        if status.state != "running" and not text:
+            return status
+        if status.state == "running":
+            time.sleep(poll_seconds)
+
+
+def log_end(spec: TrainJobSpec) -> int:
+    """Bytes the job's log holds now: where the lines of a new attempt begin."""
+    path = storage.local_path(_log(spec))
+    return path.stat().st_size if path.exists() else 0
+
+
+def _record(spec: TrainJobSpec) -> str:
+    return storage.join(spec.output, "job.json")
+
+
+def _log(spec: TrainJobSpec) -> str:
+    return storage.join(spec.output, "job.log")
+
+
+def start_time(pid: int) -> str:
+    """A process's start time in clock ticks since boot, which with its id names it for good (proc(5), stat field 22)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def is_alive(pid: int, started: str) -> bool:
+    """Whether that very process runs (a zombie does not)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == started and fields[0] != "Z"

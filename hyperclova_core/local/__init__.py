@@ -1,0 +1,1 @@
+"""The platform on one machine: demo text, the services (Airflow, MLflow) as processes, and `make run`."""

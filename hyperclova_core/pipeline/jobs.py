@@ -1,0 +1,98 @@
+"""GPU stages of a run: the job's specification, and taking over what it made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hyperclova_core.evaluation import stage as evaluation
+from hyperclova_core.evaluation.config import EvaluateConfig
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.errors import HyperclovaError, from_dict
+from hyperclova_core.foundation.lineage import deliver
+from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifact
+from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
+from hyperclova_core.jobs.spec import TrainJobSpec
+from hyperclova_core.pipeline.run import plan_key, record_outcome
+from hyperclova_core.training import stage as training
+from hyperclova_core.training.config import TrainConfig
+
+ATTEMPT = "job"
+"""A job's attempt has a fixed name: a retry goes on from its checkpoints, in the same folder."""
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A GPU stage of a run: what is left to do, and the job that would do it (None when nothing is)."""
+
+    key: str
+    plan: StagePlan
+    spec: TrainJobSpec | None
+
+
+def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
+    """Plan a `train-SIZE` or `evaluate` stage."""
+    plan = plan_key(warehouse, run, key)
+    if plan.reusable:
+        return JobPlan(key, plan, None)
+    request = plan.request
+    output = storage.join(plan.target.uri, "attempts", ATTEMPT)
+    name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
+    if isinstance(request.config, TrainConfig):
+        tags = {"hyperclova.stage": "train", "hyperclova.fingerprint": plan.fingerprint, "hyperclova.corpus_digest": request.inputs["serialize"].manifest.digest}
+        config = training.job_config(request.inputs, request.config, output, run.uri, tags)
+        spec = TrainJobSpec(name, training.PROGRAM, config.model_dump(mode="json"), output, request.config.size.parallel.processes)
+    else:
+        assert isinstance(request.config, EvaluateConfig)
+        told = evaluation.job_config(request.inputs, request.config, output, request.seed)
+        spec = TrainJobSpec(name, evaluation.PROGRAM, told.model_dump(mode="json"), output, 0)
+    return JobPlan(key, plan, spec)
+
+
+def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobStatus | None, started: float) -> Outcome:
+    """Commit what a job made (or take what was there), and record it.
+
+    Raises:
+        HyperclovaError: the job failed; with its cause's class and message.
+    """
+    if job.spec is None:
+        from hyperclova_core.foundation.datasets import open_dataset
+
+        outcome = Outcome(open_dataset(job.plan.target.uri), True, time.time() - started)
+        record_outcome(warehouse, run, job.key, job.plan, outcome, started)
+        return outcome
+    if status is None or status.state != "succeeded":
+        raise failure_of(job.spec, status)
+    request = job.plan.request
+    context = StageContext(request.definition.name, request.definition.version, request.seed, request.buckets, ATTEMPT, job.plan.target)
+    artifact = request.definition.function(request.inputs, request.config, context)
+    dataset, reused = commit_artifact(job.plan, artifact, ATTEMPT)
+    outcome = Outcome(dataset, reused, time.time() - started)
+    record_outcome(warehouse, run, job.key, job.plan, outcome, started, job.spec.output)
+    return outcome
+
+
+def failure_of(spec: TrainJobSpec, status: JobStatus | None) -> HyperclovaError:
+    """The error a failed job stands for."""
+    if status is not None and status.cause.get("type"):
+        return from_dict(status.cause)
+    explanation = status.explain() if status is not None else "it was not found"
+    return HyperclovaError(f"Job {spec.name} failed", where=spec.output, why=explanation, remedy=f"see {spec.output}/job.log")
+
+
+def run_job(warehouse: Warehouse, run: RunFolder, key: str, on_line: Callable[[str], None], backend: Backend | None = None) -> Outcome:
+    """Plan, run on this machine, commit and record a GPU stage."""
+    started = time.time()
+    place = backend or LocalBackend()
+    job = plan_job(warehouse, run, key)
+    status = None
+    if job.spec is not None:
+        offset = log_end(job.spec)
+        place.submit(job.spec)
+        status = wait(place, job.spec, on_line, offset=offset)
+    outcome = finish_job(warehouse, run, job, status, started)
+    deliver(warehouse)
+    return outcome

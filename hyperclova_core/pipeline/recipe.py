@@ -1,0 +1,106 @@
+"""A recipe: the one file that says what a run does, from sources to model sizes."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.corpus.deidentify import DeidentifyConfig
+from hyperclova_core.corpus.enrich import EnrichConfig
+from hyperclova_core.corpus.filter import FilterConfig
+from hyperclova_core.corpus.ingest.config import IngestConfig
+from hyperclova_core.corpus.mix import MixConfig
+from hyperclova_core.corpus.select import SelectConfig
+from hyperclova_core.evaluation.config import EvaluateConfig
+from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
+from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.gates import GateConfig
+from hyperclova_core.tokens.serialize import SerializeConfig
+from hyperclova_core.tokens.train_stage import TokenizerConfig
+from hyperclova_core.training.config import LadderConfig
+
+MAX_BUCKETS = 1 << 16
+
+
+class RefreshConfig(Config):
+    """The nightly refresh: files of these sources that no night before has seen are new."""
+
+    sources: IngestConfig = IngestConfig()
+
+
+class Recipe(Config):
+    """Every section has defaults; an unknown key anywhere is an error."""
+
+    name: str = Field(min_length=1, pattern=r"^[a-z0-9_.\-]+$")
+    description: str = ""
+    seed: int = Field(20210525, ge=0)
+    buckets: int = Field(4, ge=1, le=MAX_BUCKETS, description="bucket files of a dataset, a power of two; 128 to 512 MB of text each at scale")
+    ingest: IngestConfig = IngestConfig()
+    deduplicate: DeduplicateConfig = DeduplicateConfig()
+    deidentify: DeidentifyConfig = DeidentifyConfig()
+    enrich: EnrichConfig = EnrichConfig()
+    filter: FilterConfig = FilterConfig()
+    select: SelectConfig = SelectConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    mix: MixConfig = MixConfig()
+    serialize: SerializeConfig = SerializeConfig()
+    train: LadderConfig = LadderConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    refresh: RefreshConfig = RefreshConfig()
+    gates: dict[str, GateConfig] = Field(default_factory=dict, description="stage → thresholds")
+    spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of every application")
+
+
+def conf_folder() -> Path:
+    """Where the recipes lie: `conf/` beside the package in a checkout, else inside an installed package."""
+    beside = Path(__file__).resolve().parents[2] / "conf"
+    return beside if beside.is_dir() else Path(str(importlib.resources.files("hyperclova_core"))) / "conf"
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe given by path or by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for candidate in (Path(name), conf_folder() / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(path.stem for path in conf_folder().glob("*.yaml")))
+    raise ConfigError(f"There is no recipe {name}", where=name, why=f"no such file, and the recipes by name are {known}", remedy="give the path of a YAML file, or one of these names")
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by path or name, with `key=value` settings applied.
+
+    Raises:
+        ConfigError: naming each key that is wrong.
+    """
+    path = recipe_path(name)
+    return validated(apply_overrides(load_yaml(path), overrides), str(path))
+
+
+def validated(data: dict[str, Any], where: str) -> Recipe:
+    """A recipe from its data, checked as a whole: also each model size with its settings.
+
+    Raises:
+        ConfigError: naming what is wrong.
+    """
+    recipe = parse(Recipe, data, where)
+    if recipe.buckets & (recipe.buckets - 1):
+        raise ConfigError("`buckets` is not a power of two", where=where, why=f"it is {recipe.buckets}", remedy=f"use {1 << recipe.buckets.bit_length()} or {1 << (recipe.buckets.bit_length() - 1)}")
+    for size in recipe.train.sizes:
+        recipe.train.of(size.name, recipe.seed)
+    names = [source.name for source in recipe.ingest.sources]
+    if len(set(names)) != len(names):
+        raise ConfigError("Two sources have the same name", where=where, why=", ".join(sorted(names)), remedy="name each source once, with all its paths")
+    from hyperclova_core.pipeline.graph import GATED
+
+    unknown = sorted(set(recipe.gates) - set(GATED))
+    if unknown:
+        raise ConfigError("Gates for stages that have none", where=f"{where}: gates", why=", ".join(unknown), remedy=f"gates can be set for {', '.join(GATED)}")
+    return recipe

@@ -1,0 +1,1 @@
+"""From text to token ids on disk: morphemes → tokenizer → encoder → mix plan → Megatron shards in training order."""

@@ -1,0 +1,123 @@
+"""Megatron-LM's indexed dataset: `PREFIX.bin` holds token ids, `PREFIX.idx` where each document lies.
+
+The index (megatron/core/datasets/indexed_dataset.py, version 1): magic, version, a code of the id type, counts, then the
+lengths of sequences (int32), their byte offsets (int64) and the sequence at which each document begins (int64).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.errors import DataError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+CODES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
+UINT16_VOCABULARY = 65_500
+"""Megatron's own bound: up to here ids are written in two bytes."""
+
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
+
+
+def id_type(vocabulary_size: int) -> type[np.uint16] | type[np.int32]:
+    """The id type that Megatron-LM chooses for a vocabulary."""
+    return np.uint16 if vocabulary_size < UINT16_VOCABULARY else np.int32
+
+
+class ShardWriter:
+    """Writes a `.bin` document by document and its `.idx` at the end; both get their names when they are whole."""
+
+    def __init__(self, prefix: str, vocabulary_size: int) -> None:
+        self._prefix = prefix
+        self._type = id_type(vocabulary_size)
+        self._lengths: list[int] = []
+        self._documents = [0]
+        storage.make_folder(os.path.dirname(prefix) or ".")
+        self._temporary = f"{prefix}.bin.part"
+        self._bin: IO[bytes] = open(self._temporary, "wb")
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._bin.close()
+            os.unlink(self._temporary)
+        else:
+            self.close()
+
+    def add(self, ids: npt.NDArray[np.integer]) -> None:
+        """Append one document; one without ids has no sequence but is a document still, as Megatron-LM writes it."""
+        if len(ids):
+            self._bin.write(ids.astype(self._type).tobytes())
+            self._lengths.append(len(ids))
+        self._documents.append(len(self._lengths))
+
+    def close(self) -> None:
+        """Finish both files."""
+        self._bin.flush()
+        os.fsync(self._bin.fileno())
+        self._bin.close()
+        storage.write_bytes(f"{self._prefix}.idx", index_bytes(np.asarray(self._lengths, np.int32), np.asarray(self._documents, np.int64), self._type))
+        os.replace(self._temporary, f"{self._prefix}.bin")
+
+
+def index_bytes(lengths: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], kind: type[np.uint16] | type[np.int32]) -> bytes:
+    """The content of an `.idx`; offsets are reckoned in 64 bits."""
+    width = np.dtype(kind).itemsize
+    offsets = np.zeros(len(lengths), np.int64)
+    np.cumsum(lengths[:-1].astype(np.int64) * width, out=offsets[1:])
+    code = next(number for number, dtype in CODES.items() if dtype is kind)
+    head = MAGIC + struct.pack("<QBQQ", VERSION, code, len(lengths), len(documents))
+    return head + lengths.tobytes() + offsets.tobytes() + documents.tobytes()
+
+
+class Shard:
+    """A shard opened for reading: ids are memory-mapped."""
+
+    def __init__(self, prefix: str) -> None:
+        path = storage.local_path(f"{prefix}.idx")
+        try:
+            head = path.read_bytes()
+        except OSError as error:
+            raise DataError("A shard's index cannot be read", where=str(path), why=error.strerror or str(error), remedy="give the prefix that serialize wrote, without .bin or .idx") from error
+        if head[:9] != MAGIC:
+            raise DataError("Not a Megatron index", where=str(path), why="its first bytes differ", remedy="give the prefix that serialize wrote")
+        _, code, sequences, documents = struct.unpack_from("<QBQQ", head, 9)
+        at = 9 + struct.calcsize("<QBQQ")
+        self.lengths = np.frombuffer(head, np.int32, sequences, at)
+        self.offsets = np.frombuffer(head, np.int64, sequences, at + 4 * sequences)
+        self.documents = np.frombuffer(head, np.int64, documents, at + 12 * sequences)
+        kind = CODES[code]
+        size = os.path.getsize(f"{prefix}.bin")
+        expected = int(self.lengths.sum(dtype=np.int64)) * np.dtype(kind).itemsize
+        if size != expected:
+            raise DataError("A shard and its index do not belong together", where=f"{prefix}.bin", why=f"{size} bytes instead of {expected}", remedy="serialize again")
+        self.ids: npt.NDArray[np.integer] = np.memmap(f"{prefix}.bin", kind, "r") if size else np.zeros(0, kind)
+
+    @property
+    def tokens(self) -> int:
+        """Ids in the shard."""
+        return len(self.ids)
+
+    def document(self, number: int) -> npt.NDArray[np.integer]:
+        """The ids of a document.
+
+        Raises:
+            DataError: there is none of that number.
+        """
+        if not 0 <= number < len(self.documents) - 1:
+            raise DataError(f"The shard has no document {number}", why=f"it has {len(self.documents) - 1}", remedy="count from 0")
+        first, last = int(self.documents[number]), int(self.documents[number + 1])
+        if first == last:
+            return self.ids[:0]
+        width = self.ids.dtype.itemsize
+        start = int(self.offsets[first]) // width
+        return self.ids[start : start + int(self.lengths[first:last].sum(dtype=np.int64))]
