@@ -37,12 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     log = logging.getLogger("hyperclova.stage")
     log.setLevel(logging.INFO)
-    threading.Thread(target=_warm_up, daemon=True).start()
     warehouse = Warehouse(options.warehouse)
     run = warehouse.run(options.run)
     engine = None
     try:
         engine = SparkEngine(recipe_of(run).spark)
+        engine.spark()
+        threading.Thread(target=_warm_up, daemon=True).start()
         outcome = run_key(warehouse, run, options.stage, engine)
         counters = outcome.dataset.manifest.counters
         log.info(

@@ -53,7 +53,7 @@ def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) ->
             batch.quarantine.append(_quarantined(item, source, context.stage))
         else:
             row = to_document(item.fields, source, pseudonym_key())
-            reason = item.reason if isinstance(item, Refused) else refusal(item.fields) or ("" if row["text"] else "empty")
+            reason = item.reason if isinstance(item, Refused) else refusal(item.fields) or ("" if row["text"].strip() else "empty")
             if reason:
                 batch.rejected.append({**row, "stage": context.stage, "reason": reason, "detail": item.location})
             else:
@@ -86,7 +86,7 @@ class _Batch:
 def to_document(fields: dict[str, Any], source: SourceConfig, key: bytes) -> dict[str, Any]:
     """A record's fields as a document: NFC text, stable ids, user replaced by a keyed pseudonym."""
     values: dict[str, Any] = {name: _first(fields, names) for name, names in NAMES.items()}
-    text = nfc(fields.get("text") or "").replace("\r\n", "\n").strip()
+    text = nfc(fields.get("text") or "")
     native = values["source_id"]
     doc_id = document_id(source.name, native, values["url"], text.encode("utf-8", "surrogatepass"))
     user = values["user_id"]

@@ -1,0 +1,1 @@
+"""The `hyperclova` command: thin, one file a group of sub-commands."""

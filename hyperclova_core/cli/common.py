@@ -1,0 +1,140 @@
+"""What the stage commands share: options, an input that may be files or a dataset, JSONL out, a line at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
+from hyperclova_core.corpus.ingest.stage import ingest
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
+from hyperclova_core.foundation.datasets import MANIFEST, Dataset, Target, open_dataset
+from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.runner import Outcome, StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages import StageDefinition, definition_of
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+BUCKET_BYTES = 256 << 20
+SPARK_FROM_BYTES = 64 << 20
+
+
+def stage_options(command: Command) -> Command:
+    """`--output`, `--jsonl`, `--config`, `--set`, `--seed`, `--engine`."""
+    for option in (
+        click.option("--engine", type=click.Choice(["auto", "local", "spark"]), default="auto", help="Where files are worked on: this process, or Spark tasks; auto: Spark from 64 MB on.  [default: auto]"),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the stage; may be repeated."),
+        click.option("--config", type=click.Path(), help="YAML file with settings of the stage."),
+        click.option("--jsonl", type=click.Path(), help="Also write the documents as plain JSONL."),
+        click.option("--output", required=True, type=click.Path(), help="Dataset folder to write."),
+    ):
+        command = option(command)
+    return command
+
+
+def config_of(definition: StageDefinition, config: str | None, settings: tuple[str, ...]) -> Config:
+    """A stage's configuration from `--config` and `--set`; keys may be prefixed with the stage's name."""
+    data = load_yaml(config) if config else {}
+    plain = tuple(setting.removeprefix(f"{definition.name}.") for setting in settings)
+    return parse(definition.config, apply_overrides(data, plain), config or "--set")
+
+
+def input_dataset(path: tuple[str, ...] | str, output: str, seed: int) -> Dataset:
+    """The dataset at a path; files are ingested first, into `OUTPUT/input`."""
+    paths = (path,) if isinstance(path, str) else path
+    if len(paths) == 1 and storage.exists(storage.join(paths[0], MANIFEST)):
+        return open_dataset(paths[0])
+    source = SourceConfig(name="input", paths=tuple(os.path.abspath(item) for item in paths))
+    return ingest_files(IngestConfig(sources=(source,)), storage.join(output, "input"), seed, "auto").dataset
+
+
+def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> Outcome:
+    """Ingest a source's files into a dataset folder of its own."""
+    files = find_files(config)
+    size = sum(file["bytes"] for file in files)
+    buckets = 1
+    while buckets * BUCKET_BYTES < size:
+        buckets *= 2
+    definition = definition_of(ingest)
+    return run_stage(StageRequest(definition, config, lambda _: Target(output), files=files, seed=seed, buckets=buckets), engine)
+
+
+def run_stage(request: StageRequest, engine: str) -> Outcome:
+    """Plan and execute one stage on this machine, with progress on a terminal."""
+    plan = plan_stage(request)
+    size = sum(file["bytes"] for file in request.files) + sum(table.bytes for dataset in request.inputs.values() for table in dataset.manifest.tables.values())
+    chosen = "spark" if engine == "spark" or (engine == "auto" and size >= SPARK_FROM_BYTES) else "local"
+    worker = SparkEngine() if chosen == "spark" else LocalEngine(progress=_progress(request.definition.name))
+    try:
+        outcome = execute(plan, worker)
+    finally:
+        worker.close()
+    report(request.definition.name, outcome)
+    return outcome
+
+
+def run_on_input(function: Callable[..., Any], path: tuple[str, ...] | str, options: dict[str, Any]) -> Outcome:
+    """A document or corpus stage over files or a dataset, with the common options."""
+    definition = definition_of(function)
+    config = config_of(definition, options["config"], options["settings"])
+    dataset = input_dataset(path, options["output"], options["seed"])
+    request = StageRequest(
+        definition, config, lambda _: Target(options["output"]), {"documents": dataset}, seed=options["seed"], buckets=dataset.manifest.buckets
+    )
+    outcome = run_stage(request, options["engine"])
+    write_jsonl(options["jsonl"], (document_row(row) for row in rows_of(outcome.dataset, "documents")))
+    return outcome
+
+
+def report(stage: str, outcome: Outcome) -> None:
+    """One line for a person on how a stage ended."""
+    counters = outcome.dataset.manifest.counters
+    dropped = {**counters.rejected, **{f"quarantined {reason}": number for reason, number in counters.quarantined.items()}}
+    detail = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
+    how = "reused" if outcome.reused else f"{outcome.seconds:.1f} s"
+    click.echo(f"{stage}: {counters.rows_in:,} in, {counters.kept:,} kept{', dropped: ' + detail if detail else ''} ({how})", err=True)
+
+
+def rows_of(dataset: Dataset, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a table, streamed."""
+    for batch in dataset.batches(table, columns):
+        yield from batch.to_pylist()
+
+
+def document_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A document as plain JSON: what is unknown is left out, times are ISO 8601, the record's own id is `id`."""
+    plain: dict[str, Any] = {"id": row["source_id"]}
+    for key, value in row.items():
+        if key in ("signals", "pii"):
+            value = dict(value)
+        if value is None or value == {}:
+            continue
+        plain[key] = value.isoformat() if hasattr(value, "isoformat") else value
+    return plain
+
+
+def write_jsonl(path: str | None, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as JSONL, whole or not at all; no path, nothing."""
+    if not path:
+        return
+    with storage.replacing(os.path.abspath(path)) as temporary, Path(temporary).open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _progress(stage: str) -> Callable[[int, int], None] | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        click.echo(f"\r{stage}: {done}/{total} parts", nl=done == total, err=True)
+
+    return show

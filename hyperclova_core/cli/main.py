@@ -1,0 +1,66 @@
+"""`hyperclova`: every stage on a person's own files, whole recipes, and the platform of one machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+import click
+
+from hyperclova_core import __version__
+from hyperclova_core.cli import datasets, platform, runs, stages, tokens, training
+from hyperclova_core.foundation.errors import HyperclovaError
+
+EPILOG = """Exit codes: 0 done or reused, 64 configuration, 65 data, 66 gate failed, 70 host memory, 71 device memory,
+72 communication, 75 transient (try again), anything else: a bug."""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 140})
+@click.version_option(__version__, prog_name="hyperclova")
+@click.option("--debug", is_flag=True, help="Show the stack of an error, and what the stages log.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Korean pretraining, from crawl to evaluated GPT.
+
+    Each stage runs alone on your own files (JSONL, Parquet, HTML, WARC, MediaWiki XML, text; also compressed) or on the
+    dataset folder that another stage wrote. `hyperclova run RECIPE` runs all of them in order.
+    """
+    context.obj = {"debug": debug}
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for name in ("py4j", "great_expectations", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("hyperclova_core").setLevel(logging.INFO)
+
+
+for module in (stages, tokens, training, runs, datasets, platform):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: prints errors for people, ends with their exit code."""
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(args=given, standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(64)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except HyperclovaError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        sys.stderr.write(error.message() + "\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
