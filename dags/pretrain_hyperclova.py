@@ -33,9 +33,31 @@ def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
     default_args={"retries": 2, "retry_delay": datetime.timedelta(seconds=10)},
     on_failure_callback=mark_failed,
     params={
-        "recipe": Param("demo", type="string", enum=RECIPES, title="Recipe", description="A file of conf/, without .yaml.", section="Corpus"),
-        "sizes": Param([], type="array", items={"type": "string"}, examples=SIZES, title="Model sizes", description="Of the recipe's ladder; none: all of it.", section="Training"),
-        "tokens": Param(None, type=["null", "integer"], minimum=1024, title="Training tokens", description="Per model; empty: as the recipe says.", section="Training"),
+        "recipe": Param(
+            "demo",
+            type="string",
+            enum=RECIPES,
+            title="Recipe",
+            description="A file of conf/, without .yaml.",
+            section="Corpus",
+        ),
+        "sizes": Param(
+            [],
+            type="array",
+            items={"type": "string"},
+            examples=SIZES,
+            title="Model sizes",
+            description="Of the recipe's ladder; none: all of it.",
+            section="Training",
+        ),
+        "tokens": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1024,
+            title="Training tokens",
+            description="Per model; empty: as the recipe says.",
+            section="Training",
+        ),
     },
     tags=["hyperclova"],
     doc_md=__doc__,
@@ -52,7 +74,13 @@ def pretrain_hyperclova() -> None:
         context = get_current_context()
         params = context["params"]
         try:
-            run = prepare_run(warehouse(), context["run_id"], load_recipe(params["recipe"]), sizes=tuple(params["sizes"]) or None, tokens=params["tokens"])
+            run = prepare_run(
+                warehouse(),
+                context["run_id"],
+                load_recipe(params["recipe"]),
+                sizes=tuple(params["sizes"]) or None,
+                tokens=params["tokens"],
+            )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         return list(run.record()["sizes"])

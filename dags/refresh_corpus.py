@@ -21,7 +21,15 @@ CORPUS = Asset(name="hyperclova_corpus", uri="hyperclova://corpus")
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": datetime.timedelta(seconds=10)},
-    params={"recipe": Param("demo", type="string", enum=RECIPES, title="Recipe", description="Its `refresh` section names the landing folder.")},
+    params={
+        "recipe": Param(
+            "demo",
+            type="string",
+            enum=RECIPES,
+            title="Recipe",
+            description="Its `refresh` section names the landing folder.",
+        )
+    },
     tags=["hyperclova"],
     doc_md=__doc__,
 )
@@ -48,7 +56,9 @@ def refresh_corpus() -> None:
 
         house = warehouse()
         version = publish_refresh(house, house.run(get_current_context()["run_id"]))
-        yield Metadata(CORPUS, extra={key: version[key] for key in ("version", "digest", "documents", "bytes", "drops")})
+        yield Metadata(
+            CORPUS, extra={key: version[key] for key in ("version", "digest", "documents", "bytes", "drops")}
+        )
 
     previous = find_new()
     for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select"):

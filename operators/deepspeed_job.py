@@ -59,19 +59,30 @@ class DeepSpeedJobOperator(BaseOperator):
                 self._spec = job.spec
                 offset = log_end(job.spec)
                 fresh = backend.submit(job.spec)
-                self.log.info("%s job %s in %s", "Submitted" if fresh else "Adopted running", job.spec.name, job.spec.output)
+                self.log.info(
+                    "%s job %s in %s", "Submitted" if fresh else "Adopted running", job.spec.name, job.spec.output
+                )
                 status = wait(backend, job.spec, self.log.info, POLL_SECONDS, offset)
                 self.log.info("Job %s: %s", job.spec.name, status.explain())
             outcome = finish_job(house, run, job, status, started)
             if outcome.reused:
-                self.log.info("Reused: made by run %s at %s", outcome.dataset.attempt.get("run"), outcome.dataset.attempt.get("committed_at"))
+                self.log.info(
+                    "Reused: made by run %s at %s",
+                    outcome.dataset.attempt.get("run"),
+                    outcome.dataset.attempt.get("committed_at"),
+                )
             else:
                 deliver(house)
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         finally:
             self._spec = None
-        return {"stage": self.key, "digest": outcome.dataset.manifest.digest, "reused": outcome.reused, "seconds": round(outcome.seconds, 1)}
+        return {
+            "stage": self.key,
+            "digest": outcome.dataset.manifest.digest,
+            "reused": outcome.reused,
+            "seconds": round(outcome.seconds, 1),
+        }
 
     def on_kill(self) -> None:
         """End the job, with its grace time, when the task is cleared or marked."""

@@ -51,13 +51,18 @@ class SparkStageOperator(SparkSubmitOperator):
             if plan.reusable:
                 outcome = execute(plan, _NoEngine())
                 result = record_outcome(house, run, self.stage, plan, outcome, started)
-                self.log.info("Reused: made by run %s at %s, digest %s", result["made_by"] or "(outside Airflow)", result["made_at"], result["digest"])
+                self.log.info(
+                    "Reused: made by run %s at %s, digest %s",
+                    result["made_by"] or "(outside Airflow)",
+                    result["made_at"],
+                    result["digest"],
+                )
                 return _brief(result)
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         self.application = spark_application.__file__
         self.application_args = ["--warehouse", house.uri, "--run", self.run_id, "--stage", self.stage]
-        self.conf = {**SPARK_SETTINGS, **recipe_of(run).spark, **(self.conf or {})}
+        self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe_of(run).spark, **(self.conf or {})}
         failure = spark_application.failure_path(run, self.stage)
         storage.local_path(failure).unlink(missing_ok=True)
         try:
@@ -88,6 +93,12 @@ class _NoEngine:
 def _brief(result: dict[str, Any]) -> dict[str, Any]:
     counters = result["counters"]
     return {
-        "stage": result["key"], "digest": result["digest"], "reused": result["reused"], "rows_in": counters["rows_in"], "kept": counters["kept"],
-        "rejected": counters["rejected"], "quarantined": counters["quarantined"], "seconds": result["seconds"],
+        "stage": result["key"],
+        "digest": result["digest"],
+        "reused": result["reused"],
+        "rows_in": counters["rows_in"],
+        "kept": counters["kept"],
+        "rejected": counters["rejected"],
+        "quarantined": counters["quarantined"],
+        "seconds": result["seconds"],
     }

@@ -29,9 +29,16 @@ SPARK_FROM_BYTES = 64 << 20
 def stage_options(command: Command) -> Command:
     """`--output`, `--jsonl`, `--config`, `--set`, `--seed`, `--engine`."""
     for option in (
-        click.option("--engine", type=click.Choice(["auto", "local", "spark"]), default="auto", help="Where files are worked on: this process, or Spark tasks; auto: Spark from 64 MB on.  [default: auto]"),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "local", "spark"]),
+            default="auto",
+            help="Where files are worked on: this process, or Spark tasks; auto: Spark from 64 MB on.  [default: auto]",
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the stage; may be repeated."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the stage; may be repeated."
+        ),
         click.option("--config", type=click.Path(), help="YAML file with settings of the stage."),
         click.option("--jsonl", type=click.Path(), help="Also write the documents as plain JSONL."),
         click.option("--output", required=True, type=click.Path(), help="Dataset folder to write."),
@@ -64,13 +71,17 @@ def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> O
     while buckets * BUCKET_BYTES < size:
         buckets *= 2
     definition = definition_of(ingest)
-    return run_stage(StageRequest(definition, config, lambda _: Target(output), files=files, seed=seed, buckets=buckets), engine)
+    return run_stage(
+        StageRequest(definition, config, lambda _: Target(output), files=files, seed=seed, buckets=buckets), engine
+    )
 
 
 def run_stage(request: StageRequest, engine: str) -> Outcome:
     """Plan and execute one stage on this machine, with progress on a terminal."""
     plan = plan_stage(request)
-    size = sum(file["bytes"] for file in request.files) + sum(table.bytes for dataset in request.inputs.values() for table in dataset.manifest.tables.values())
+    size = sum(file["bytes"] for file in request.files) + sum(
+        table.bytes for dataset in request.inputs.values() for table in dataset.manifest.tables.values()
+    )
     chosen = "spark" if engine == "spark" or (engine == "auto" and size >= SPARK_FROM_BYTES) else "local"
     worker = SparkEngine() if chosen == "spark" else LocalEngine(progress=_progress(request.definition.name))
     try:
@@ -87,7 +98,12 @@ def run_on_input(function: Callable[..., Any], path: tuple[str, ...] | str, opti
     config = config_of(definition, options["config"], options["settings"])
     dataset = input_dataset(path, options["output"], options["seed"])
     request = StageRequest(
-        definition, config, lambda _: Target(options["output"]), {"documents": dataset}, seed=options["seed"], buckets=dataset.manifest.buckets
+        definition,
+        config,
+        lambda _: Target(options["output"]),
+        {"documents": dataset},
+        seed=options["seed"],
+        buckets=dataset.manifest.buckets,
     )
     outcome = run_stage(request, options["engine"])
     write_jsonl(options["jsonl"], (document_row(row) for row in rows_of(outcome.dataset, "documents")))
@@ -97,10 +113,16 @@ def run_on_input(function: Callable[..., Any], path: tuple[str, ...] | str, opti
 def report(stage: str, outcome: Outcome) -> None:
     """One line for a person on how a stage ended."""
     counters = outcome.dataset.manifest.counters
-    dropped = {**counters.rejected, **{f"quarantined {reason}": number for reason, number in counters.quarantined.items()}}
+    dropped = {
+        **counters.rejected,
+        **{f"quarantined {reason}": number for reason, number in counters.quarantined.items()},
+    }
     detail = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
     how = "reused" if outcome.reused else f"{outcome.seconds:.1f} s"
-    click.echo(f"{stage}: {counters.rows_in:,} in, {counters.kept:,} kept{', dropped: ' + detail if detail else ''} ({how})", err=True)
+    click.echo(
+        f"{stage}: {counters.rows_in:,} in, {counters.kept:,} kept{', dropped: ' + detail if detail else ''} ({how})",
+        err=True,
+    )
 
 
 def rows_of(dataset: Dataset, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,9 @@ def list_(warehouse: str) -> None:
             if storage.exists(storage.join(uri, "manifest.json")):
                 found = open_dataset(uri)
                 counters = found.manifest.counters
-                click.echo(f"{stage:<14}{identity}  {counters.kept:>12,} kept  {found.attempt.get('committed_at', '')}  {found.attempt.get('run', '')}")
+                click.echo(
+                    f"{stage:<14}{identity}  {counters.kept:>12,} kept  {found.attempt.get('committed_at', '')}  {found.attempt.get('run', '')}"
+                )
 
 
 @dataset.command()
@@ -37,9 +39,16 @@ def show(path: str) -> None:
     found = open_dataset(path)
     manifest = found.manifest
     brief = {
-        "stage": manifest.stage, "version": manifest.stage_version, "fingerprint": manifest.fingerprint, "digest": manifest.digest,
-        "made": dict(found.attempt), "inputs": {name: reference.model_dump() for name, reference in manifest.inputs.items()},
-        "tables": {name: {"files": len(table.files), "rows": table.rows, "bytes": table.bytes, "restricted": table.restricted} for name, table in manifest.tables.items()},
+        "stage": manifest.stage,
+        "version": manifest.stage_version,
+        "fingerprint": manifest.fingerprint,
+        "digest": manifest.digest,
+        "made": dict(found.attempt),
+        "inputs": {name: reference.model_dump() for name, reference in manifest.inputs.items()},
+        "tables": {
+            name: {"files": len(table.files), "rows": table.rows, "bytes": table.bytes, "restricted": table.restricted}
+            for name, table in manifest.tables.items()
+        },
         "counters": manifest.counters.model_dump(),
     }
     click.echo(json.dumps(brief, ensure_ascii=False, indent=1))
@@ -51,7 +60,9 @@ def verify(path: str) -> None:
     """Check sizes and checksums of all files of a dataset."""
     found = open_dataset(path)
     found.verify(checksums=True)
-    click.echo(f"{found.name}: {sum(len(table.files) for table in found.manifest.tables.values())} files, all as committed")
+    click.echo(
+        f"{found.name}: {sum(len(table.files) for table in found.manifest.tables.values())} files, all as committed"
+    )
 
 
 COMMANDS = (dataset,)

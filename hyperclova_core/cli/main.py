@@ -30,7 +30,9 @@ def cli(context: click.Context, debug: bool) -> None:
     dataset folder that another stage wrote. `hyperclova run RECIPE` runs all of them in order.
     """
     context.obj = {"debug": debug}
-    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     for name in ("py4j", "great_expectations", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("hyperclova_core").setLevel(logging.INFO)

@@ -22,7 +22,12 @@ def _platform(home: str, airflow_port: int, mlflow_port: int) -> Platform:
 
 def _options(command: click.Command) -> click.Command:
     for option in (
-        click.Option(["--home"], default=lambda: os.environ.get("HYPERCLOVA_HOME", ".hyperclova"), show_default="HYPERCLOVA_HOME, or .hyperclova", help="Folder of the installation's state."),
+        click.Option(
+            ["--home"],
+            default=lambda: os.environ.get("HYPERCLOVA_HOME", ".hyperclova"),
+            show_default="HYPERCLOVA_HOME, or .hyperclova",
+            help="Folder of the installation's state.",
+        ),
         click.Option(["--airflow-port"], type=int, default=AIRFLOW_PORT, show_default=True, envvar="AIRFLOW_PORT"),
         click.Option(["--mlflow-port"], type=int, default=MLFLOW_PORT, show_default=True, envvar="MLFLOW_PORT"),
     ):
@@ -54,7 +59,9 @@ def up(home: str, airflow_port: int, mlflow_port: int) -> None:
     place = _platform(home, airflow_port, mlflow_port)
     _gather(place, fetch=False)
     started = services.start(place)
-    demo_run.say(f"{'Up' if started else 'Up already'}: {place.airflow_url} (admin / {place.password()}), {place.mlflow_url}")
+    demo_run.say(
+        f"{'Up' if started else 'Up already'}: {place.airflow_url} (admin / {place.password()}), {place.mlflow_url}"
+    )
 
 
 @platform.command()
@@ -85,7 +92,12 @@ def demo(recipe: str, seconds: float, no_fetch: bool, home: str, airflow_port: i
     demo_run.say(f"Airflow  {place.airflow_url}   user admin, password {place.password()}")
     demo_run.say(f"MLflow   {place.mlflow_url}")
     if state != "success":
-        raise HyperclovaError(f"The DAG run ended as {state}", where=run_id, why="see the task's log above, or in the UI", remedy="mend what it names, then `make run` again: what succeeded is reused")
+        raise HyperclovaError(
+            f"The DAG run ended as {state}",
+            where=run_id,
+            why="see the task's log above, or in the UI",
+            remedy="mend what it names, then `make run` again: what succeeded is reused",
+        )
     demo_run.say("The services stay up; `make stop` ends them.")
 
 

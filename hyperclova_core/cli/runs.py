@@ -28,9 +28,20 @@ def default_warehouse() -> str:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--warehouse", default=default_warehouse, show_default="HYPERCLOVA_WAREHOUSE, or ~/.hyperclova/warehouse", help="Where datasets are kept.")
+@click.option(
+    "--warehouse",
+    default=default_warehouse,
+    show_default="HYPERCLOVA_WAREHOUSE, or ~/.hyperclova/warehouse",
+    help="Where datasets are kept.",
+)
 @click.option("--name", "run_id", help="Name of the run; the same name again goes on with it.  [default: the time]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting of the recipe, such as train.settings.tokens=200000; may be repeated.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One setting of the recipe, such as train.settings.tokens=200000; may be repeated.",
+)
 @click.option("--verbose", is_flag=True, help="Show the lines that GPU jobs print.")
 def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ...], verbose: bool) -> None:
     """Run every stage of RECIPE (a file, or a name of conf/) in order on this machine; what is unchanged is reused.
@@ -42,7 +53,9 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     storage.make_folder(place.uri)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{place.uri}/mlflow.db")
     loaded = load_recipe(recipe, settings)
-    started = prepare_run(place, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded)
+    started = prepare_run(
+        place, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded
+    )
     click.echo(f"run {started.name} in {place.uri}", err=True)
     engine = SparkEngine(loaded.spark)
     try:
@@ -51,9 +64,15 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
             if key in SPARK_STAGES:
                 outcome = run_key(place, started, key, engine)
             else:
-                outcome = run_job(place, started, key, lambda line: click.echo(f"  | {line}", err=True) if verbose else None)
+                outcome = run_job(
+                    place, started, key, lambda line: click.echo(f"  | {line}", err=True) if verbose else None
+                )
             counters = outcome.dataset.manifest.counters
-            how = f"reused, made by {outcome.dataset.attempt.get('run')}" if outcome.reused else f"{time.monotonic() - begun:.1f} s"
+            how = (
+                f"reused, made by {outcome.dataset.attempt.get('run')}"
+                if outcome.reused
+                else f"{time.monotonic() - begun:.1f} s"
+            )
             flow = f"{counters.rows_in:,} in, {counters.kept:,} kept" if counters.rows_in else ""
             click.echo(f"{key:<14} {flow:<32} ({how})", err=True)
     except HyperclovaError as error:

@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from hyperclova_core.cli.common import config_of, document_row, ingest_files, rows_of, run_on_input, stage_options, write_jsonl
+from hyperclova_core.cli.common import (
+    config_of,
+    document_row,
+    ingest_files,
+    rows_of,
+    run_on_input,
+    stage_options,
+    write_jsonl,
+)
 from hyperclova_core.corpus.deduplicate.stage import deduplicate as deduplicate_stage
 from hyperclova_core.corpus.deidentify import deidentify as deidentify_stage
 from hyperclova_core.corpus.enrich import enrich as enrich_stage
@@ -24,8 +32,20 @@ from hyperclova_core.foundation.stages import definition_of
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--source", required=True, help="Name of the source, such as blog, cafe, news, comment, kin, wiki.")
-@click.option("--tier", type=click.Choice(["portal", "open", "expert"]), default="open", show_default=True, help="portal: only what its owner lets be searched.")
-@click.option("--format", "kind", type=click.Choice(["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]), default="auto", show_default=True)
+@click.option(
+    "--tier",
+    type=click.Choice(["portal", "open", "expert"]),
+    default="open",
+    show_default=True,
+    help="portal: only what its owner lets be searched.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]),
+    default="auto",
+    show_default=True,
+)
 @click.option("--license", "licence", help="Of the source, where a record has none of its own.")
 @stage_options
 def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: str | None, **options: Any) -> None:
@@ -35,14 +55,22 @@ def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: s
     """
     config = config_of(definition_of(ingest_stage), options["config"], options["settings"])
     assert isinstance(config, IngestConfig)
-    found = SourceConfig(name=source, paths=tuple(os.path.abspath(path) for path in paths), tier=tier, format=kind, license=licence)
-    outcome = ingest_files(config.model_copy(update={"sources": (found,)}), options["output"], options["seed"], options["engine"])
+    found = SourceConfig(
+        name=source, paths=tuple(os.path.abspath(path) for path in paths), tier=tier, format=kind, license=licence
+    )
+    outcome = ingest_files(
+        config.model_copy(update={"sources": (found,)}), options["output"], options["seed"], options["engine"]
+    )
     write_jsonl(options["jsonl"], (document_row(row) for row in rows_of(outcome.dataset, "documents")))
 
 
 @click.command()
 @click.argument("path", nargs=-1, required=True)
-@click.option("--clusters", type=click.Path(), help="Write doc_id, source_id, cluster_id, kept and similarity of every document as JSONL.")
+@click.option(
+    "--clusters",
+    type=click.Path(),
+    help="Write doc_id, source_id, cluster_id, kept and similarity of every document as JSONL.",
+)
 @stage_options
 def deduplicate(path: tuple[str, ...], clusters: str | None, **options: Any) -> None:
     """Find exact and near-duplicates; one document of each cluster survives. Needs Java, for Spark."""
@@ -53,20 +81,33 @@ def deduplicate(path: tuple[str, ...], clusters: str | None, **options: Any) -> 
         for table, kept in (("documents", True), ("rejected", False)):
             for row in rows_of(outcome.dataset, table, columns):
                 similarity = 1.0 if kept else dict(row["signals"]).get("duplicate_similarity")
-                yield {"doc_id": row["doc_id"], "source_id": row["source_id"], "cluster_id": row["cluster_id"], "kept": kept, "similarity": similarity}
+                yield {
+                    "doc_id": row["doc_id"],
+                    "source_id": row["source_id"],
+                    "cluster_id": row["cluster_id"],
+                    "kept": kept,
+                    "similarity": similarity,
+                }
 
     write_jsonl(clusters, decisions())
 
 
 @click.command()
 @click.argument("path", nargs=-1, required=True)
-@click.option("--spans", type=click.Path(), help="Write source_id, start, end, type, rule and confidence of every find as JSONL; never the value.")
+@click.option(
+    "--spans",
+    type=click.Path(),
+    help="Write source_id, start, end, type, rule and confidence of every find as JSONL; never the value.",
+)
 @stage_options
 def deidentify(path: tuple[str, ...], spans: str | None, **options: Any) -> None:
     """Replace personal data by typed placeholders. Offsets of --spans are those of the original text."""
     outcome = run_on_input(deidentify_stage, path, options)
     wanted = ("source_id", "start", "end", "type", "rule", "confidence")
-    write_jsonl(spans, ({key: row[key] for key in wanted} for row in rows_of(outcome.dataset, "audit") if row["field"] == "text"))
+    write_jsonl(
+        spans,
+        ({key: row[key] for key in wanted} for row in rows_of(outcome.dataset, "audit") if row["field"] == "text"),
+    )
 
 
 @click.command()
@@ -79,7 +120,9 @@ def enrich(path: tuple[str, ...], **options: Any) -> None:
 
 @click.command(name="filter")
 @click.argument("path", nargs=-1, required=True)
-@click.option("--scores", type=click.Path(), help="Write source_id, kept, reason and signals of every document as JSONL.")
+@click.option(
+    "--scores", type=click.Path(), help="Write source_id, kept, reason and signals of every document as JSONL."
+)
 @stage_options
 def filter_(path: tuple[str, ...], scores: str | None, **options: Any) -> None:
     """Score gibberish, repetition, abuse and advertising; drop what is beyond the thresholds, each with one reason."""
@@ -88,7 +131,12 @@ def filter_(path: tuple[str, ...], scores: str | None, **options: Any) -> None:
     def verdicts() -> Any:
         for table, kept in (("documents", True), ("rejected", False)):
             for row in rows_of(outcome.dataset, table, ["source_id", "signals"] + ([] if kept else ["reason"])):
-                yield {"source_id": row["source_id"], "kept": kept, "reason": row.get("reason", ""), "signals": dict(row["signals"])}
+                yield {
+                    "source_id": row["source_id"],
+                    "kept": kept,
+                    "reason": row.get("reason", ""),
+                    "signals": dict(row["signals"]),
+                }
 
     write_jsonl(scores, verdicts())
 
@@ -117,7 +165,12 @@ def quality_train(labelled: str, output: str, seed: int) -> None:
 
     texts, labels = [], []
     if not Path(labelled).is_file():
-        raise DataError("The labelled file does not exist", where=labelled, why="no such file", remedy="give a JSONL file with `text` and `label`")
+        raise DataError(
+            "The labelled file does not exist",
+            where=labelled,
+            why="no such file",
+            remedy="give a JSONL file with `text` and `label`",
+        )
     with open_stream(labelled) as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -125,7 +178,12 @@ def quality_train(labelled: str, output: str, seed: int) -> None:
                 texts.append(str(row["text"]))
                 labels.append(str(row["label"]))
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError("A line is no labelled example", where=f"{labelled}:{number}", why=f"{type(error).__name__}: {error}", remedy="each line needs `text` and `label`") from error
+                raise DataError(
+                    "A line is no labelled example",
+                    where=f"{labelled}:{number}",
+                    why=f"{type(error).__name__}: {error}",
+                    remedy="each line needs `text` and `label`",
+                ) from error
     model, held_out = train_quality_model(texts, labels, seed)
     model.save(output, held_out)
     click.echo(json.dumps(held_out, ensure_ascii=False, indent=1))

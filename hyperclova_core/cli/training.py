@@ -18,12 +18,24 @@ from hyperclova_core.training.stage import PROGRAM
 
 
 @click.command()
-@click.option("--config", "path", required=True, type=click.Path(), help="YAML: train, shards, validation_shards, tokenizer, vocabulary, padded_vocabulary, output (see docs/training.md).")
+@click.option(
+    "--config",
+    "path",
+    required=True,
+    type=click.Path(),
+    help="YAML: train, shards, validation_shards, tokenizer, vocabulary, padded_vocabulary, output (see docs/training.md).",
+)
 def train(path: str) -> None:
     """Train one model on shards, with torchrun and DeepSpeed on this machine; a second call goes on where the first ended."""
     job = parse(JobConfig, load_yaml(path), path)
     job = job.model_copy(update={"output": os.path.abspath(job.output)})
-    spec = TrainJobSpec(f"train-{job.train.size.name}", PROGRAM, job.model_dump(mode="json"), job.output, job.train.size.parallel.processes)
+    spec = TrainJobSpec(
+        f"train-{job.train.size.name}",
+        PROGRAM,
+        job.model_dump(mode="json"),
+        job.output,
+        job.train.size.parallel.processes,
+    )
     backend = LocalBackend()
     offset = log_end(spec)
     backend.submit(spec)
@@ -40,7 +52,9 @@ def evaluate() -> None:
 
 @evaluate.command("nsmc")
 @click.argument("model", type=click.Path())
-@click.option("--shots", "shots_path", required=True, type=click.Path(), help="TSV (id, document, label) to take prompts from.")
+@click.option(
+    "--shots", "shots_path", required=True, type=click.Path(), help="TSV (id, document, label) to take prompts from."
+)
 @click.option("--test", "test_path", required=True, type=click.Path(), help="TSV (id, document, label) to judge.")
 @click.option("--count", type=int, default=4, show_default=True, help="Shots a prompt.")
 @click.option("--sets", type=int, default=3, show_default=True, help="Prompt sets; accuracy is the mean over them.")
@@ -53,7 +67,15 @@ def nsmc(model: str, shots_path: str, test_path: str, count: int, sets: int, see
     from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
     from hyperclova_core.training.export import load_model
 
-    result = task.evaluate(load_model(model), MorphemeTokenizer.load(model), task.read_reviews(shots_path), task.read_reviews(test_path), count, sets, seed)
+    result = task.evaluate(
+        load_model(model),
+        MorphemeTokenizer.load(model),
+        task.read_reviews(shots_path),
+        task.read_reviews(test_path),
+        count,
+        sets,
+        seed,
+    )
     click.echo(json.dumps(asdict(result), indent=1))
 
 
@@ -69,9 +91,18 @@ def waterfall(runs: tuple[str, ...], output: str) -> None:
     for folder in runs:
         result = storage.join(folder, "result.json")
         if not storage.exists(result):
-            raise ConfigError("Not a finished training", where=folder, why="there is no result.json", remedy="give the output folder of `hyperclova train`")
+            raise ConfigError(
+                "Not a finished training",
+                where=folder,
+                why="there is no result.json",
+                remedy="give the output folder of `hyperclova train`",
+            )
         facts = storage.read_json(result)
-        curves.append(curve_of(facts["size"], facts["non_embedding_parameters"], read_history(storage.join(folder, "metrics.jsonl"))))
+        curves.append(
+            curve_of(
+                facts["size"], facts["non_embedding_parameters"], read_history(storage.join(folder, "metrics.jsonl"))
+            )
+        )
     draw(curves, os.path.abspath(output))
     for line in describe(crossings(curves)):
         click.echo(line)

@@ -14,8 +14,14 @@ from hyperclova_core.korean.personal_data import TYPES, Span, find_personal_data
 
 AUDIT_SCHEMA = pa.schema(
     [
-        ("doc_id", pa.string()), ("source_id", pa.string()), ("field", pa.string()), ("start", pa.int32()), ("end", pa.int32()),
-        ("type", pa.string()), ("rule", pa.string()), ("confidence", pa.float64()),
+        ("doc_id", pa.string()),
+        ("source_id", pa.string()),
+        ("field", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("type", pa.string()),
+        ("rule", pa.string()),
+        ("confidence", pa.float64()),
     ]
 )
 """Character offsets are those of the original text."""
@@ -26,8 +32,12 @@ class DeidentifyConfig(Config):
 
     types: tuple[str, ...] = Field(TYPES, description="types that are replaced; the others are left as they are")
     min_confidence: float = Field(0.5, ge=0, le=1)
-    max_personal_share: float = Field(0.5, gt=0, le=1, description="share of a text's characters that is personal data, from which it is dropped")
-    max_personal_finds: int = Field(200, ge=1, description="a document with more finds is a list of persons, and is dropped")
+    max_personal_share: float = Field(
+        0.5, gt=0, le=1, description="share of a text's characters that is personal data, from which it is dropped"
+    )
+    max_personal_finds: int = Field(
+        200, ge=1, description="a document with more finds is a list of persons, and is dropped"
+    )
 
 
 @document_stage("deidentify", version="1", extras={"audit": AUDIT_SCHEMA}, restricted_extras=frozenset({"audit"}))
@@ -42,8 +52,11 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
         spans, title_spans = _wanted(text, config), _wanted(title, config) if title else []
         personal = sum(span.end - span.start for span in spans)
         reasons.append(
-            "mostly_personal_data" if personal > config.max_personal_share * len(text)
-            else "list_of_persons" if len(spans) > config.max_personal_finds else ""
+            "mostly_personal_data"
+            if personal > config.max_personal_share * len(text)
+            else "list_of_persons"
+            if len(spans) > config.max_personal_finds
+            else ""
         )
         replaced = replace_spans(text, spans) if spans else text
         new_texts.append(replaced)
@@ -53,8 +66,10 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
         for field, found in (("text", spans), ("title", title_spans)):
             audit += [_audited(doc_id, source_id, field, span) for span in found]
     columns = {
-        "text": pa.array(new_texts, pa.string()), "title": pa.array(new_titles, pa.string()),
-        "content_hash": pa.array(hashes, pa.string()), "pii": pa.array(counts, DOCUMENT_SCHEMA.field("pii").type),
+        "text": pa.array(new_texts, pa.string()),
+        "title": pa.array(new_titles, pa.string()),
+        "content_hash": pa.array(hashes, pa.string()),
+        "pii": pa.array(counts, DOCUMENT_SCHEMA.field("pii").type),
     }
     changed = pa.RecordBatch.from_arrays(
         [columns.get(field.name, documents.column(field.name)) for field in DOCUMENT_SCHEMA], schema=DOCUMENT_SCHEMA
@@ -64,17 +79,31 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
     totals = Counter(f"replaced_{kind}" for row in counts for kind, number in row for _ in range(number))
     dropped = [reason for reason in reasons if reason]
     return StageBatch(
-        changed.filter(keep), documents.filter(drop), dropped, [""] * len(dropped),
-        extras={"audit": pa.RecordBatch.from_pylist(audit, AUDIT_SCHEMA)}, custom={key: float(value) for key, value in totals.items()},
+        changed.filter(keep),
+        documents.filter(drop),
+        dropped,
+        [""] * len(dropped),
+        extras={"audit": pa.RecordBatch.from_pylist(audit, AUDIT_SCHEMA)},
+        custom={key: float(value) for key, value in totals.items()},
     )
 
 
 def _wanted(text: str, config: DeidentifyConfig) -> list[Span]:
-    return [span for span in find_personal_data(text) if span.type in config.types and span.confidence >= config.min_confidence]
+    return [
+        span
+        for span in find_personal_data(text)
+        if span.type in config.types and span.confidence >= config.min_confidence
+    ]
 
 
 def _audited(doc_id: str, source_id: str, field: str, span: Span) -> dict[str, object]:
     return {
-        "doc_id": doc_id, "source_id": source_id, "field": field, "start": span.start, "end": span.end, "type": span.type,
-        "rule": span.rule, "confidence": span.confidence,
+        "doc_id": doc_id,
+        "source_id": source_id,
+        "field": field,
+        "start": span.start,
+        "end": span.end,
+        "type": span.type,
+        "rule": span.rule,
+        "confidence": span.confidence,
     }

@@ -18,7 +18,15 @@ class EnrichConfig(Config):
 
     categories: dict[str, str] = Field(default_factory=dict, description="source → category where a document has none")
     popularity_weights: dict[str, float] = Field(
-        default_factory=lambda: {"views": 0.25, "likes": 1.0, "votes": 1.0, "sympathy": 1.0, "comments": 0.5, "shares": 1.0, "dislikes": -0.5}
+        default_factory=lambda: {
+            "views": 0.25,
+            "likes": 1.0,
+            "votes": 1.0,
+            "sympathy": 1.0,
+            "comments": 0.5,
+            "shares": 1.0,
+            "dislikes": -0.5,
+        }
     )
     accepted_weight: float = Field(2.0, description="of an accepted answer, for reliability")
     activity_weight: float = Field(1.0, description="of ln(documents by the same user), for reliability")
@@ -26,7 +34,9 @@ class EnrichConfig(Config):
 
 
 @corpus_stage(
-    "enrich", version="1", columns=("doc_id", "source", "source_id", "user_id", "thread_id", "published_at", "category", "signals")
+    "enrich",
+    version="1",
+    columns=("doc_id", "source", "source_id", "user_id", "thread_id", "published_at", "category", "signals"),
 )
 def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) -> Decisions:
     """Set `turn`, `category`, `popularity`, `reliability`; drops nothing. A document without evidence has null."""
@@ -36,8 +46,13 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
     def evidence(name: str) -> Column:
         return F.coalesce(F.col("signals")[name], F.lit(0.0))
 
-    known = F.array_intersect(F.map_keys("signals"), F.array(*(F.lit(name) for name in sorted(config.popularity_weights))))
-    terms = [F.lit(weight) * F.log1p(F.greatest(evidence(name), F.lit(0.0))) for name, weight in sorted(config.popularity_weights.items())]
+    known = F.array_intersect(
+        F.map_keys("signals"), F.array(*(F.lit(name) for name in sorted(config.popularity_weights)))
+    )
+    terms = [
+        F.lit(weight) * F.log1p(F.greatest(evidence(name), F.lit(0.0)))
+        for name, weight in sorted(config.popularity_weights.items())
+    ]
     popularity_raw = terms[0]
     for term in terms[1:]:
         popularity_raw = popularity_raw + term
@@ -49,20 +64,32 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
         + config.activity_weight * activity
         + config.agreement_weight * (likes - dislikes) / (likes + dislikes + F.lit(1.0))
     )
-    has_reliability = F.col("user_id").isNotNull() | F.col("signals")["accepted"].isNotNull() | F.col("signals")["likes"].isNotNull()
+    has_reliability = (
+        F.col("user_id").isNotNull() | F.col("signals")["accepted"].isNotNull() | F.col("signals")["likes"].isNotNull()
+    )
     rows = documents.withColumn("popularity_raw", F.when(F.size(known) > 0, F.round(popularity_raw, 9)))
     rows = rows.withColumn("reliability_raw", F.when(has_reliability, F.round(reliability_raw, 9)))
     for name in ("popularity", "reliability"):
         ranked = Window.partitionBy("source", F.col(f"{name}_raw").isNull()).orderBy(f"{name}_raw")
-        rows = rows.withColumn(name, F.when(F.col(f"{name}_raw").isNotNull(), F.round(F.percent_rank().over(ranked), 6)))
-    in_thread = Window.partitionBy("source", "thread_id").orderBy(F.col("published_at").asc_nulls_last(), "source_id", "doc_id")
+        rows = rows.withColumn(
+            name, F.when(F.col(f"{name}_raw").isNotNull(), F.round(F.percent_rank().over(ranked), 6))
+        )
+    in_thread = Window.partitionBy("source", "thread_id").orderBy(
+        F.col("published_at").asc_nulls_last(), "source_id", "doc_id"
+    )
     turn = F.when(F.col("thread_id").isNotNull(), F.row_number().over(in_thread) - 1).cast("int")
     category = F.col("category")
     if config.categories:
         pairs = [F.lit(part) for pair in sorted(config.categories.items()) for part in pair]
         category = F.coalesce(category, F.create_map(*pairs)[F.col("source")])
     frame = rows.select(
-        "doc_id", F.lit(True).alias("keep"), F.lit("").alias("reason"), F.lit("").alias("detail"), turn.alias("turn"),
-        category.alias("category"), "popularity", "reliability",
+        "doc_id",
+        F.lit(True).alias("keep"),
+        F.lit("").alias("reason"),
+        F.lit("").alias("detail"),
+        turn.alias("turn"),
+        category.alias("category"),
+        "popularity",
+        "reliability",
     )
     return Decisions(frame, ("turn", "category", "popularity", "reliability"))

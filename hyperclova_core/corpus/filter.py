@@ -27,7 +27,9 @@ class FilterConfig(Config):
     max_repetition: float = Field(0.5, ge=0, le=1)
     max_abuse: float = Field(1.0, ge=0, description="words of abuse per hundred letters")
     max_advertising: float = Field(2.5, ge=0, description="advertising phrases per hundred letters")
-    model: str | None = Field(None, description="folder of `hyperclova quality train`; its labels are dropped from `model_threshold` on")
+    model: str | None = Field(
+        None, description="folder of `hyperclova quality train`; its labels are dropped from `model_threshold` on"
+    )
     model_threshold: float = Field(0.8, gt=0, le=1)
     model_drop: tuple[str, ...] = ("hate", "profanity", "gibberish", "ad")
 
@@ -45,22 +47,29 @@ def filter_documents(documents: pa.RecordBatch, config: FilterConfig, context: S
     languages: list[str | None] = documents.column("language").to_pylist()
     model_scores = _model_scores(texts, config)
     signals, reasons, details = [], [], []
-    for text, language, old, from_model in zip(texts, languages, documents.column("signals").to_pylist(), model_scores, strict=True):
+    for text, language, old, from_model in zip(
+        texts, languages, documents.column("signals").to_pylist(), model_scores, strict=True
+    ):
         scores = score(text)
         reason, detail = judge(text, language, scores, config)
         if not reason and from_model:
             reason, detail = _judge_model(from_model, config)
-        signals.append(sorted({**dict(old), **scores, **{f"p_{label}": value for label, value in from_model.items()}}.items()))
+        signals.append(
+            sorted({**dict(old), **scores, **{f"p_{label}": value for label, value in from_model.items()}}.items())
+        )
         reasons.append(reason)
         details.append(detail)
     column = pa.array(signals, DOCUMENT_SCHEMA.field("signals").type)
     changed = pa.RecordBatch.from_arrays(
-        [column if field.name == "signals" else documents.column(field.name) for field in DOCUMENT_SCHEMA], schema=DOCUMENT_SCHEMA
+        [column if field.name == "signals" else documents.column(field.name) for field in DOCUMENT_SCHEMA],
+        schema=DOCUMENT_SCHEMA,
     )
     drop = [bool(reason) for reason in reasons]
     return StageBatch(
-        changed.filter(pa.array([not value for value in drop], pa.bool_())), changed.filter(pa.array(drop, pa.bool_())),
-        [reason for reason in reasons if reason], [detail for detail, value in zip(details, drop, strict=True) if value],
+        changed.filter(pa.array([not value for value in drop], pa.bool_())),
+        changed.filter(pa.array(drop, pa.bool_())),
+        [reason for reason in reasons if reason],
+        [detail for detail, value in zip(details, drop, strict=True) if value],
     )
 
 
@@ -73,7 +82,9 @@ def score(text: str) -> dict[str, float]:
         "advertising": text_signals.advertising(text),
         "hangul_share": hangul_share(text),
     }
-    values["quality_raw"] = text_signals.quality(text, values["gibberish"], values["repetition"], values["abuse"], values["advertising"])
+    values["quality_raw"] = text_signals.quality(
+        text, values["gibberish"], values["repetition"], values["abuse"], values["advertising"]
+    )
     return {name: round(value, SCORE_DECIMALS) for name, value in values.items()}
 
 
@@ -101,7 +112,9 @@ def _model_scores(texts: list[str], config: FilterConfig) -> list[dict[str, floa
     from hyperclova_core.corpus.quality_model import QualityModel
 
     labels, scores = QualityModel.load(config.model).predict(texts)
-    return [{label: round(float(value), SCORE_DECIMALS) for label, value in zip(labels, row, strict=True)} for row in scores]
+    return [
+        {label: round(float(value), SCORE_DECIMALS) for label, value in zip(labels, row, strict=True)} for row in scores
+    ]
 
 
 def _judge_model(scores: dict[str, float], config: FilterConfig) -> tuple[str, str]:

@@ -19,7 +19,14 @@ from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.foundation.hashing import order_key
 
 HYPERCLOVA_WEIGHTS = {
-    "blog": 273.6, "cafe": 83.3, "news": 73.8, "comment": 41.1, "kin": 27.3, "modu": 6.0, "wiki": 5.2, "other": 51.5,
+    "blog": 273.6,
+    "cafe": 83.3,
+    "news": 73.8,
+    "comment": 41.1,
+    "kin": 27.3,
+    "modu": 6.0,
+    "wiki": 5.2,
+    "other": 51.5,
 }
 """Billions of tokens a source in HyperCLOVA's corpus, 561.8 in all (arXiv 2109.04650, table 1)."""
 
@@ -28,12 +35,25 @@ class MixConfig(Config):
     """What the corpus shall be composed of, in tokens."""
 
     budget_tokens: int | None = Field(None, ge=1, description="training tokens in all; none: everything once")
-    weights: dict[str, float] | Literal["proportional", "hyperclova"] = Field("proportional", description="source → weight, or a preset")
-    temperature: float = Field(1.0, gt=0, description="with `proportional`: shares ~ tokens^(1/temperature); above 1, small sources gain")
-    max_epochs: float = Field(4.0, gt=0, description="how often a document may be seen at most; about 4 cost little (Muennighoff 2023)")
-    on_shortage: Literal["error", "respread"] = Field("respread", description="what happens when a source cannot fill its share")
+    weights: dict[str, float] | Literal["proportional", "hyperclova"] = Field(
+        "proportional", description="source → weight, or a preset"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="with `proportional`: shares ~ tokens^(1/temperature); above 1, small sources gain"
+    )
+    max_epochs: float = Field(
+        4.0, gt=0, description="how often a document may be seen at most; about 4 cost little (Muennighoff 2023)"
+    )
+    on_shortage: Literal["error", "respread"] = Field(
+        "respread", description="what happens when a source cannot fill its share"
+    )
     normalise: bool = Field(True, description="weights that do not sum to 1 are scaled; otherwise they are refused")
-    validation_share: float = Field(0.02, ge=0, lt=1, description="of each source's clusters, held out by hash(cluster_id) before anything is weighted")
+    validation_share: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="of each source's clusters, held out by hash(cluster_id) before anything is weighted",
+    )
 
 
 @dataclass(frozen=True)
@@ -81,15 +101,27 @@ def wanted_shares(available: Mapping[str, int], config: MixConfig) -> dict[str, 
         missing = sorted(set(available) - set(given)) if config.weights != "hyperclova" else []
         if missing:
             raise ConfigError(
-                "Sources without a weight", where="mix.weights", why=f"the corpus also has {', '.join(missing)}",
+                "Sources without a weight",
+                where="mix.weights",
+                why=f"the corpus also has {', '.join(missing)}",
                 remedy="give each source a weight; 0 leaves it out",
             )
         raw = {source: float(weight) for source, weight in given.items() if source in available}
     if any(weight < 0 for weight in raw.values()) or not sum(raw.values()):
-        raise ConfigError("The mixture's weights are not usable", where="mix.weights", why=f"they are {raw}", remedy="give weights of 0 or more, at least one above 0, for sources of the corpus")
+        raise ConfigError(
+            "The mixture's weights are not usable",
+            where="mix.weights",
+            why=f"they are {raw}",
+            remedy="give weights of 0 or more, at least one above 0, for sources of the corpus",
+        )
     total = sum(raw.values())
     if not config.normalise and abs(total - 1.0) > 1e-9:
-        raise ConfigError("The mixture's weights do not sum to 1", where="mix.weights", why=f"they sum to {total:g}", remedy="correct them, or set mix.normalise: true")
+        raise ConfigError(
+            "The mixture's weights do not sum to 1",
+            where="mix.weights",
+            why=f"they sum to {total:g}",
+            remedy="correct them, or set mix.normalise: true",
+        )
     return {source: weight / total for source, weight in sorted(raw.items())}
 
 
@@ -111,17 +143,33 @@ def make_plan(available: Mapping[str, int], documents: Mapping[str, int], config
     target = _fill(shares, caps, budget)
     short = {source: wanted[source] - caps[source] for source in shares if wanted[source] > caps[source]}
     if short and config.on_shortage == "error":
-        detail = "; ".join(f"{source} lacks {tokens:,} tokens at {config.max_epochs:g} epochs" for source, tokens in short.items())
-        raise DataError("The corpus cannot fill the mixture", where="mix", why=detail, remedy="lower budget_tokens or the weight, raise max_epochs, or set on_shortage: respread")
+        detail = "; ".join(
+            f"{source} lacks {tokens:,} tokens at {config.max_epochs:g} epochs" for source, tokens in short.items()
+        )
+        raise DataError(
+            "The corpus cannot fill the mixture",
+            where="mix",
+            why=detail,
+            remedy="lower budget_tokens or the weight, raise max_epochs, or set on_shortage: respread",
+        )
     if sum(target.values()) < budget - len(target):
         raise DataError(
-            "The corpus is smaller than the budget", where="mix.budget_tokens", why=f"all sources give {sum(caps.values()):,} tokens at {config.max_epochs:g} epochs, {budget:,} are wanted",
+            "The corpus is smaller than the budget",
+            where="mix.budget_tokens",
+            why=f"all sources give {sum(caps.values()):,} tokens at {config.max_epochs:g} epochs, {budget:,} are wanted",
             remedy="lower budget_tokens, or raise max_epochs",
         )
     leaves = tuple(
         Leaf(
-            source, available[source], documents[source], round(shares[source], 9), wanted[source], target[source],
-            round(target[source] / available[source], 6) if available[source] else 0.0, max(0, short.get(source, 0)), max(0, target[source] - wanted[source]),
+            source,
+            available[source],
+            documents[source],
+            round(shares[source], 9),
+            wanted[source],
+            target[source],
+            round(target[source] / available[source], 6) if available[source] else 0.0,
+            max(0, short.get(source, 0)),
+            max(0, target[source] - wanted[source]),
         )
         for source in shares
     )
@@ -137,7 +185,10 @@ def _fill(shares: Mapping[str, float], caps: Mapping[str, int], budget: int) -> 
         weight = sum(open_sources.values())
         over = [source for source, share in open_sources.items() if rest * share / weight > caps[source]]
         if not over:
-            return {source: full.get(source, round(rest * shares[source] / weight) if source in open_sources else 0) for source in shares}
+            return {
+                source: full.get(source, round(rest * shares[source] / weight) if source in open_sources else 0)
+                for source in shares
+            }
         full.update({source: caps[source] for source in over})
 
 
@@ -179,7 +230,15 @@ def choose(candidates: Iterable[Candidate], plan: Plan, seed: int) -> list[Chose
                 if missing <= 0 or (missing < candidate.tokens and missing * 2 < candidate.tokens):
                     missing = 0
                     break
-                chosen.append(Chosen(_training_key(seed, candidate.doc_id, copy), candidate.doc_id, candidate.source, copy, candidate.tokens))
+                chosen.append(
+                    Chosen(
+                        _training_key(seed, candidate.doc_id, copy),
+                        candidate.doc_id,
+                        candidate.source,
+                        copy,
+                        candidate.tokens,
+                    )
+                )
                 missing -= candidate.tokens
             copy += 1
     return sorted(chosen, key=lambda item: (item.key, item.doc_id, item.copy))

@@ -29,13 +29,19 @@ def features(texts: list[str]) -> csr_array:
     starts = [0]
     for text in texts:
         line = " " + " ".join(nfc(text)[:MAX_CHARACTERS].lower().split()) + " "
-        grams = [zlib.crc32(line[at : at + width].encode("utf-8", "replace")) % FEATURES for width in WIDTHS for at in range(len(line) - width + 1)]
+        grams = [
+            zlib.crc32(line[at : at + width].encode("utf-8", "replace")) % FEATURES
+            for width in WIDTHS
+            for at in range(len(line) - width + 1)
+        ]
         found, counts = np.unique(np.asarray(grams, np.int64), return_counts=True)
         weights = 1.0 + np.log(counts)
         indices.append(found)
         values.append(weights / np.linalg.norm(weights))
         starts.append(starts[-1] + len(found))
-    return csr_array((np.concatenate(values), np.concatenate(indices), np.asarray(starts)), shape=(len(texts), FEATURES))
+    return csr_array(
+        (np.concatenate(values), np.concatenate(indices), np.asarray(starts)), shape=(len(texts), FEATURES)
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,12 @@ class QualityModel:
             DataError: the folder holds none.
         """
         if not storage.exists(storage.join(folder, "model.json")):
-            raise DataError("No quality model here", where=folder, why="there is no model.json", remedy="train one: hyperclova quality train LABELLED.jsonl --output MODEL")
+            raise DataError(
+                "No quality model here",
+                where=folder,
+                why="there is no model.json",
+                remedy="train one: hyperclova quality train LABELLED.jsonl --output MODEL",
+            )
         labels = tuple(json.loads(storage.read_bytes(storage.join(folder, "model.json")))["labels"])
         with np.load(storage.local_path(storage.join(folder, WEIGHTS)), allow_pickle=False) as arrays:
             return QualityModel(labels, arrays["weights"], arrays["biases"])
@@ -87,7 +98,11 @@ def train_quality_model(texts: list[str], labels: list[str], seed: int) -> tuple
     from sklearn.metrics import precision_recall_fscore_support
 
     if len(set(labels)) < 2 or len(texts) < 10:
-        raise DataError("Too little to learn from", why=f"{len(texts)} examples of {len(set(labels))} labels", remedy="give at least two labels and ten examples")
+        raise DataError(
+            "Too little to learn from",
+            why=f"{len(texts)} examples of {len(set(labels))} labels",
+            remedy="give at least two labels and ten examples",
+        )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(texts))
     held = order[: len(order) // 10]
     rest = order[len(order) // 10 :]
@@ -97,9 +112,13 @@ def train_quality_model(texts: list[str], labels: list[str], seed: int) -> tuple
     weights, biases = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:
         weights, biases = np.vstack([-weights / 2, weights / 2]), np.concatenate([-biases / 2, biases / 2])
-    model = QualityModel(tuple(str(label) for label in fitted.classes_), weights.astype(np.float32), biases.astype(np.float32))
+    model = QualityModel(
+        tuple(str(label) for label in fitted.classes_), weights.astype(np.float32), biases.astype(np.float32)
+    )
     predicted = np.asarray(model.labels)[model.predict([texts[index] for index in held])[1].argmax(axis=1)]
-    precision, recall, _, support = precision_recall_fscore_support(wanted[held], predicted, labels=list(model.labels), zero_division=0.0)
+    precision, recall, _, support = precision_recall_fscore_support(
+        wanted[held], predicted, labels=list(model.labels), zero_division=0.0
+    )
     report: dict[str, object] = {
         label: {"precision": round(float(p), 4), "recall": round(float(r), 4), "held_out": int(n)}
         for label, p, r, n in zip(model.labels, precision, recall, support, strict=True)

@@ -27,7 +27,9 @@ class SelectConfig(Config):
     middle_from: float = Field(1 / 3, gt=0, le=1)
 
 
-@corpus_stage("select", version="1", columns=("doc_id", "source", "popularity", "reliability", "signals", "cluster_size"))
+@corpus_stage(
+    "select", version="1", columns=("doc_id", "source", "popularity", "reliability", "signals", "cluster_size")
+)
 def select(documents: DataFrame, config: SelectConfig, context: StageContext) -> Decisions:
     """Set `quality` (percentile within source of the filter's `quality_raw`) and the signal `selection_bucket` 0, 1, 2.
 
@@ -40,19 +42,33 @@ def select(documents: DataFrame, config: SelectConfig, context: StageContext) ->
     raw = F.round(F.coalesce(F.col("signals")["quality_raw"], F.lit(0.0)), 9)
     by_quality = Window.partitionBy("source").orderBy("quality_raw")
     rows = documents.withColumn("quality_raw", raw).withColumn("quality", F.round(F.percent_rank().over(by_quality), 6))
-    copies = 0.1 * F.least(F.log(F.coalesce(F.col("cluster_size"), F.lit(1)).cast("double")), F.log(F.lit(16.0))) / F.log(F.lit(16.0))
+    copies = (
+        0.1
+        * F.least(F.log(F.coalesce(F.col("cluster_size"), F.lit(1)).cast("double")), F.log(F.lit(16.0)))
+        / F.log(F.lit(16.0))
+    )
     total, weights = config.quality_weight * F.col("quality") + copies, F.lit(config.quality_weight)
     for name, weight in (("popularity", config.popularity_weight), ("reliability", config.reliability_weight)):
         total = total + F.when(F.col(name).isNotNull(), F.lit(weight) * F.col(name)).otherwise(F.lit(0.0))
         weights = weights + F.when(F.col(name).isNotNull(), F.lit(weight)).otherwise(F.lit(0.0))
     rows = rows.withColumn("score", F.round(total / weights, 9))
     by_score = Window.partitionBy("source").orderBy("score", "doc_id")
-    rows = rows.withColumn("percentile", F.percent_rank().over(by_score)).withColumn("among", F.count("*").over(Window.partitionBy("source")))
+    rows = rows.withColumn("percentile", F.percent_rank().over(by_score)).withColumn(
+        "among", F.count("*").over(Window.partitionBy("source"))
+    )
     keep = (F.col("percentile") >= config.min_percentile) | (F.col("among") < config.min_source_documents)
-    bucket = F.when(F.col("percentile") >= config.high_from, 2.0).when(F.col("percentile") >= config.middle_from, 1.0).otherwise(0.0)
+    bucket = (
+        F.when(F.col("percentile") >= config.high_from, 2.0)
+        .when(F.col("percentile") >= config.middle_from, 1.0)
+        .otherwise(0.0)
+    )
     frame = rows.select(
-        "doc_id", keep.alias("keep"), F.when(keep, F.lit("")).otherwise(F.lit("below_selection_percentile")).alias("reason"),
-        F.when(keep, F.lit("")).otherwise(F.concat(F.lit("percentile "), F.round("percentile", 4).cast("string"))).alias("detail"),
+        "doc_id",
+        keep.alias("keep"),
+        F.when(keep, F.lit("")).otherwise(F.lit("below_selection_percentile")).alias("reason"),
+        F.when(keep, F.lit(""))
+        .otherwise(F.concat(F.lit("percentile "), F.round("percentile", 4).cast("string")))
+        .alias("detail"),
         "quality",
         F.create_map(F.lit("selection_bucket"), bucket, F.lit("selection_score"), F.col("score")).alias("signals"),
     )

@@ -28,7 +28,9 @@ def run(config: EvaluationJobConfig) -> dict[str, Any]:
 
     accuracies = _few_shot(config)
     curves = [
-        curve_of(model.name, model.non_embedding_parameters, read_history(model.history)) for model in config.models if model.history
+        curve_of(model.name, model.non_embedding_parameters, read_history(model.history))
+        for model in config.models
+        if model.history
     ]
     found = crossings(curves)
     if curves:
@@ -37,7 +39,10 @@ def run(config: EvaluationJobConfig) -> dict[str, Any]:
         writer = csv.writer(table)
         writer.writerow(["size", "non_embedding_parameters", "tokens", "flops", "loss"])
         for curve in curves:
-            writer.writerows([curve.name, curve.non_embedding_parameters, *point] for point in zip(curve.tokens, curve.flops, curve.loss, strict=True))
+            writer.writerows(
+                [curve.name, curve.non_embedding_parameters, *point]
+                for point in zip(curve.tokens, curve.flops, curve.loss, strict=True)
+            )
         storage.write_bytes(storage.join(config.output, "waterfall.csv"), table.getvalue().encode())
     for line in describe(found):
         log.info("%s", line)
@@ -53,12 +58,25 @@ def _few_shot(config: EvaluationJobConfig) -> dict[str, Any]:
     if not settings.nsmc_shots or not settings.nsmc_test:
         return {}
     tokenizer = MorphemeTokenizer.load(config.tokenizer)
-    shots, test = read_reviews(data_path(settings.nsmc_shots)), read_reviews(data_path(settings.nsmc_test))[: settings.max_test]
+    shots, test = (
+        read_reviews(data_path(settings.nsmc_shots)),
+        read_reviews(data_path(settings.nsmc_test))[: settings.max_test],
+    )
     results = {}
     for model in config.models:
-        accuracy = evaluate(load_model(model.folder), tokenizer, shots, test, settings.shots, settings.prompt_sets, config.seed)
+        accuracy = evaluate(
+            load_model(model.folder), tokenizer, shots, test, settings.shots, settings.prompt_sets, config.seed
+        )
         results[model.name] = asdict(accuracy)
-        log.info("%s: NSMC-style accuracy %.3f (95%% %.3f to %.3f, %d reviews, %d shots)", model.name, accuracy.accuracy, accuracy.low, accuracy.high, accuracy.reviews, accuracy.shots)
+        log.info(
+            "%s: NSMC-style accuracy %.3f (95%% %.3f to %.3f, %d reviews, %d shots)",
+            model.name,
+            accuracy.accuracy,
+            accuracy.low,
+            accuracy.high,
+            accuracy.reviews,
+            accuracy.shots,
+        )
     return results
 
 
@@ -74,7 +92,9 @@ def main() -> None:
         storage.write_json(storage.join(config.output, "result.json"), run(config))
     except HyperclovaError as error:
         traceback.print_exc()
-        storage.write_json(storage.join(output, "cause-0.json"), {**error.to_dict(), "exit_code": error.exit_code, "time": time.time()})
+        storage.write_json(
+            storage.join(output, "cause-0.json"), {**error.to_dict(), "exit_code": error.exit_code, "time": time.time()}
+        )
         sys.exit(error.exit_code)
 
 

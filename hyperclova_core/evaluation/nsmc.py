@@ -51,22 +51,43 @@ def read_reviews(path: str) -> list[Review]:
     """
     local = storage.local_path(path)
     if not local.exists():
-        raise DataError("An evaluation file is missing", where=path, why="no such file", remedy="give a TSV file with the columns id, document, label")
+        raise DataError(
+            "An evaluation file is missing",
+            where=path,
+            why="no such file",
+            remedy="give a TSV file with the columns id, document, label",
+        )
     reviews = []
     with local.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not rows.fieldnames or not {"document", "label"} <= set(rows.fieldnames):
-            raise DataError("An evaluation file is not in NSMC's format", where=path, why=f"its first line is {rows.fieldnames}", remedy="the first line must be: id, document, label (tabs between)")
+            raise DataError(
+                "An evaluation file is not in NSMC's format",
+                where=path,
+                why=f"its first line is {rows.fieldnames}",
+                remedy="the first line must be: id, document, label (tabs between)",
+            )
         for number, row in enumerate(rows, start=2):
             if row["label"] not in ("0", "1"):
-                raise DataError("A label is neither 0 nor 1", where=f"{path}:{number}", why=f"it is {row['label']!r}", remedy="correct the line")
+                raise DataError(
+                    "A label is neither 0 nor 1",
+                    where=f"{path}:{number}",
+                    why=f"it is {row['label']!r}",
+                    remedy="correct the line",
+                )
             if (row["document"] or "").strip():
                 reviews.append(Review(row["document"].strip(), int(row["label"])))
     return reviews
 
 
 def evaluate(
-    model: WholeModel, tokenizer: MorphemeTokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, sets: int, seed: int
+    model: WholeModel,
+    tokenizer: MorphemeTokenizer,
+    shots: Sequence[Review],
+    test: Sequence[Review],
+    count: int,
+    sets: int,
+    seed: int,
 ) -> Accuracy:
     """Accuracy with `count` shots a prompt, as many as the context holds, balanced between labels and drawn by seed."""
     by_set = []
@@ -77,7 +98,9 @@ def evaluate(
         by_set.append(sum(right) / len(right))
     mean = sum(by_set) / len(by_set)
     low, high = wilson(mean, len(test))
-    return Accuracy(round(mean, 4), round(low, 4), round(high, 4), len(test), used, tuple(round(value, 4) for value in by_set))
+    return Accuracy(
+        round(mean, 4), round(low, 4), round(high, 4), len(test), used, tuple(round(value, 4) for value in by_set)
+    )
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -87,7 +110,9 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _prompt(tokenizer: MorphemeTokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, context: int, seed: int) -> tuple[list[int], int]:
+def _prompt(
+    tokenizer: MorphemeTokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, context: int, seed: int
+) -> tuple[list[int], int]:
     generator = np.random.Generator(np.random.PCG64(seed))
     order = generator.permutation(len(shots))
     pools = {label: [int(index) for index in order if shots[int(index)].label == label] for label in (0, 1)}

@@ -23,7 +23,12 @@ def _resources(config: EvaluateConfig) -> dict[str, str]:
         if value:
             path = data_path(value)
             if not storage.exists(path):
-                raise ConfigError("An evaluation file is missing", where=path, why=f"`evaluate.{name}` names it", remedy="correct the recipe, or put the file there")
+                raise ConfigError(
+                    "An evaluation file is missing",
+                    where=path,
+                    why=f"`evaluate.{name}` names it",
+                    remedy="correct the recipe, or put the file there",
+                )
             found[name] = file_checksum(path)
     return found
 
@@ -32,12 +37,17 @@ def job_config(inputs: Mapping[str, Dataset], config: EvaluateConfig, output: st
     """What the program is told; inputs are `tokenizer` and one `train-SIZE` a model."""
     models = tuple(
         ModelEntry(
-            name=name.removeprefix("train-"), folder=model_folder(dataset), history=history_path(dataset),
+            name=name.removeprefix("train-"),
+            folder=model_folder(dataset),
+            history=history_path(dataset),
             non_embedding_parameters=dataset.manifest.info["result"]["non_embedding_parameters"],
         )
-        for name, dataset in inputs.items() if name.startswith("train-")
+        for name, dataset in inputs.items()
+        if name.startswith("train-")
     )
-    return EvaluationJobConfig(evaluate=config, models=models, tokenizer=tokenizer_folder(inputs["tokenizer"]), output=output, seed=seed)
+    return EvaluationJobConfig(
+        evaluate=config, models=models, tokenizer=tokenizer_folder(inputs["tokenizer"]), output=output, seed=seed
+    )
 
 
 @artifact_stage("evaluate", version="1", resources=_resources)
@@ -50,7 +60,9 @@ def evaluate(inputs: Mapping[str, Dataset], config: EvaluateConfig, context: Sta
     root, folder = context.target.root(False), context.attempt_path
     base = storage.join(root, folder)
     if not storage.exists(storage.join(base, "result.json")):
-        raise DataError("The evaluation left no result", where=base, why="its job has not ended well", remedy="see job.log there")
+        raise DataError(
+            "The evaluation left no result", where=base, why="its job has not ended well", remedy="see job.log there"
+        )
     result = storage.read_json(storage.join(base, "result.json"))
     files = [plain_file_entry(root, f"{folder}/{name}") for name in OUTPUTS if storage.exists(storage.join(base, name))]
     custom = {f"nsmc_accuracy_{name}": float(values["accuracy"]) for name, values in result["nsmc"].items()}

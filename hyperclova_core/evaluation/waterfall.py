@@ -35,7 +35,13 @@ def curve_of(name: str, parameters: int, rows: Sequence[dict[str, Any]]) -> Curv
         return np.asarray([row[key] for row in source], np.float64)
 
     return Curve(
-        name, parameters, column(rows, "tokens"), column(rows, "training_flops"), column(rows, "loss"), column(held, "tokens"), column(held, "validation_loss"),
+        name,
+        parameters,
+        column(rows, "tokens"),
+        column(rows, "training_flops"),
+        column(rows, "loss"),
+        column(held, "tokens"),
+        column(held, "validation_loss"),
     )
 
 
@@ -58,8 +64,13 @@ def crossings(curves: Sequence[Curve]) -> list[dict[str, Any]]:
         if len(small.validation_tokens) < 2 or len(large.validation_tokens) < 2:
             continue
         grid = np.unique(np.concatenate([small.validation_tokens, large.validation_tokens]))
-        grid = grid[(grid >= max(small.validation_tokens[0], large.validation_tokens[0])) & (grid <= min(small.validation_tokens[-1], large.validation_tokens[-1]))]
-        gap = np.interp(grid, large.validation_tokens, large.validation_loss) - np.interp(grid, small.validation_tokens, small.validation_loss)
+        grid = grid[
+            (grid >= max(small.validation_tokens[0], large.validation_tokens[0]))
+            & (grid <= min(small.validation_tokens[-1], large.validation_tokens[-1]))
+        ]
+        gap = np.interp(grid, large.validation_tokens, large.validation_loss) - np.interp(
+            grid, small.validation_tokens, small.validation_loss
+        )
         at: float | None
         if gap[-1] >= 0:
             at = None
@@ -90,7 +101,9 @@ def draw(curves: Sequence[Curve], path: str) -> None:
             axis.plot(x, smooth(curve.loss), color=colour, label=label)
         flops = np.interp(curve.validation_tokens, curve.tokens, curve.flops)
         for axis, x in zip(axes, (curve.validation_tokens, flops), strict=True):
-            axis.plot(x, curve.validation_loss, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
+            axis.plot(
+                x, curve.validation_loss, "o", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5
+            )
     for axis, label in zip(axes, ("training tokens", "training compute (FLOPs)"), strict=True):
         axis.set_xscale("log")
         axis.set_xlabel(label)
@@ -109,9 +122,15 @@ def describe(found: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for item in found:
         if item["tokens"] is None:
-            lines.append(f"{item['larger']} has not passed {item['smaller']} yet (behind by {item['final_gap']:.3f} nats)")
+            lines.append(
+                f"{item['larger']} has not passed {item['smaller']} yet (behind by {item['final_gap']:.3f} nats)"
+            )
         elif math.isclose(item["tokens"], 0.0):
-            lines.append(f"{item['larger']} was ahead of {item['smaller']} all along (by {-item['final_gap']:.3f} nats at the end)")
+            lines.append(
+                f"{item['larger']} was ahead of {item['smaller']} all along (by {-item['final_gap']:.3f} nats at the end)"
+            )
         else:
-            lines.append(f"{item['larger']} passed {item['smaller']} at {item['tokens']:,.0f} tokens (ahead by {-item['final_gap']:.3f} nats at the end)")
+            lines.append(
+                f"{item['larger']} passed {item['smaller']} at {item['tokens']:,.0f} tokens (ahead by {-item['final_gap']:.3f} nats at the end)"
+            )
     return lines

@@ -32,17 +32,25 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            "Cannot read the configuration file", where=str(path), why=error.strerror or str(error), remedy="check the path"
+            "Cannot read the configuration file",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="check the path",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            "The configuration file is not valid YAML", where=str(path), why=str(error).replace("\n", " "), remedy="correct the syntax"
+            "The configuration file is not valid YAML",
+            where=str(path),
+            why=str(error).replace("\n", " "),
+            remedy="correct the syntax",
         ) from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(
-            "The configuration file is not a mapping", where=str(path), why=f"its top level is a {type(value).__name__}",
+            "The configuration file is not a mapping",
+            where=str(path),
+            why=f"its top level is a {type(value).__name__}",
             remedy="write `key: value` lines",
         )
     return value
@@ -69,7 +77,9 @@ def parse(model: type[ConfigT], data: Mapping[str, Any], where: str) -> ConfigT:
                 reasons.append(f"`{key}`: {item['msg']}")
         raise ConfigError(
             f"The configuration of {model.__name__.removesuffix('Config').lower()} is not valid",
-            where=where, why="; ".join(reasons), remedy="correct or remove the named keys",
+            where=where,
+            why="; ".join(reasons),
+            remedy="correct or remove the named keys",
         ) from error
 
 
@@ -112,7 +122,9 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(
-                    "A setting goes through a plain value", where=f"--set {setting}", why=f"`{parent}` is not a mapping",
+                    "A setting goes through a plain value",
+                    where=f"--set {setting}",
+                    why=f"`{parent}` is not a mapping",
                     remedy="set the key above it",
                 )
         node[last] = yaml.safe_load(raw)

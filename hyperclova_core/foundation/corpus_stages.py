@@ -56,15 +56,23 @@ def run_corpus_stage(
     decided = _write_decisions(decisions, context, dataset)
     units = [
         {
-            "identity": {"checksum": entry.checksum, "bucket": entry.bucket, "decisions": file_checksum(decided[entry.bucket or 0])},
-            "path": path, "bucket": entry.bucket, "decisions": decided[entry.bucket or 0],
+            "identity": {
+                "checksum": entry.checksum,
+                "bucket": entry.bucket,
+                "decisions": file_checksum(decided[entry.bucket or 0]),
+            },
+            "path": path,
+            "bucket": entry.bucket,
+            "decisions": decided[entry.bucket or 0],
         }
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
     ]
     work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
     results, _ = run_units(context.engine, context.target, work, units, "merge")
     tables = {
-        name: Table(files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted)
+        name: Table(
+            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted
+        )
         for name, restricted in (("documents", definition.restricted), ("rejected", True))
     }
     for name, extra in decisions.extras.items():
@@ -83,7 +91,11 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
 
     buckets = len(dataset.files())
     shift = 32 - (buckets.bit_length() - 1)
-    bucket = F.shiftright(F.conv(F.substring("doc_id", 1, 8), 16, 10).cast("long"), shift) if buckets > 1 else F.lit(0).cast("long")
+    bucket = (
+        F.shiftright(F.conv(F.substring("doc_id", 1, 8), 16, 10).cast("long"), shift)
+        if buckets > 1
+        else F.lit(0).cast("long")
+    )
     folder = storage.join(context.target.root(True), context.attempt_path, "decisions")
     storage.make_folder(folder)
 
@@ -101,15 +113,23 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
                 writer.write(part)
         if writer is not None:
             written.append(writer.close())
-        yield pa.RecordBatch.from_pydict({"entry": [entry.model_dump_json() for entry in written]}, schema=pa.schema([("entry", pa.string())]))
+        yield pa.RecordBatch.from_pydict(
+            {"entry": [entry.model_dump_json() for entry in written]}, schema=pa.schema([("entry", pa.string())])
+        )
 
-    ordered = decisions.frame.withColumn("bucket", bucket).repartition(buckets, "bucket").sortWithinPartitions("bucket", "doc_id")
+    ordered = (
+        decisions.frame.withColumn("bucket", bucket)
+        .repartition(buckets, "bucket")
+        .sortWithinPartitions("bucket", "doc_id")
+    )
     entries = [json.loads(row["entry"]) for row in ordered.mapInArrow(write, "entry string").collect()]
     paths = {entry["bucket"]: storage.join(folder, entry["path"]) for entry in entries}
     expected = {entry.bucket for entry in dataset.table("documents").files if entry.rows}
     if set(paths) != expected:
         raise DataError(
-            f"Stage {context.stage} did not decide on every bucket", where=dataset.uri, why=f"{len(paths)} of {len(expected)} buckets",
+            f"Stage {context.stage} did not decide on every bucket",
+            where=dataset.uri,
+            why=f"{len(paths)} of {len(expected)} buckets",
             remedy="this is a bug of the stage",
         )
     for entry in dataset.table("documents").files:
@@ -120,14 +140,19 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
     return paths
 
 
-
-
 def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: StageContext) -> dict[str, Any]:
     decided = pq.read_table(storage.local_path(unit["decisions"]))
     tally = Tally()
     writers = {
-        "documents": TableWriter(context.target.root(restricted), bucket_path(context, "documents", unit["bucket"]), DOCUMENT_SCHEMA, unit["bucket"]),
-        "rejected": TableWriter(context.target.root(True), bucket_path(context, "rejected", unit["bucket"]), REJECTED_SCHEMA, unit["bucket"]),
+        "documents": TableWriter(
+            context.target.root(restricted),
+            bucket_path(context, "documents", unit["bucket"]),
+            DOCUMENT_SCHEMA,
+            unit["bucket"],
+        ),
+        "rejected": TableWriter(
+            context.target.root(True), bucket_path(context, "rejected", unit["bucket"]), REJECTED_SCHEMA, unit["bucket"]
+        ),
     }
     position = 0
     with pq.ParquetFile(storage.local_path(unit["path"])) as file:
@@ -135,10 +160,15 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
             tally.see_in(documents)
             part = decided.slice(position, documents.num_rows).combine_chunks()
             position += documents.num_rows
-            if part.num_rows != documents.num_rows or part.column("doc_id").to_pylist() != documents.column("doc_id").to_pylist():
+            if (
+                part.num_rows != documents.num_rows
+                or part.column("doc_id").to_pylist() != documents.column("doc_id").to_pylist()
+            ):
                 raise DataError(
-                    f"Stage {stage} did not decide once on each document", where=unit["path"],
-                    why="its decisions name other documents than the bucket holds", remedy="this is a bug of the stage",
+                    f"Stage {stage} did not decide once on each document",
+                    where=unit["path"],
+                    why="its decisions name other documents than the bucket holds",
+                    remedy="this is a bug of the stage",
                 )
             documents = _with_columns(documents, part)
             keep = part.column("keep").combine_chunks()
@@ -151,7 +181,9 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
             tally.see_rejected(dropped, reasons)
     if position != decided.num_rows:
         raise DataError(
-            f"Stage {stage} decided on more documents than there are", where=unit["path"], why=f"{decided.num_rows} instead of {position}",
+            f"Stage {stage} decided on more documents than there are",
+            where=unit["path"],
+            why=f"{decided.num_rows} instead of {position}",
             remedy="this is a bug of the stage",
         )
     entries = {name: writer.close() for name, writer in writers.items()}

@@ -156,7 +156,9 @@ class Dataset:
         """
         if name not in self.manifest.tables:
             raise DataError(
-                f"The dataset has no table `{name}`", where=self.uri, why=f"it has {', '.join(sorted(self.manifest.tables)) or 'none'}",
+                f"The dataset has no table `{name}`",
+                where=self.uri,
+                why=f"it has {', '.join(sorted(self.manifest.tables)) or 'none'}",
                 remedy="give a dataset of another stage",
             )
         return self.manifest.tables[name]
@@ -173,7 +175,9 @@ class Dataset:
             return DOCUMENT_SCHEMA.empty_table() if table == "documents" else pa.table({})
         return pa.concat_tables(parts)
 
-    def batches(self, table: str = "documents", columns: list[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, table: str = "documents", columns: list[str] | None = None, rows: int = 1024
+    ) -> Iterator[pa.RecordBatch]:
         """A table streamed in order."""
         for path in self.files(table):
             with pq.ParquetFile(storage.local_path(path)) as file:
@@ -196,10 +200,15 @@ def _verify_file(path: str, entry: FileEntry, checksums: bool) -> None:
         raise DataError("A file of a dataset is missing", where=path, why="the manifest names it", remedy=remedy)
     if storage.size(path) != entry.bytes:
         raise DataError(
-            "A file of a dataset has the wrong size", where=path, why=f"{storage.size(path)} bytes instead of {entry.bytes}", remedy=remedy
+            "A file of a dataset has the wrong size",
+            where=path,
+            why=f"{storage.size(path)} bytes instead of {entry.bytes}",
+            remedy=remedy,
         )
     if checksums and file_checksum(path) != entry.checksum:
-        raise DataError("A file of a dataset was altered", where=path, why="its checksum differs from the manifest's", remedy=remedy)
+        raise DataError(
+            "A file of a dataset was altered", where=path, why="its checksum differs from the manifest's", remedy=remedy
+        )
 
 
 def file_checksum(path: str) -> str:
@@ -226,12 +235,16 @@ def read_manifest(uri: str) -> Manifest | None:
         manifest = Manifest.model_validate(storage.read_json(path))
     except ValidationError as error:
         raise DataError(
-            "The manifest of a dataset is damaged", where=path, why=f"{error.error_count()} fields are not valid",
+            "The manifest of a dataset is damaged",
+            where=path,
+            why=f"{error.error_count()} fields are not valid",
             remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
         ) from error
     if manifest.digest != content_digest(manifest.tables, manifest.counters):
         raise DataError(
-            "The manifest of a dataset was edited", where=path, why="its digest does not match what it lists",
+            "The manifest of a dataset was edited",
+            where=path,
+            why="its digest does not match what it lists",
             remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
         )
     return manifest
@@ -246,7 +259,9 @@ def open_dataset(uri: str) -> Dataset:
     manifest = read_manifest(uri)
     if manifest is None:
         raise DataError(
-            "No committed dataset here", where=uri, why=f"there is no {MANIFEST}",
+            "No committed dataset here",
+            where=uri,
+            why=f"there is no {MANIFEST}",
             remedy="give the folder that a stage wrote (its --output), or run the stage first",
         )
     attempt_path = storage.join(uri, "attempt.json")
@@ -259,7 +274,10 @@ def content_digest(tables: Mapping[str, Table], counters: Counters) -> str:
     """Identity of what a dataset says: rows and counters, without paths, layout, attempt or time."""
     return fingerprint(
         {
-            "tables": {name: [[entry.rows, entry.digest, entry.bucket] for entry in table.files] for name, table in tables.items()},
+            "tables": {
+                name: [[entry.rows, entry.digest, entry.bucket] for entry in table.files]
+                for name, table in tables.items()
+            },
             "counters": counters.model_dump(exclude={"custom"}),
         }
     )
@@ -297,7 +315,9 @@ class TableWriter:
         self._pending_rows = self._rows = self._text_bytes = 0
         storage.make_folder(os.path.dirname(storage.join(root, path)))
         self._temporary = storage.join(root, f"{path}.{uuid.uuid4().hex}.part")
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True)
+        self._writer = pq.ParquetWriter(
+            self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True
+        )
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; the batch has the writer's columns."""
@@ -331,8 +351,13 @@ class TableWriter:
         with storage.replacing(final) as name:
             os.replace(self._temporary, name)
         return FileEntry(
-            path=self._path, rows=self._rows, bytes=storage.size(final), checksum=file_checksum(final),
-            digest=self._hasher.hexdigest(), bucket=self._bucket, text_bytes=self._text_bytes,
+            path=self._path,
+            rows=self._rows,
+            bytes=storage.size(final),
+            checksum=file_checksum(final),
+            digest=self._hasher.hexdigest(),
+            bucket=self._bucket,
+            text_bytes=self._text_bytes,
         )
 
     def abandon(self) -> None:

@@ -27,7 +27,12 @@ def bucket_path(context: StageContext, table: str, bucket: int) -> str:
 
 def rejected_batch(documents: pa.RecordBatch, stage: str, reasons: list[str], details: list[str]) -> pa.RecordBatch:
     """Documents that fall out, with the stage and the reason."""
-    columns = [*documents.columns, pa.array([stage] * len(reasons), pa.string()), pa.array(reasons, pa.string()), pa.array(details, pa.string())]
+    columns = [
+        *documents.columns,
+        pa.array([stage] * len(reasons), pa.string()),
+        pa.array(reasons, pa.string()),
+        pa.array(details, pa.string()),
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=REJECTED_SCHEMA)
 
 
@@ -60,7 +65,8 @@ def _gather(definition: StageDefinition, results: list[dict[str, Any]]) -> dict[
     restricted.update({name: name in definition.restricted_extras for name in definition.extras})
     return {
         name: Table(
-            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted[name]
+            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results),
+            restricted=restricted[name],
         )
         for name in restricted
     }
@@ -75,7 +81,9 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
     writers = {
         name: TableWriter(
             context.target.root(restricted.get(name, name in definition.restricted_extras)),
-            bucket_path(context, name, unit["bucket"]), schema, unit["bucket"],
+            bucket_path(context, name, unit["bucket"]),
+            schema,
+            unit["bucket"],
         )
         for name, schema in schemas.items()
     }
@@ -86,7 +94,9 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
                 answer = definition.function(documents, settings, context)
                 _check(answer, definition, unit["path"])
                 writers["documents"].write(answer.kept)
-                writers["rejected"].write(rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details))
+                writers["rejected"].write(
+                    rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details)
+                )
                 for name, extra in answer.extras.items():
                     writers[name].write(extra)
                 tally.see_kept(answer.kept)
@@ -101,12 +111,18 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
         storage.join(context.target.root(restricted.get(name, name in definition.restricted_extras)), entry.path)
         for name, entry in entries.items()
     ]
-    return {"files": files, "tables": {name: entry.model_dump() for name, entry in entries.items()}, "tally": tally.to_dict()}
+    return {
+        "files": files,
+        "tables": {name: entry.model_dump() for name, entry in entries.items()},
+        "tally": tally.to_dict(),
+    }
 
 
 def _check(answer: StageBatch, definition: StageDefinition, path: str) -> None:
     if not answer.rejected.num_rows == len(answer.reasons) == len(answer.details):
         raise DataError(
             f"Stage {definition.name} gave {answer.rejected.num_rows} rejected documents and {len(answer.reasons)} reasons",
-            where=path, why="each dropped document has exactly one reason", remedy="this is a bug of the stage",
+            where=path,
+            why="each dropped document has exactly one reason",
+            remedy="this is a bug of the stage",
         )

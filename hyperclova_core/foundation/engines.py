@@ -35,7 +35,9 @@ SPARK_SETTINGS = {
 class LocalEngine:
     """Units one after the other in this process; starts Spark only if a corpus stage asks for it."""
 
-    def __init__(self, settings: dict[str, str] | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, settings: dict[str, str] | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> None:
         self._settings = settings or {}
         self._session: SparkSession | None = None
         self._progress = progress
@@ -122,6 +124,8 @@ def start_session(name: str, settings: dict[str, str]) -> SparkSession:
     try:
         session = builder.getOrCreate()
     except (PySparkRuntimeError, FileNotFoundError) as error:
-        raise ConfigError("Spark cannot start", where="spark session", why=str(error).splitlines()[0], remedy=java_hint()) from error
+        raise ConfigError(
+            "Spark cannot start", where="spark session", why=str(error).splitlines()[0], remedy=java_hint()
+        ) from error
     session.sparkContext.setLogLevel(settings.get("spark.log.level", SPARK_SETTINGS["spark.log.level"]))
     return session

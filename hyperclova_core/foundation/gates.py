@@ -37,9 +37,13 @@ class GateConfig(Config):
     max_rejected_share: float = Field(1.0, ge=0, le=1)
     max_quarantined_share: float = Field(0.05, ge=0, le=1)
     max_rejected_share_by_source: float = Field(1.0, ge=0, le=1)
-    min_language_share: dict[str, float] = Field(default_factory=dict, description="language → share of the sample, at least")
+    min_language_share: dict[str, float] = Field(
+        default_factory=dict, description="language → share of the sample, at least"
+    )
     max_null_share: dict[str, float] = Field(default_factory=dict, description="column → share of the sample, at most")
-    forbidden_patterns: tuple[str, ...] = Field((), description="regular expressions that no text of the sample may match")
+    forbidden_patterns: tuple[str, ...] = Field(
+        (), description="regular expressions that no text of the sample may match"
+    )
     sample_rows: int = Field(1000, ge=1)
 
 
@@ -72,7 +76,8 @@ def check_gates(dataset: Dataset, config: GateConfig, docs_folder: str) -> dict[
             " (the stage's output is kept: only the gates run again)",
         )
     storage.create_once(
-        storage.join(dataset.uri, "gates", f"{gate_identity(config)}.json"), storage.pretty_json({"config": config.model_dump(mode="json"), **summary})
+        storage.join(dataset.uri, "gates", f"{gate_identity(config)}.json"),
+        storage.pretty_json({"config": config.model_dump(mode="json"), **summary}),
     )
     return summary
 
@@ -81,7 +86,9 @@ def counters_row(counters: Counters) -> dict[str, float]:
     """The numbers that thresholds speak of."""
     rows = max(1, counters.rows_in)
     shares = [
-        counts.get("rejected", 0) / counts["in"] for counts in counters.by_source.values() if counts.get("in", 0) >= NAMED_ROWS
+        counts.get("rejected", 0) / counts["in"]
+        for counts in counters.by_source.values()
+        if counts.get("in", 0) >= NAMED_ROWS
     ]
     return {
         "rows_in": counters.rows_in,
@@ -102,7 +109,11 @@ def seeded_sample(dataset: Dataset, rows: int) -> pa.Table:
             first = next(file.iter_batches(batch_size=each, columns=["doc_id", "text", "source", "language"]), None)
         if first is not None:
             parts.append(pa.Table.from_batches([first]))
-    return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in ("doc_id", "text", "source", "language")})
+    return (
+        pa.concat_tables(parts)
+        if parts
+        else pa.table({name: pa.array([], pa.string()) for name in ("doc_id", "text", "source", "language")})
+    )
 
 
 def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[dict[str, Any]]:
@@ -121,7 +132,7 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
         suites[0][2].extend(_share_expectations(config, sample, suites[0][1]))
         if sample.num_rows:
             suites.append((f"{stage}.sample", sample.to_pandas(), _sample_expectations(config)))
-    results = []
+    results: list[dict[str, Any]] = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         context = gx.get_context(mode="file", project_root_dir=str(storage.local_path(docs_folder)))
@@ -130,12 +141,16 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
         for name, frame, expectations in suites:
             batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
             suite = context.suites.add_or_update(gx.ExpectationSuite(name=name, expectations=expectations))
-            definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+            definition = context.validation_definitions.add_or_update(
+                gx.ValidationDefinition(name=name, data=batch, suite=suite)
+            )
             checkpoint = context.checkpoints.add_or_update(
                 gx.Checkpoint(
-                    name=name, validation_definitions=[definition],
+                    name=name,
+                    validation_definitions=[definition],
                     result_format={
-                        "result_format": "COMPLETE", "exclude_unexpected_values": True,
+                        "result_format": "COMPLETE",
+                        "exclude_unexpected_values": True,
                         **({"unexpected_index_column_names": ["doc_id"]} if name.endswith(".sample") else {}),
                     },
                 )
@@ -154,7 +169,9 @@ def _counter_expectations(config: GateConfig) -> list[Expectation]:
         gxe.ExpectColumnMaxToBeBetween(column="kept", min_value=config.min_rows),
         gxe.ExpectColumnMaxToBeBetween(column="rejected_share", max_value=config.max_rejected_share),
         gxe.ExpectColumnMaxToBeBetween(column="quarantined_share", max_value=config.max_quarantined_share),
-        gxe.ExpectColumnMaxToBeBetween(column="worst_source_rejected_share", max_value=config.max_rejected_share_by_source),
+        gxe.ExpectColumnMaxToBeBetween(
+            column="worst_source_rejected_share", max_value=config.max_rejected_share_by_source
+        ),
     ]
 
 
@@ -179,9 +196,12 @@ def _sample_expectations(config: GateConfig) -> list[Expectation]:
         gxe.ExpectColumnValuesToNotBeNull(column="text"),
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1),
     ]
-    expectations.extend(gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=pattern) for pattern in config.forbidden_patterns)
     expectations.extend(
-        gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=1 - share) for column, share in sorted(config.max_null_share.items())
+        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=pattern) for pattern in config.forbidden_patterns
+    )
+    expectations.extend(
+        gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=1 - share)
+        for column, share in sorted(config.max_null_share.items())
     )
     return expectations
 
@@ -192,17 +212,30 @@ def _plain(suite: str, result: dict[str, Any]) -> dict[str, Any]:
     rows = [item["doc_id"] for item in detail.get("unexpected_index_list") or [] if "doc_id" in item]
     ids = [doc_id for row in rows for doc_id in (row if isinstance(row, list) else [row])]
     return {
-        "suite": suite, "expectation": result["expectation_config"]["type"], "kwargs": kwargs, "success": bool(result["success"]),
-        "observed": detail.get("observed_value"), "unexpected": detail.get("unexpected_count", 0), "doc_ids": ids[:NAMED_ROWS],
+        "suite": suite,
+        "expectation": result["expectation_config"]["type"],
+        "kwargs": kwargs,
+        "success": bool(result["success"]),
+        "observed": detail.get("observed_value"),
+        "unexpected": detail.get("unexpected_count", 0),
+        "doc_ids": ids[:NAMED_ROWS],
         "error": (result.get("exception_info") or {}).get("exception_message"),
     }
 
 
 def _explain(result: dict[str, Any]) -> str:
-    limits = ", ".join(f"{key} {value}" for key, value in sorted(result["kwargs"].items()) if key != "column" and value is not None)
-    text = f"{result['kwargs'].get('column', result['suite'])}: {result['expectation'].removeprefix('expect_')}({limits})"
+    limits = ", ".join(
+        f"{key} {value}" for key, value in sorted(result["kwargs"].items()) if key != "column" and value is not None
+    )
+    text = (
+        f"{result['kwargs'].get('column', result['suite'])}: {result['expectation'].removeprefix('expect_')}({limits})"
+    )
     if result["observed"] is not None:
-        text += f", found {result['observed']:.4g}" if isinstance(result["observed"], float) else f", found {result['observed']}"
+        text += (
+            f", found {result['observed']:.4g}"
+            if isinstance(result["observed"], float)
+            else f", found {result['observed']}"
+        )
     if result["doc_ids"]:
         text += f", doc_ids {', '.join(result['doc_ids'])}"
     return text + (f" ({result['error']})" if result["error"] else "")

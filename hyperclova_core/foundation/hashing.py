@@ -66,9 +66,7 @@ class ContentHasher:
         """Take in further rows; every call must have the same columns."""
         self._rows += batch.num_rows
         for field, column in zip(batch.schema, batch.columns, strict=True):
-            hasher = self._columns.setdefault(
-                f"{field.name}:{field.type}", hashlib.blake2b(digest_size=DIGEST_BYTES)
-            )
+            hasher = self._columns.setdefault(f"{field.name}:{field.type}", hashlib.blake2b(digest_size=DIGEST_BYTES))
             chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
             for chunk in chunks:
                 _hash_array(hasher, chunk)
@@ -86,7 +84,12 @@ def _hash_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
     kind = array.type
     if pa.types.is_null(kind):
         return
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    ):
         plain = pc.fill_null(array.cast(pa.large_binary()), b"")
         plain = pa.concat_arrays([plain])
         offsets = np.frombuffer(plain.buffers()[1], dtype=np.int64)[plain.offset : plain.offset + len(plain) + 1]

@@ -27,7 +27,13 @@ EXPERIMENT = "hyperclova"
 EVENT_TAG = "hyperclova.event"
 RUN_TAG = "hyperclova.run"
 DELIVERY_SECONDS = 20
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "PERMISSION_DENIED",
+)
 """Answers that another try would get again: such an event must not hold up those behind it."""
 BY_TOKENS = ("loss", "validation_loss")
 """Metrics that are logged a second time with tokens as the step, so that MLflow's own charts overlay model sizes."""
@@ -63,7 +69,9 @@ def deliver(warehouse: Warehouse) -> int:
             except (MlflowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 if getattr(error, "error_code", "") not in REFUSALS:
-                    log.warning("%d lineage events wait, MLflow cannot be reached: %s", len(storage.list_names(outbox)), reason)
+                    log.warning(
+                        "%d lineage events wait, MLflow cannot be reached: %s", len(storage.list_names(outbox)), reason
+                    )
                     return delivered
                 log.error("MLflow refuses a lineage event, kept in lineage/refused/%s: %s", name, reason)
                 _move(warehouse, name, "refused")
@@ -98,12 +106,19 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
         experiment = client.get_experiment_by_name(experiment_name)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
         tags = {
-            RUN_TAG: run.name, "hyperclova.recipe": record["recipe"]["name"], "hyperclova.code": record["code_version"],
-            "mlflow.runName": f"{record['recipe']['name']} {record['run_id']}", **record.get("tags", {}),
+            RUN_TAG: run.name,
+            "hyperclova.recipe": record["recipe"]["name"],
+            "hyperclova.code": record["code_version"],
+            "mlflow.runName": f"{record['recipe']['name']} {record['run_id']}",
+            **record.get("tags", {}),
         }
-        known = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.name}' and tags.`hyperclova.parent` = 'true'")
+        known = client.search_runs(
+            [experiment_id], f"tags.`{RUN_TAG}` = '{run.name}' and tags.`hyperclova.parent` = 'true'"
+        )
         made = known[0] if known else client.create_run(experiment_id, tags={**tags, "hyperclova.parent": "true"})
-        storage.create_once(path, storage.pretty_json({"experiment_id": experiment_id, "parent_run_id": made.info.run_id}))
+        storage.create_once(
+            path, storage.pretty_json({"experiment_id": experiment_id, "parent_run_id": made.info.run_id})
+        )
     ids = storage.read_json(path)
     return str(ids["experiment_id"]), str(ids["parent_run_id"])
 
@@ -121,7 +136,12 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
         if known:
             target = known[0].info.run_id
         else:
-            tags = {"mlflow.parentRunId": parent, "mlflow.runName": event["name"], EVENT_TAG: event["id"], **event.get("tags", {})}
+            tags = {
+                "mlflow.parentRunId": parent,
+                "mlflow.runName": event["name"],
+                EVENT_TAG: event["id"],
+                **event.get("tags", {}),
+            }
             target = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
     stamp = int(event["ended"] * 1000)
     client.log_batch(
@@ -136,7 +156,7 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
     for path, folder in event.get("artifacts", []):
         if os.path.isdir(path):
             client.log_artifacts(target, path, folder)
-        elif os.path.exists(path):
+        elif storage.exists(path):
             client.log_artifact(target, path, folder or None)
     if event.get("model"):
         _register_model(client, target, event["model"])
@@ -190,7 +210,10 @@ def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetIn
 
     for entry in entries:
         dataset = Dataset(
-            name=entry["name"], digest=entry["digest"], source_type="local", source=json.dumps({"uri": entry["uri"]}),
+            name=entry["name"],
+            digest=entry["digest"],
+            source_type="local",
+            source=json.dumps({"uri": entry["uri"]}),
             profile=json.dumps(entry.get("profile", {})),
         )
         yield DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])

@@ -16,7 +16,17 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.corpus_stages import run_corpus_stage
 from hyperclova_core.foundation.datasets import (
-    Counters, Dataset, InputReference, Manifest, Table, Target, commit, content_digest, new_attempt, open_dataset, read_manifest,
+    Counters,
+    Dataset,
+    InputReference,
+    Manifest,
+    Table,
+    Target,
+    commit,
+    content_digest,
+    new_attempt,
+    open_dataset,
+    read_manifest,
 )
 from hyperclova_core.foundation.document_stages import run_document_stage
 from hyperclova_core.foundation.gates import GateConfig, check_gates, passed_before
@@ -102,7 +112,8 @@ def _other_output(target: Target, manifest: Manifest, stage: str) -> Exception:
     from hyperclova_core.foundation.errors import ConfigError
 
     return ConfigError(
-        "The output folder holds another dataset", where=target.uri,
+        "The output folder holds another dataset",
+        where=target.uri,
         why=f"it was written by stage {manifest.stage} from other inputs or another configuration than this run of {stage}",
         remedy="choose another --output, or remove the folder",
     )
@@ -131,7 +142,9 @@ def execute(plan: StagePlan, engine: Engine) -> Outcome:
 def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int]:
     request, definition = plan.request, plan.request.definition
     attempt = new_attempt()
-    context = StageContext(definition.name, definition.version, request.seed, request.buckets, attempt, plan.target, engine)
+    context = StageContext(
+        definition.name, definition.version, request.seed, request.buckets, attempt, plan.target, engine
+    )
     tables: dict[str, Table]
     info: dict[str, Any] = {}
     taken = 0
@@ -154,7 +167,8 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
 def commit_artifact(plan: StagePlan, artifact: Artifact, attempt: str) -> tuple[Dataset, bool]:
     """Commit what an artifact stage (or a GPU job on its behalf) wrote; True when another attempt had been first."""
     tables = {
-        name: Table(files=tuple(entries), restricted=name in artifact.restricted) for name, entries in artifact.tables.items()
+        name: Table(files=tuple(entries), restricted=name in artifact.restricted)
+        for name, entries in artifact.tables.items()
     }
     dataset, created = _commit(plan, tables, artifact.counters, artifact.info, attempt)
     return dataset, not created
@@ -166,9 +180,17 @@ def _commit(
     request = plan.request
     counters.check_conservation(request.definition.name)
     manifest = Manifest(
-        stage=request.definition.name, stage_version=request.definition.version, fingerprint=plan.fingerprint,
-        config=request.config.model_dump(mode="json"), inputs=input_references(request), tables=tables, counters=counters,
-        digest=content_digest(tables, counters), buckets=request.buckets, restricted_folder=plan.target.restricted_folder, info=info,
+        stage=request.definition.name,
+        stage_version=request.definition.version,
+        fingerprint=plan.fingerprint,
+        config=request.config.model_dump(mode="json"),
+        inputs=input_references(request),
+        tables=tables,
+        counters=counters,
+        digest=content_digest(tables, counters),
+        buckets=request.buckets,
+        restricted_folder=plan.target.restricted_folder,
+        info=info,
     )
     return commit(plan.target, manifest, attempt, {"code_version": __version__, **request.made_by})
 

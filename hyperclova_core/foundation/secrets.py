@@ -30,7 +30,9 @@ def pseudonym_key() -> bytes:
         value = _kept_secret("pseudonym.key")
     if len(value) < MIN_KEY_CHARACTERS:
         raise ConfigError(
-            "The pseudonym key is too short", where=PSEUDONYM_VARIABLE, why=f"it has fewer than {MIN_KEY_CHARACTERS} characters",
+            "The pseudonym key is too short",
+            where=PSEUDONYM_VARIABLE,
+            why=f"it has fewer than {MIN_KEY_CHARACTERS} characters",
             remedy=f"export {PSEUDONYM_VARIABLE}=$(openssl rand -hex 32), and keep it: another key makes other pseudonyms",
         )
     return value.encode()

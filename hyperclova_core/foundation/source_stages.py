@@ -18,7 +18,13 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets import FileEntry, Table, TableWriter, file_checksum
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, RAW_KEPT_BYTES, REJECTED_SCHEMA, bucket_of
+from hyperclova_core.foundation.documents import (
+    DOCUMENT_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_KEPT_BYTES,
+    REJECTED_SCHEMA,
+    bucket_of,
+)
 from hyperclova_core.foundation.stages import SourceBatch, StageContext, StageDefinition, load_stage
 from hyperclova_core.foundation.tally import Tally
 from hyperclova_core.foundation.units import run_units
@@ -45,7 +51,11 @@ def group_files(files: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def describe_file(path: str, base: str, source: str) -> dict[str, Any]:
     """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
     return {
-        "path": path, "name": os.path.relpath(path, base), "source": source, "bytes": storage.size(path), "checksum": file_checksum(path),
+        "path": path,
+        "name": os.path.relpath(path, base),
+        "source": source,
+        "bytes": storage.size(path),
+        "checksum": file_checksum(path),
     }
 
 
@@ -54,7 +64,11 @@ def run_source_stage(
 ) -> tuple[dict[str, Table], Tally, int]:
     """Read all files, regroup their records by bucket: tables, counts, and units taken over."""
     assert context.engine is not None
-    shared = {"reference": definition.reference, "config": config.model_dump(mode="json"), "context": context.for_workers()}
+    shared: dict[str, Any] = {
+        "reference": definition.reference,
+        "config": config.model_dump(mode="json"),
+        "context": context.for_workers(),
+    }
     units = [
         {
             "identity": {"files": [[file["source"], file["name"], file["checksum"]] for file in group]},
@@ -67,7 +81,8 @@ def run_source_stage(
     staged = [path for result in read for path in result["staged"]]
     digest = [result["staged_digest"] for result in read]
     gather_units = [
-        {"identity": {"bucket": bucket, "staged": digest}, "bucket": bucket, "staged": staged} for bucket in range(context.buckets)
+        {"identity": {"bucket": bucket, "staged": digest}, "bucket": bucket, "staged": staged}
+        for bucket in range(context.buckets)
     ]
     gathered, taken_gathered = run_units(
         context.engine, context.target, partial(_gather_unit, context=context.for_workers()), gather_units, "gather"
@@ -78,7 +93,9 @@ def run_source_stage(
     tables = {
         "documents": _table(gathered, "documents"),
         "rejected": Table(files=_table(read, "rejected").files + _table(gathered, "rejected").files, restricted=True),
-        "quarantine": Table(files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True),
+        "quarantine": Table(
+            files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True
+        ),
     }
     for path in staged:
         storage.local_path(path).unlink(missing_ok=True)
@@ -111,7 +128,9 @@ class _Staging:
         if not self._batches:
             return
         table = pa.Table.from_batches(self._batches, DOCUMENT_SCHEMA).sort_by("doc_id")
-        bucket = pa.array([bucket_of(doc_id, self._buckets) for doc_id in table.column("doc_id").to_pylist()], pa.int32())
+        bucket = pa.array(
+            [bucket_of(doc_id, self._buckets) for doc_id in table.column("doc_id").to_pylist()], pa.int32()
+        )
         path = f"{self._path}-{len(self.paths):04d}.parquet"
         writer = TableWriter(self._root, path, pa.schema([*DOCUMENT_SCHEMA, pa.field("bucket", pa.int32())]))
         for batch in table.append_column("bucket", bucket).to_batches():
@@ -122,7 +141,9 @@ class _Staging:
         self._batches, self._bytes = [], 0
 
 
-def _read_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+def _read_unit(
+    unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext
+) -> dict[str, Any]:
     definition = load_stage(reference)
     settings = definition.config.model_validate(config)
     root = context.target.root(restricted=True)
@@ -168,7 +189,9 @@ def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
 def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any]:
     bucket, root = unit["bucket"], context.target.root(restricted=True)
     parts = [
-        pq.read_table(storage.local_path(path), filters=[("bucket", "=", bucket)]).select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
+        pq.read_table(storage.local_path(path), filters=[("bucket", "=", bucket)])
+        .select(DOCUMENT_SCHEMA.names)
+        .cast(DOCUMENT_SCHEMA)
         for path in unit["staged"]
     ]
     table = pa.concat_tables(parts) if parts else DOCUMENT_SCHEMA.empty_table()
@@ -184,7 +207,9 @@ def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, An
         writers["documents"].write(batch)
         tally.see_kept(batch)
     for batch in same.to_batches():
-        reasons = ["same_document_twice"] * batch.num_rows
+        current = {row["doc_id"]: row["content_hash"] for row in kept.select(["doc_id", "content_hash"]).to_pylist()}
+        rows = zip(batch.column("doc_id").to_pylist(), batch.column("content_hash").to_pylist(), strict=True)
+        reasons = ["same_document_twice" if current[doc_id] == digest else "older_version" for doc_id, digest in rows]
         writers["rejected"].write(rejected_batch(batch, context.stage, reasons, [""] * batch.num_rows))
         tally.see_rejected(batch, reasons)
     for batch in conflicts.to_batches():
@@ -200,23 +225,41 @@ def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, An
 
 
 def _resolve(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """One row a doc_id. The same id with one content is one document; with two contents, all its rows conflict."""
+    """(documents, rows that are left out, rows that conflict); one document a doc_id.
+
+    The same id with one content is one document. With two contents the newest by `collected_at` is current; where that
+    does not tell them apart, all rows conflict.
+    """
     order = [("doc_id", "ascending"), ("content_hash", "ascending"), ("collected_at", "descending")]
-    order += [(name, "ascending") for name in ("url", "title", "user_id", "thread_id", "reply_to", "category", "published_at", "license")]
+    order += [
+        (name, "ascending")
+        for name in ("url", "title", "user_id", "thread_id", "reply_to", "category", "published_at", "license")
+    ]
     table = table.take(pc.sort_indices(table, sort_keys=order, null_placement="at_end"))
     ids, hashes = table.column("doc_id").to_pylist(), table.column("content_hash").to_pylist()
-    kept, same, conflicts = [], [], []
+    collected = table.column("collected_at").to_pylist()
+    kept: list[int] = []
+    left_out: list[int] = []
+    conflicts: list[int] = []
     start = 0
     for end in range(1, len(ids) + 1):
         if end < len(ids) and ids[end] == ids[start]:
             continue
+        times = [collected[index] for index in range(start, end) if collected[index] is not None]
+        newest = [index for index in range(start, end) if times and collected[index] == max(times)]
         if hashes[start] == hashes[end - 1]:
-            kept.append(start)
-            same.extend(range(start + 1, end))
+            newest = [start]
+        if len({hashes[index] for index in newest}) == 1:
+            kept.append(newest[0])
+            left_out.extend(index for index in range(start, end) if index != newest[0])
         else:
             conflicts.extend(range(start, end))
         start = end
-    return table.take(pa.array(kept, pa.int64())), table.take(pa.array(same, pa.int64())), table.take(pa.array(conflicts, pa.int64()))
+    return (
+        table.take(pa.array(kept, pa.int64())),
+        table.take(pa.array(left_out, pa.int64())),
+        table.take(pa.array(conflicts, pa.int64())),
+    )
 
 
 def _conflicts(documents: pa.RecordBatch, stage: str) -> pa.RecordBatch:

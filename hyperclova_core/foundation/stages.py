@@ -28,7 +28,9 @@ Kind = Literal["source", "document", "corpus", "artifact"]
 class Engine(Protocol):
     """Runs independent units of work; has a Spark session for those who need one."""
 
-    def map_units(self, function: Callable[[dict[str, Any]], dict[str, Any]], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def map_units(
+        self, function: Callable[[dict[str, Any]], dict[str, Any]], units: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """`function` of every unit, results in the order of the units."""
         ...
 
@@ -174,8 +176,14 @@ def document_stage(
 
     def declare(function: Function) -> Function:
         return _declare(
-            function, name=name, version=version, kind="document", restricted=restricted, extras=extras or {},
-            restricted_extras=restricted_extras, resources=resources,
+            function,
+            name=name,
+            version=version,
+            kind="document",
+            restricted=restricted,
+            extras=extras or {},
+            restricted_extras=restricted_extras,
+            resources=resources,
         )
 
     return declare
@@ -209,8 +217,14 @@ def corpus_stage(
 
     def declare(function: Function) -> Function:
         return _declare(
-            function, name=name, version=version, kind="corpus", restricted=restricted, project=chosen,
-            project_schema=chosen_schema, resources=resources,
+            function,
+            name=name,
+            version=version,
+            kind="corpus",
+            restricted=restricted,
+            project=chosen,
+            project_schema=chosen_schema,
+            resources=resources,
         )
 
     return declare

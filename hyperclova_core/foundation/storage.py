@@ -134,7 +134,7 @@ def create_once(uri: str, data: bytes) -> bool:
 def list_files(uri: str) -> list[str]:
     """All files below a folder, sorted; hidden and temporary ones left out."""
     root = local_path(uri)
-    found = []
+    found: list[str] = []
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         found.extend(os.path.join(folder, name) for name in files if not name.startswith("."))

@@ -66,9 +66,13 @@ class Tally:
     def counters(self) -> Counters:
         """The manifest's form, keys sorted."""
         return Counters(
-            rows_in=self.rows_in, fan_out=self.fan_out, kept=self.kept,
-            rejected=dict(sorted(self.rejected.items())), quarantined=dict(sorted(self.quarantined.items())),
-            text_bytes_in=self.text_bytes_in, text_bytes_kept=self.text_bytes_kept,
+            rows_in=self.rows_in,
+            fan_out=self.fan_out,
+            kept=self.kept,
+            rejected=dict(sorted(self.rejected.items())),
+            quarantined=dict(sorted(self.quarantined.items())),
+            text_bytes_in=self.text_bytes_in,
+            text_bytes_kept=self.text_bytes_kept,
             by_source={source: dict(sorted(counts.items())) for source, counts in sorted(self.by_source.items())},
             custom=dict(sorted(self.custom.items())),
         )

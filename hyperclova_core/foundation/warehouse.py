@@ -31,7 +31,9 @@ class Warehouse:
 
     def target(self, stage: str, fingerprint: str) -> Target:
         """Where a stage's output of this identity lies."""
-        return Target(storage.join(self.uri, "datasets", stage, fingerprint), f"../../../restricted/{stage}/{fingerprint}")
+        return Target(
+            storage.join(self.uri, "datasets", stage, fingerprint), f"../../../restricted/{stage}/{fingerprint}"
+        )
 
     def run(self, run_id: str) -> RunFolder:
         """The records of one run."""
@@ -74,7 +76,9 @@ class RunFolder:
         """
         path = storage.join(self.uri, "run.json")
         if not storage.exists(path):
-            raise DataError("No such run", where=self.uri, why="it has no run.json", remedy="start the run with `prepare` first")
+            raise DataError(
+                "No such run", where=self.uri, why="it has no run.json", remedy="start the run with `prepare` first"
+            )
         value: dict[str, Any] = storage.read_json(path)
         return value
 
@@ -104,7 +108,9 @@ class RunFolder:
         result = self.stage_result(key)
         if result is None:
             raise DataError(
-                f"Stage {key} has not ended in this run", where=self.uri, why="its result is not recorded",
+                f"Stage {key} has not ended in this run",
+                where=self.uri,
+                why="its result is not recorded",
                 remedy=f"run stage {key} first, or clear and re-run it in Airflow",
             )
         return open_dataset(result["uri"])

@@ -70,7 +70,9 @@ class LocalBackend:
             running = storage.read_json(_record(spec))
             if running["spec_hash"] != spec.hash:
                 raise ConfigError(
-                    "Another job runs in the output folder", where=spec.output, why=f"its specification is {running['spec_hash'][:12]}, not {spec.hash[:12]}",
+                    "Another job runs in the output folder",
+                    where=spec.output,
+                    why=f"its specification is {running['spec_hash'][:12]}, not {spec.hash[:12]}",
                     remedy="wait for it, cancel it, or choose another folder",
                 )
             return False
@@ -81,10 +83,19 @@ class LocalBackend:
         storage.write_json(spec_path, {"spec": spec.to_dict(), "hash": spec.hash})
         with storage.local_path(_log(spec)).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hyperclova_core.jobs.launcher", "--spec", spec_path], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, "-m", "hyperclova_core.jobs.launcher", "--spec", spec_path],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-        record = {"pid": process.pid, "started": start_time(process.pid), "spec_hash": spec.hash, "submitted_at": now(), "log_offset": 0}
+        record = {
+            "pid": process.pid,
+            "started": start_time(process.pid),
+            "spec_hash": spec.hash,
+            "submitted_at": now(),
+            "log_offset": 0,
+        }
         storage.write_json(_record(spec), record)
         return True
 
@@ -130,7 +141,9 @@ class LocalBackend:
             os.killpg(pid, signal.SIGKILL)
 
 
-def wait(backend: Backend, spec: TrainJobSpec, on_line: Any = None, poll_seconds: float = 0.5, offset: int = 0) -> JobStatus:
+def wait(
+    backend: Backend, spec: TrainJobSpec, on_line: Any = None, poll_seconds: float = 0.5, offset: int = 0
+) -> JobStatus:
     """Wait for the job's end, giving each line it prints to `on_line`."""
     while True:
         status = backend.get(spec)

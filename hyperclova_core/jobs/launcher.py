@@ -29,8 +29,17 @@ def command_of(spec: TrainJobSpec, config_path: str) -> list[str]:
     if spec.processes == 0:
         return [sys.executable, *program]
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc-per-node={spec.processes}", "--max-restarts=0",
-        f"--shutdown-timeout={spec.grace_seconds}", f"--log-dir={storage.join(spec.output, 'logs')}", "--tee=3", *program,
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nnodes=1",
+        f"--nproc-per-node={spec.processes}",
+        "--max-restarts=0",
+        f"--shutdown-timeout={spec.grace_seconds}",
+        f"--log-dir={storage.join(spec.output, 'logs')}",
+        "--tee=3",
+        *program,
     ]
 
 
@@ -55,7 +64,10 @@ def run(spec: TrainJobSpec) -> int:
     signal.signal(signal.SIGINT, pass_on)
     raw = process.wait()
     code, cause = judge(spec, raw, asked)
-    storage.write_json(storage.join(spec.output, "exit.json"), {"exit_code": code, "cause": cause, "ended_at": now(), "spec_hash": spec.hash})
+    storage.write_json(
+        storage.join(spec.output, "exit.json"),
+        {"exit_code": code, "cause": cause, "ended_at": now(), "spec_hash": spec.hash},
+    )
     return code
 
 
@@ -64,7 +76,9 @@ def judge(spec: TrainJobSpec, raw: int, asked: bool) -> tuple[int, dict[str, Any
     if raw == 0:
         return 0, {}
     causes = [
-        storage.read_json(storage.join(spec.output, name)) for name in storage.list_names(spec.output) if name.startswith("cause-")
+        storage.read_json(storage.join(spec.output, name))
+        for name in storage.list_names(spec.output)
+        if name.startswith("cause-")
     ]
     if causes:
         causes.sort(key=lambda cause: (cause["exit_code"] == 72, cause["time"]))

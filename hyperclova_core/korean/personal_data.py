@@ -13,7 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 TYPES = (
-    "RRN", "FRN", "PHONE", "EMAIL", "CARD", "ACCOUNT", "PASSPORT", "DRIVER", "BIZNO", "IP", "PLATE", "URL_TOKEN", "ADDRESS", "NAME",
+    "RRN",
+    "FRN",
+    "PHONE",
+    "EMAIL",
+    "CARD",
+    "ACCOUNT",
+    "PASSPORT",
+    "DRIVER",
+    "BIZNO",
+    "IP",
+    "PLATE",
+    "URL_TOKEN",
+    "ADDRESS",
+    "NAME",
 )
 """All types; each has one placeholder `[TYPE]`, one token of the tokenizer."""
 
@@ -41,7 +54,9 @@ class Rule:
 
 
 _DIGITS = re.compile(r"\D")
-_FINANCE = re.compile(r"은행|뱅크|계좌|입금|송금|이체|예금주|무통장|농협|수협|신협|우체국|새마을금고|국민|신한|우리|하나|기업|카카오|토스")
+_FINANCE = re.compile(
+    r"은행|뱅크|계좌|입금|송금|이체|예금주|무통장|농협|수협|신협|우체국|새마을금고|국민|신한|우리|하나|기업|카카오|토스"
+)
 _PASSPORT = re.compile(r"여권|passport", re.IGNORECASE)
 _DRIVER = re.compile(r"면허|license", re.IGNORECASE)
 _RESIDENT = re.compile(r"주민|등록번호|주민번호|생년월일|RRN", re.IGNORECASE)
@@ -52,7 +67,10 @@ _VERSION = re.compile(r"버전|version|\bv\.?$|릴리[스즈]|커널|펌웨어",
 
 
 def _near(match: re.Match[str], text: str, words: re.Pattern[str], before: int = 25, after: int = 12) -> bool:
-    return bool(words.search(text[max(0, match.start() - before) : match.start()]) or words.search(text[match.end() : match.end() + after]))
+    return bool(
+        words.search(text[max(0, match.start() - before) : match.start()])
+        or words.search(text[match.end() : match.end() + after])
+    )
 
 
 def _numbers(match: re.Match[str]) -> str:
@@ -60,12 +78,17 @@ def _numbers(match: re.Match[str]) -> str:
 
 
 def _is_date(year: int, month: int, day: int) -> bool:
-    return 1 <= month <= 12 and 1 <= day <= (31, 29 if year % 4 == 0 else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
+    return (
+        1 <= month <= 12
+        and 1 <= day <= (31, 29 if year % 4 == 0 else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
+    )
 
 
 def resident_checksum(digits: str) -> bool:
     """Check digit of a resident (or, by +2, a foreigner's) registration number of 13 digits."""
-    total = sum(int(digit) * weight for digit, weight in zip(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), strict=False))
+    total = sum(
+        int(digit) * weight for digit, weight in zip(digits, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), strict=False)
+    )
     check = (11 - total % 11) % 10
     return int(digits[12]) in (check, (check + 2) % 10)
 
@@ -156,48 +179,184 @@ def _always(confidence: float) -> Callable[[re.Match[str], str], float]:
     return lambda match, text: confidence
 
 
-_SURNAMES = (
-    "김이박최정강조윤장임한오서신권황안송전홍유고문양손배백허남심노하곽성차주우구민류나진지엄채원천방공현함변염여추도소석선설마길연위표명기반왕금옥육인맹제모탁국어은편용"
-)
+_SURNAMES = "김이박최정강조윤장임한오서신권황안송전홍유고문양손배백허남심노하곽성차주우구민류나진지엄채원천방공현함변염여추도소석선설마길연위표명기반왕금옥육인맹제모탁국어은편용"
 _GIVEN = r"[가-힣]{2}"
 _PLACE = (
     r"(?:서울(?:특별시|시)?|부산(?:광역시|시)?|대구(?:광역시|시)?|인천(?:광역시|시)?|광주(?:광역시|시)?|대전(?:광역시|시)?|울산(?:광역시|시)?|세종(?:특별자치시|시)?"
     r"|경기도?|강원(?:특별자치도|도)?|충청?[북남]도?|전라?[북남]도?|전북특별자치도|경상?[북남]도?|제주(?:특별자치도|도)?)"
 )
 _ROAD = (
-    _PLACE + r"\s+(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면동]\s+)?[가-힣0-9]{1,15}(?:대로|로|길|거리)가?(?:\s?\d+번?[가나다라]?길)?\s?(?:지하\s?)?\d{1,4}(?:-\d{1,4})?"
+    _PLACE
+    + r"\s+(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면동]\s+)?[가-힣0-9]{1,15}(?:대로|로|길|거리)가?(?:\s?\d+번?[가나다라]?길)?\s?(?:지하\s?)?\d{1,4}(?:-\d{1,4})?"
     r"(?:번지)?(?:[,\s]+(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라|오피스텔|타워|빌딩)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
 )
 _LOT = (
-    r"(?:" + _PLACE + r"\s+)?(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면]\s+)?[가-힣]{1,6}(?:\d가|[동리가])\s?\d{1,4}(?:-\d{1,4})?(?:번지)?"
+    r"(?:"
+    + _PLACE
+    + r"\s+)?(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면]\s+)?[가-힣]{1,6}(?:\d가|[동리가])\s?\d{1,4}(?:-\d{1,4})?(?:번지)?"
     r"(?:[,\s]+(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
 )
 
 RULES: tuple[Rule, ...] = (
-    Rule("email", "EMAIL", re.compile(r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9][A-Za-z0-9._%+\-]{0,63}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,18}(?![A-Za-z0-9@])"), _always(0.98), 0),
-    Rule("url-token", "URL_TOKEN", re.compile(r"https?://[^\s<>\"'가-힣]*?[?&;#](?:access_?token|token|auth|session(?:_?id)?|sid|jsessionid|api_?key|key|password|passwd|pwd|secret|code|sig(?:nature)?)=([A-Za-z0-9._~+/=%\-]{6,})", re.IGNORECASE), _always(0.95), 1),
-    Rule("rrn", "RRN", re.compile(r"(?<!\d)(?<!\d[-.])\d{6}\s?[-‐–—~]?\s?[0-49]\d{6}(?!\d)"), lambda m, t: _resident(m, t, False), 2),
-    Rule("frn", "FRN", re.compile(r"(?<!\d)(?<!\d[-.])\d{6}\s?[-‐–—~]?\s?[5-8]\d{6}(?!\d)"), lambda m, t: _resident(m, t, True), 2),
-    Rule("card", "CARD", re.compile(r"(?<!\d)(?<!\d-)(?:\d{4}[-\s.]?\d{4}[-\s.]?\d{4}[-\s.]?\d{4}|3\d{3}[-\s]?\d{6}[-\s]?\d{4,5})(?!\d)(?!-\d)"), _card, 3),
-    Rule("driver", "DRIVER", re.compile(r"(?<!\d)(?<!\d-)(?:\d{2}|서울|부산|대구|인천|광주|대전|울산|경기|강원|충북|충남|전북|전남|경북|경남|제주)[-\s]?\d{2}[-\s]?\d{6}[-\s]?\d{2}(?!\d)(?!-\d)"), _driver, 4),
-    Rule("mobile", "PHONE", re.compile(r"(?<!\d)(?<!\d-)(?:\+?82[-\s.]?\(?0?\)?|0)1[016-9][)\-\s.·]?\s?\d{3,4}[-\s.·]?\d{4}(?!\d)(?!-\d)"), _mobile, 5),
-    Rule("landline", "PHONE", re.compile(r"(?<!\d)(?<!\d-)(?:\(?(?:0(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70|80|50\d?))\)?[-\s.)]\s?\d{3,4}[-\s.]\d{4}|\+82[-\s.](?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70)[-\s.]\d{3,4}[-\s.]\d{4}|0(?:2|[3-6][1-5]|70|50\d)\d{7,8}|1[568]\d{2}-\d{4})(?!\d)(?!-\d)"), _landline, 6),
+    Rule(
+        "email",
+        "EMAIL",
+        re.compile(
+            r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9][A-Za-z0-9._%+\-]{0,63}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,18}(?![A-Za-z0-9@])"
+        ),
+        _always(0.98),
+        0,
+    ),
+    Rule(
+        "url-token",
+        "URL_TOKEN",
+        re.compile(
+            r"https?://[^\s<>\"'가-힣]*?[?&;#](?:access_?token|token|auth|session(?:_?id)?|sid|jsessionid|api_?key|key|password|passwd|pwd|secret|code|sig(?:nature)?)=([A-Za-z0-9._~+/=%\-]{6,})",
+            re.IGNORECASE,
+        ),
+        _always(0.95),
+        1,
+    ),
+    Rule(
+        "rrn",
+        "RRN",
+        re.compile(r"(?<!\d)(?<!\d[-.])\d{6}\s?[-‐–—~]?\s?[0-49]\d{6}(?!\d)"),
+        lambda m, t: _resident(m, t, False),
+        2,
+    ),
+    Rule(
+        "frn",
+        "FRN",
+        re.compile(r"(?<!\d)(?<!\d[-.])\d{6}\s?[-‐–—~]?\s?[5-8]\d{6}(?!\d)"),
+        lambda m, t: _resident(m, t, True),
+        2,
+    ),
+    Rule(
+        "card",
+        "CARD",
+        re.compile(
+            r"(?<!\d)(?<!\d-)(?:\d{4}[-\s.]?\d{4}[-\s.]?\d{4}[-\s.]?\d{4}|3\d{3}[-\s]?\d{6}[-\s]?\d{4,5})(?!\d)(?!-\d)"
+        ),
+        _card,
+        3,
+    ),
+    Rule(
+        "driver",
+        "DRIVER",
+        re.compile(
+            r"(?<!\d)(?<!\d-)(?:\d{2}|서울|부산|대구|인천|광주|대전|울산|경기|강원|충북|충남|전북|전남|경북|경남|제주)[-\s]?\d{2}[-\s]?\d{6}[-\s]?\d{2}(?!\d)(?!-\d)"
+        ),
+        _driver,
+        4,
+    ),
+    Rule(
+        "mobile",
+        "PHONE",
+        re.compile(r"(?<!\d)(?<!\d-)(?:\+?82[-\s.]?\(?0?\)?|0)1[016-9][)\-\s.·]?\s?\d{3,4}[-\s.·]?\d{4}(?!\d)(?!-\d)"),
+        _mobile,
+        5,
+    ),
+    Rule(
+        "landline",
+        "PHONE",
+        re.compile(
+            r"(?<!\d)(?<!\d-)(?:\(?(?:0(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70|80|50\d?))\)?[-\s.)]\s?\d{3,4}[-\s.]\d{4}|\+82[-\s.](?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70)[-\s.]\d{3,4}[-\s.]\d{4}|0(?:2|[3-6][1-5]|70|50\d)\d{7,8}|1[568]\d{2}-\d{4})(?!\d)(?!-\d)"
+        ),
+        _landline,
+        6,
+    ),
     Rule("business", "BIZNO", re.compile(r"(?<!\d)(?<!\d-)\d{3}-?\d{2}-?\d{5}(?!\d)(?!-\d)"), _business, 7),
-    Rule("passport", "PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?:[MSROGD]\d{8}|[MSROGD]\d{3}[A-Z]\d{4}|[A-Z]{2}\d{7})(?![A-Za-z0-9])"), _passport, 8),
-    Rule("account", "ACCOUNT", re.compile(r"(?<!\d)(?<!\d-)(?:\d{2,6}-\d{2,6}-\d{2,7}(?:-\d{1,5})?|\d{10,14})(?!\d)(?!-\d)"), _account, 9),
+    Rule(
+        "passport",
+        "PASSPORT",
+        re.compile(r"(?<![A-Za-z0-9])(?:[MSROGD]\d{8}|[MSROGD]\d{3}[A-Z]\d{4}|[A-Z]{2}\d{7})(?![A-Za-z0-9])"),
+        _passport,
+        8,
+    ),
+    Rule(
+        "account",
+        "ACCOUNT",
+        re.compile(r"(?<!\d)(?<!\d-)(?:\d{2,6}-\d{2,6}-\d{2,7}(?:-\d{1,5})?|\d{10,14})(?!\d)(?!-\d)"),
+        _account,
+        9,
+    ),
     Rule("ipv4", "IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d)(?!\.\d)"), _address_v4, 10),
-    Rule("ipv6", "IP", re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::|[0-9A-Fa-f]{1,4})(?::?[0-9A-Fa-f]{1,4}){0,6}(?![0-9A-Fa-f:])"), _address_v6, 11),
-    Rule("plate", "PLATE", re.compile(r"(?<![\d가-힣])(?:(?:서울|부산|대구|인천|광주|대전|울산|세종|경기|강원|충북|충남|전북|전남|경북|경남|제주)\s?)?\d{2,3}\s?[가나다라마거너더러머버서어저고노도로모보소오조구누두루무부수우주아바사자하허호배]\s?\d{4}(?![\d년월일원개명])"), _always(0.85), 12),
+    Rule(
+        "ipv6",
+        "IP",
+        re.compile(
+            r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::|[0-9A-Fa-f]{1,4})(?::?[0-9A-Fa-f]{1,4}){0,6}(?![0-9A-Fa-f:])"
+        ),
+        _address_v6,
+        11,
+    ),
+    Rule(
+        "plate",
+        "PLATE",
+        re.compile(
+            r"(?<![\d가-힣])(?:(?:서울|부산|대구|인천|광주|대전|울산|세종|경기|강원|충북|충남|전북|전남|경북|경남|제주)\s?)?\d{2,3}\s?[가나다라마거너더러머버서어저고노도로모보소오조구누두루무부수우주아바사자하허호배]\s?\d{4}(?![\d년월일원개명])"
+        ),
+        _always(0.85),
+        12,
+    ),
     Rule("road-address", "ADDRESS", re.compile(_ROAD), _always(0.9), 13),
     Rule("lot-address", "ADDRESS", re.compile(_LOT), _always(0.8), 14),
-    Rule("name-field", "NAME", re.compile(rf"(?:이름|성명|성함|예금주|수취인|수령인|받는\s?사람|보내는\s?사람|담당자|대표자|작성자|신청인|환자명|고객명)(?:은|는|이|가)?\s?[:：=\-]?\s?([{_SURNAMES}]{_GIVEN})(?=\s|[,.·/()\]]|$|입니다|이고|이며|님|씨|\d)"), _always(0.9), 15),
-    Rule("name-title", "NAME", re.compile(rf"(?<![가-힣])([{_SURNAMES}]{_GIVEN})(?=\s?(?:님|씨)(?![가-힣]{{2}})|\s(?:과장|대리|부장|차장|팀장|사원|주임|실장|이사|상무|전무|교수|원장|기사|간호사)(?:님|이|은|는|가|께|께서|에게|의|과|와|입니다)?(?![가-힣]))"), _always(0.75), 16),
-    Rule("name-intro", "NAME", re.compile(rf"(?:저는|제\s?이름은|나는)\s+([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"), _always(0.85), 17),
+    Rule(
+        "name-field",
+        "NAME",
+        re.compile(
+            rf"(?:이름|성명|성함|예금주|수취인|수령인|받는\s?사람|보내는\s?사람|담당자|대표자|작성자|신청인|환자명|고객명)(?:은|는|이|가)?\s?[:：=\-]?\s?([{_SURNAMES}]{_GIVEN})(?=\s|[,.·/()\]]|$|입니다|이고|이며|님|씨|\d)"
+        ),
+        _always(0.9),
+        15,
+    ),
+    Rule(
+        "name-title",
+        "NAME",
+        re.compile(
+            rf"(?<![가-힣])([{_SURNAMES}]{_GIVEN})(?=\s?(?:님|씨)(?![가-힣]{{2}})|\s(?:과장|대리|부장|차장|팀장|사원|주임|실장|이사|상무|전무|교수|원장|기사|간호사)(?:님|이|은|는|가|께|께서|에게|의|과|와|입니다)?(?![가-힣]))"
+        ),
+        _always(0.75),
+        16,
+    ),
+    Rule(
+        "name-intro",
+        "NAME",
+        re.compile(rf"(?:저는|제\s?이름은|나는)\s+([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"),
+        _always(0.85),
+        17,
+    ),
 )
 _NOT_NAMES = frozenset(
-    "고객사 사용자 이용자 선생님 어머님 아버님 여러분 회원님 손님들 지원자 신청자 담당자 관리자 운영자 구매자 판매자 작성자 주인공 이상한 정말로 조금만 하나님 부처님".split()
+    [
+        "고객사",
+        "사용자",
+        "이용자",
+        "선생님",
+        "어머님",
+        "아버님",
+        "여러분",
+        "회원님",
+        "손님들",
+        "지원자",
+        "신청자",
+        "담당자",
+        "관리자",
+        "운영자",
+        "구매자",
+        "판매자",
+        "작성자",
+        "주인공",
+        "이상한",
+        "정말로",
+        "조금만",
+        "하나님",
+        "부처님",
+    ]
 )
-_TRIGGER = re.compile(r"\d|@|[가-힣]\s?(?:님|씨)|이름|성명|성함|예금주|수취인|수령인|사람|담당자|대표자|작성자|신청인|환자명|고객명|저는|나는|token|key=|\w:\w")
+_TRIGGER = re.compile(
+    r"\d|@|[가-힣]\s?(?:님|씨)|이름|성명|성함|예금주|수취인|수령인|사람|담당자|대표자|작성자|신청인|환자명|고객명|저는|나는|token|key=|\w:\w"
+)
 
 
 def find_personal_data(text: str) -> list[Span]:

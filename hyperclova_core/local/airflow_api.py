@@ -20,7 +20,12 @@ class AirflowApi:
         self._session = requests.Session()
         answer = self._session.post(f"{url}/auth/token", json={"username": user, "password": password}, timeout=SECONDS)
         if answer.status_code not in (200, 201):
-            raise ConfigError("Airflow refuses the login", where=url, why=f"{answer.status_code} {answer.text[:200]}", remedy="`make stop`, then `make run` again")
+            raise ConfigError(
+                "Airflow refuses the login",
+                where=url,
+                why=f"{answer.status_code} {answer.text[:200]}",
+                remedy="`make stop`, then `make run` again",
+            )
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -28,7 +33,12 @@ class AirflowApi:
         if answer.status_code == 404:
             return None
         if not answer.ok:
-            raise ConfigError(f"Airflow refuses {method} {path}", where=self._url, why=f"{answer.status_code} {answer.text[:500]}", remedy="correct what it names")
+            raise ConfigError(
+                f"Airflow refuses {method} {path}",
+                where=self._url,
+                why=f"{answer.status_code} {answer.text[:500]}",
+                remedy="correct what it names",
+            )
         return answer.json()
 
     def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
@@ -43,7 +53,12 @@ class AirflowApi:
                 return
             time.sleep(1)
         errors = self._call("GET", "/importErrors") or {}
-        raise TransientError(f"DAG {dag_id} does not appear", why="; ".join(str(item.get("stack_trace", ""))[-300:] for item in errors.get("import_errors", [])) or "no import error either", remedy="see the log of the dag-processor")
+        raise TransientError(
+            f"DAG {dag_id} does not appear",
+            why="; ".join(str(item.get("stack_trace", ""))[-300:] for item in errors.get("import_errors", []))
+            or "no import error either",
+            remedy="see the log of the dag-processor",
+        )
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG run."""

@@ -31,7 +31,9 @@ def trigger_and_watch(platform: Platform, recipe: str, params: dict[str, Any], s
     else:
         run_id = api.trigger(DAG, {"recipe": recipe, **params})
         say(f"Triggered {DAG}: {run_id}")
-    say(f"  Airflow  {platform.airflow_url}/dags/{DAG}/runs/{run_id.replace('+', '%2B').replace(':', '%3A')}   (admin / {platform.password()})")
+    say(
+        f"  Airflow  {platform.airflow_url}/dags/{DAG}/runs/{run_id.replace('+', '%2B').replace(':', '%3A')}   (admin / {platform.password()})"
+    )
     say(f"  MLflow   {platform.mlflow_url}")
     return run_id, watch(api, run_id, seconds)
 
@@ -47,11 +49,15 @@ def watch(api: AirflowApi, run_id: str, seconds: float) -> str:
             if shown.get(key) == now or now in ("None", "scheduled", "queued"):
                 continue
             shown[key] = now
-            label = task["task_id"] + (f" [{task.get('rendered_map_index') or task['map_index']}]" if task["map_index"] >= 0 else "")
+            label = task["task_id"] + (
+                f" [{task.get('rendered_map_index') or task['map_index']}]" if task["map_index"] >= 0 else ""
+            )
             if now == "running":
                 say(f"  {_clock(started)}  … {label}")
             else:
-                say(f"  {_clock(started)}  {SIGNS.get(now, '·')} {label:<24} {now:<10} {task.get('duration') or 0:6.1f} s")
+                say(
+                    f"  {_clock(started)}  {SIGNS.get(now, '·')} {label:<24} {now:<10} {task.get('duration') or 0:6.1f} s"
+                )
                 if now in ("failed", "up_for_retry"):
                     for line in api.log_tail(DAG, run_id, task):
                         say(f"        | {line}")
@@ -82,7 +88,9 @@ def show_table(platform: Platform, run_id: str, seconds: float) -> None:
     tokens = summary["tokens"]
     say("")
     say(f"tokens: {tokens.get('train', 0):,} to train on, {tokens.get('validation', 0):,} held out")
-    say(f"{'model':<8}{'parameters':>12}{'tokens':>12}{'processes':>11}{'loss':>8}{'validation':>12}{'bits/byte':>11}  NSMC-style accuracy")
+    say(
+        f"{'model':<8}{'parameters':>12}{'tokens':>12}{'processes':>11}{'loss':>8}{'validation':>12}{'bits/byte':>11}  NSMC-style accuracy"
+    )
     for model in summary["models"]:
         bits = f"{model['bits_per_byte']:.3f}" if model["bits_per_byte"] is not None else ""
         say(
@@ -93,7 +101,9 @@ def show_table(platform: Platform, run_id: str, seconds: float) -> None:
         say(f"  {line}")
     reused = sum(stage["reused"] for stage in summary["stages"])
     say("")
-    say(f"{len(summary['stages'])} stages, {reused} reused unchanged from earlier runs; {seconds:.0f} s from trigger to end")
+    say(
+        f"{len(summary['stages'])} stages, {reused} reused unchanged from earlier runs; {seconds:.0f} s from trigger to end"
+    )
 
 
 def say(line: str) -> None:

@@ -65,7 +65,11 @@ def gather(data: Path, *, fetch: bool = True) -> dict[str, int]:
         else:
             log.info("apt-get is not here: the demo runs without Debian's documentation")
         _once(target / "law", lambda: _konlpy(target / "law"))
-    return {folder.name: sum(1 for path in folder.rglob("*") if path.is_file()) for folder in sorted(target.iterdir()) if folder.is_dir()}
+    return {
+        folder.name: sum(1 for path in folder.rglob("*") if path.is_file())
+        for folder in sorted(target.iterdir())
+        if folder.is_dir()
+    }
 
 
 def _once(folder: Path, fetch: object) -> None:
@@ -74,27 +78,46 @@ def _once(folder: Path, fetch: object) -> None:
     assert callable(fetch)
     try:
         fetch()
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (
+        subprocess.CalledProcessError,
+        subprocess.TimeoutExpired,
+        OSError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as error:
         detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        log.warning("demo text %s cannot be fetched, the demo runs without it: %s", folder.name, detail[-1] if detail else error)
+        log.warning(
+            "demo text %s cannot be fetched, the demo runs without it: %s", folder.name, detail[-1] if detail else error
+        )
         shutil.rmtree(folder, ignore_errors=True)
         return
     (folder / ".complete").touch()
 
 
 def _refresh_lists() -> None:
-    known = subprocess.run(["apt-cache", "policy", DEBIAN[0].package], capture_output=True, text=True, check=False).stdout
+    known = subprocess.run(
+        ["apt-cache", "policy", DEBIAN[0].package], capture_output=True, text=True, check=False
+    ).stdout
     if "Candidate: (none)" in known or not known.strip():
         if os.geteuid() != 0:
             log.warning("apt does not know %s: run `sudo apt-get update` for more demo text", DEBIAN[0].package)
             return
-        subprocess.run(["apt-get", "update", "-q"], capture_output=True, text=True, check=False, timeout=DOWNLOAD_SECONDS)
+        subprocess.run(
+            ["apt-get", "update", "-q"], capture_output=True, text=True, check=False, timeout=DOWNLOAD_SECONDS
+        )
 
 
 def _debian(text: DebianText, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary).chmod(0o755)
-        subprocess.run(["apt-get", "download", "-q", text.package], cwd=temporary, capture_output=True, text=True, check=True, timeout=DOWNLOAD_SECONDS)
+        subprocess.run(
+            ["apt-get", "download", "-q", text.package],
+            cwd=temporary,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DOWNLOAD_SECONDS,
+        )
         archive = next(Path(temporary).glob("*.deb"))
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -115,15 +138,28 @@ def _debian(text: DebianText, folder: Path) -> None:
 def _konlpy(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest", temporary, KONLPY],
-            capture_output=True, text=True, check=True, timeout=DOWNLOAD_SECONDS,
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--disable-pip-version-check",
+                "--dest",
+                temporary,
+                KONLPY,
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DOWNLOAD_SECONDS,
         )
         archive = next(Path(temporary).glob("konlpy-*.whl"))
         with zipfile.ZipFile(archive) as wheel:
             for name in wheel.namelist():
-                if "/kolaw/" in name or "/kobill/" in name:
-                    if name.endswith(".txt"):
-                        path = folder / Path(name).name
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(wheel.read(name))
+                if ("/kolaw/" in name or "/kobill/" in name) and name.endswith(".txt"):
+                    path = folder / Path(name).name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(wheel.read(name))
     (folder / "SOURCE.json").write_text(json.dumps({"pypi_wheel": archive.name}) + "\n")

@@ -142,12 +142,29 @@ def services_of(platform: Platform) -> tuple[Service, ...]:
         Service(
             "mlflow",
             (
-                python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(platform.mlflow_port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{mlflow_home / 'mlflow.db'}", "--artifacts-destination", str(mlflow_home / "artifacts"), "--serve-artifacts",
+                python,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(platform.mlflow_port),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                f"sqlite:///{mlflow_home / 'mlflow.db'}",
+                "--artifacts-destination",
+                str(mlflow_home / "artifacts"),
+                "--serve-artifacts",
             ),
             platform.mlflow_port,
         ),
-        Service("airflow-api-server", (*airflow, "api-server", "--host", "127.0.0.1", "--port", str(platform.airflow_port)), platform.airflow_port),
+        Service(
+            "airflow-api-server",
+            (*airflow, "api-server", "--host", "127.0.0.1", "--port", str(platform.airflow_port)),
+            platform.airflow_port,
+        ),
         Service("airflow-scheduler", (*airflow, "scheduler")),
         Service("airflow-dag-processor", (*airflow, "dag-processor")),
         Service("airflow-triggerer", (*airflow, "triggerer")),
@@ -186,13 +203,18 @@ def start(platform: Platform) -> bool:
     for name, record in alive.items():
         wanted = next((service.port for service in services_of(platform) if service.name == name), None)
         if wanted and record["port"] != wanted:
-            raise ConfigError(f"{name} runs on port {record['port']} already", remedy="`make stop` first, then start it on another port")
+            raise ConfigError(
+                f"{name} runs on port {record['port']} already",
+                remedy="`make stop` first, then start it on another port",
+            )
     missing = [service for service in services_of(platform) if service.name not in alive]
     for service in missing:
         if service.port is not None and not is_free(service.port):
             variable = "MLFLOW_PORT" if service.name == "mlflow" else "AIRFLOW_PORT"
             raise ConfigError(
-                f"Port {service.port} is taken", where=f"127.0.0.1:{service.port}, wanted by {service.name}", why="another program listens there",
+                f"Port {service.port} is taken",
+                where=f"127.0.0.1:{service.port}, wanted by {service.name}",
+                why="another program listens there",
                 remedy=f"end it, or choose another: make run {variable}={service.port + 1}",
             )
     if not missing:
@@ -215,18 +237,40 @@ def start(platform: Platform) -> bool:
 def _migrate(platform: Platform, environment: dict[str, str]) -> None:
     log = platform.home / "logs" / "airflow-migrate.log"
     with log.open("ab") as file:
-        code = subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
     if code:
-        raise TransientError("Airflow's database cannot be set up", where=str(log), why=f"`airflow db migrate` ended with {code}", remedy="see the log")
+        raise TransientError(
+            "Airflow's database cannot be set up",
+            where=str(log),
+            why=f"`airflow db migrate` ended with {code}",
+            remedy="see the log",
+        )
 
 
 def _start_one(platform: Platform, service: Service, environment: dict[str, str]) -> None:
     log = platform.home / "logs" / f"{service.name}.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
-            service.command, env=environment, cwd=platform.home, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            service.command,
+            env=environment,
+            cwd=platform.home,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    record = {"pid": process.pid, "started": start_time(process.pid), "port": service.port, "command": list(service.command)}
+    record = {
+        "pid": process.pid,
+        "started": start_time(process.pid),
+        "port": service.port,
+        "command": list(service.command),
+    }
     storage.write_json(str(platform.home / "services" / f"{service.name}.json"), record)
 
 
@@ -240,7 +284,12 @@ def _await(platform: Platform, url: str, name: str) -> None:
             if name not in running(platform):
                 break
         time.sleep(0.5)
-    raise TransientError(f"{name} does not come up", where=url, why=f"no answer within {START_SECONDS} s, or its process ended", remedy=f"see {platform.home / 'logs' / (name + '.log')}")
+    raise TransientError(
+        f"{name} does not come up",
+        where=url,
+        why=f"no answer within {START_SECONDS} s, or its process ended",
+        remedy=f"see {platform.home / 'logs' / (name + '.log')}",
+    )
 
 
 def stop(platform: Platform) -> list[str]:

@@ -26,8 +26,17 @@ NODES: dict[str, Node] = {
         Node("select", "hyperclova_core.corpus.select:select", (("documents", "filter"),)),
         Node("tokenizer", "hyperclova_core.tokens.train_stage:train_tokenizer", (("documents", "select"),)),
         Node("mix", "hyperclova_core.tokens.mix_stage:mix", (("documents", "select"), ("tokenizer", "tokenizer"))),
-        Node("serialize", "hyperclova_core.tokens.serialize:serialize", (("documents", "select"), ("tokenizer", "tokenizer"), ("mix", "mix"))),
-        Node("train", "hyperclova_core.training.stage:train", (("serialize", "serialize"), ("tokenizer", "tokenizer")), "gpu"),
+        Node(
+            "serialize",
+            "hyperclova_core.tokens.serialize:serialize",
+            (("documents", "select"), ("tokenizer", "tokenizer"), ("mix", "mix")),
+        ),
+        Node(
+            "train",
+            "hyperclova_core.training.stage:train",
+            (("serialize", "serialize"), ("tokenizer", "tokenizer")),
+            "gpu",
+        ),
         Node("evaluate", "hyperclova_core.evaluation.stage:evaluate", (("tokenizer", "tokenizer"),), "gpu"),
     )
 }

@@ -42,9 +42,15 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
     output = storage.join(plan.target.uri, "attempts", ATTEMPT)
     name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
     if isinstance(request.config, TrainConfig):
-        tags = {"hyperclova.stage": "train", "hyperclova.fingerprint": plan.fingerprint, "hyperclova.corpus_digest": request.inputs["serialize"].manifest.digest}
+        tags = {
+            "hyperclova.stage": "train",
+            "hyperclova.fingerprint": plan.fingerprint,
+            "hyperclova.corpus_digest": request.inputs["serialize"].manifest.digest,
+        }
         config = training.job_config(request.inputs, request.config, output, run.uri, tags)
-        spec = TrainJobSpec(name, training.PROGRAM, config.model_dump(mode="json"), output, request.config.size.parallel.processes)
+        spec = TrainJobSpec(
+            name, training.PROGRAM, config.model_dump(mode="json"), output, request.config.size.parallel.processes
+        )
     else:
         assert isinstance(request.config, EvaluateConfig)
         told = evaluation.job_config(request.inputs, request.config, output, request.seed)
@@ -67,7 +73,9 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
     if status is None or status.state != "succeeded":
         raise failure_of(job.spec, status)
     request = job.plan.request
-    context = StageContext(request.definition.name, request.definition.version, request.seed, request.buckets, ATTEMPT, job.plan.target)
+    context = StageContext(
+        request.definition.name, request.definition.version, request.seed, request.buckets, ATTEMPT, job.plan.target
+    )
     artifact = request.definition.function(request.inputs, request.config, context)
     dataset, reused = commit_artifact(job.plan, artifact, ATTEMPT)
     outcome = Outcome(dataset, reused, time.time() - started)
@@ -80,10 +88,14 @@ def failure_of(spec: TrainJobSpec, status: JobStatus | None) -> HyperclovaError:
     if status is not None and status.cause.get("type"):
         return from_dict(status.cause)
     explanation = status.explain() if status is not None else "it was not found"
-    return HyperclovaError(f"Job {spec.name} failed", where=spec.output, why=explanation, remedy=f"see {spec.output}/job.log")
+    return HyperclovaError(
+        f"Job {spec.name} failed", where=spec.output, why=explanation, remedy=f"see {spec.output}/job.log"
+    )
 
 
-def run_job(warehouse: Warehouse, run: RunFolder, key: str, on_line: Callable[[str], None], backend: Backend | None = None) -> Outcome:
+def run_job(
+    warehouse: Warehouse, run: RunFolder, key: str, on_line: Callable[[str], None], backend: Backend | None = None
+) -> Outcome:
     """Plan, run on this machine, commit and record a GPU stage."""
     started = time.time()
     place = backend or LocalBackend()

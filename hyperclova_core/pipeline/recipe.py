@@ -38,7 +38,12 @@ class Recipe(Config):
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_.\-]+$")
     description: str = ""
     seed: int = Field(20210525, ge=0)
-    buckets: int = Field(4, ge=1, le=MAX_BUCKETS, description="bucket files of a dataset, a power of two; 128 to 512 MB of text each at scale")
+    buckets: int = Field(
+        4,
+        ge=1,
+        le=MAX_BUCKETS,
+        description="bucket files of a dataset, a power of two; 128 to 512 MB of text each at scale",
+    )
     ingest: IngestConfig = IngestConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()
     deidentify: DeidentifyConfig = DeidentifyConfig()
@@ -71,7 +76,12 @@ def recipe_path(name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(path.stem for path in conf_folder().glob("*.yaml")))
-    raise ConfigError(f"There is no recipe {name}", where=name, why=f"no such file, and the recipes by name are {known}", remedy="give the path of a YAML file, or one of these names")
+    raise ConfigError(
+        f"There is no recipe {name}",
+        where=name,
+        why=f"no such file, and the recipes by name are {known}",
+        remedy="give the path of a YAML file, or one of these names",
+    )
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -92,15 +102,30 @@ def validated(data: dict[str, Any], where: str) -> Recipe:
     """
     recipe = parse(Recipe, data, where)
     if recipe.buckets & (recipe.buckets - 1):
-        raise ConfigError("`buckets` is not a power of two", where=where, why=f"it is {recipe.buckets}", remedy=f"use {1 << recipe.buckets.bit_length()} or {1 << (recipe.buckets.bit_length() - 1)}")
+        raise ConfigError(
+            "`buckets` is not a power of two",
+            where=where,
+            why=f"it is {recipe.buckets}",
+            remedy=f"use {1 << recipe.buckets.bit_length()} or {1 << (recipe.buckets.bit_length() - 1)}",
+        )
     for size in recipe.train.sizes:
         recipe.train.of(size.name, recipe.seed)
     names = [source.name for source in recipe.ingest.sources]
     if len(set(names)) != len(names):
-        raise ConfigError("Two sources have the same name", where=where, why=", ".join(sorted(names)), remedy="name each source once, with all its paths")
+        raise ConfigError(
+            "Two sources have the same name",
+            where=where,
+            why=", ".join(sorted(names)),
+            remedy="name each source once, with all its paths",
+        )
     from hyperclova_core.pipeline.graph import GATED
 
     unknown = sorted(set(recipe.gates) - set(GATED))
     if unknown:
-        raise ConfigError("Gates for stages that have none", where=f"{where}: gates", why=", ".join(unknown), remedy=f"gates can be set for {', '.join(GATED)}")
+        raise ConfigError(
+            "Gates for stages that have none",
+            where=f"{where}: gates",
+            why=", ".join(unknown),
+            remedy=f"gates can be set for {', '.join(GATED)}",
+        )
     return recipe

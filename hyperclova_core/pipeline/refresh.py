@@ -31,10 +31,21 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
     known = set(before["files"])
     new = [file for file in find_files(recipe.refresh.sources) if file["checksum"] not in known]
     if not new:
-        log.info("Nothing new has landed since version %s of the corpus (%s)", before["version"], before.get("published_at", "never published"))
+        log.info(
+            "Nothing new has landed since version %s of the corpus (%s)",
+            before["version"],
+            before.get("published_at", "never published"),
+        )
         return None
     log.info("%d new files, %d bytes", len(new), sum(file["bytes"] for file in new))
-    return prepare_run(warehouse, run_id, recipe, sizes=(), kind="refresh", only_files=tuple(sorted({file["checksum"] for file in new})))
+    return prepare_run(
+        warehouse,
+        run_id,
+        recipe,
+        sizes=(),
+        kind="refresh",
+        only_files=tuple(sorted({file["checksum"] for file in new})),
+    )
 
 
 def publish_refresh(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
@@ -49,18 +60,36 @@ def publish_refresh(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     counters = {key: run.stage_result(key) for key in CORPUS_STAGES}
     drops = {
         key: sum(result["counters"]["rejected"].values()) + sum(result["counters"]["quarantined"].values())
-        for key, result in counters.items() if result is not None
+        for key, result in counters.items()
+        if result is not None
     }
     manifest = selected.manifest
     increments.append(
-        {"run": run.name, "uri": selected.uri, "digest": manifest.digest, "documents": manifest.counters.kept, "bytes": manifest.counters.text_bytes_kept, "drops": drops}
+        {
+            "run": run.name,
+            "uri": selected.uri,
+            "digest": manifest.digest,
+            "documents": manifest.counters.kept,
+            "bytes": manifest.counters.text_bytes_kept,
+            "drops": drops,
+        }
     )
     version = {
-        "version": len(increments), "digest": fingerprint([item["digest"] for item in increments]), "increments": increments,
-        "documents": sum(item["documents"] for item in increments), "bytes": sum(item["bytes"] for item in increments),
-        "drops": sum(sum(item["drops"].values()) for item in increments), "files": sorted({*before["files"], *run.record()["only_files"]}), "published_at": now(),
+        "version": len(increments),
+        "digest": fingerprint([item["digest"] for item in increments]),
+        "increments": increments,
+        "documents": sum(item["documents"] for item in increments),
+        "bytes": sum(item["bytes"] for item in increments),
+        "drops": sum(sum(item["drops"].values()) for item in increments),
+        "files": sorted({*before["files"], *run.record()["only_files"]}),
+        "published_at": now(),
     }
     warehouse.set_reference(corpus_reference(recipe.name), version)
     finish_run(warehouse, run)
-    log.info("Published version %d of the corpus: %d documents, %d bytes", version["version"], version["documents"], version["bytes"])
+    log.info(
+        "Published version %d of the corpus: %d documents, %d bytes",
+        version["version"],
+        version["documents"],
+        version["bytes"],
+    )
     return version

@@ -25,13 +25,23 @@ log = logging.getLogger(__name__)
 
 DEFAULT_GATES: dict[str, GateConfig] = {
     "deidentify": GateConfig(
-        forbidden_patterns=(r"(?<!\d)\d{6}-[1-8]\d{6}(?!\d)", r"(?<!\d)01[016-9]-\d{3,4}-\d{4}(?!\d)", r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z]{2,}")
+        forbidden_patterns=(
+            r"(?<!\d)\d{6}-[1-8]\d{6}(?!\d)",
+            r"(?<!\d)01[016-9]-\d{3,4}-\d{4}(?!\d)",
+            r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z]{2,}",
+        )
     ),
 }
 
 
 def prepare_run(
-    warehouse: Warehouse, run_id: str, recipe: Recipe, *, sizes: tuple[str, ...] | None = None, tokens: int | None = None, kind: str = "pretrain",
+    warehouse: Warehouse,
+    run_id: str,
+    recipe: Recipe,
+    *,
+    sizes: tuple[str, ...] | None = None,
+    tokens: int | None = None,
+    kind: str = "pretrain",
     only_files: tuple[str, ...] | None = None,
 ) -> RunFolder:
     """Record a run with its recipe as it will be used; a retry finds the record and changes nothing.
@@ -54,8 +64,16 @@ def prepare_run(
     chosen = list(sizes) if sizes is not None else [size.name for size in recipe.train.sizes]
     run = warehouse.run(run_id)
     run.create(
-        {"run_id": run_id, "recipe": data, "sizes": chosen, "kind": kind, "only_files": list(only_files) if only_files is not None else None, "code_version": __version__,
-         "started_at": now(), "started": time.time()}
+        {
+            "run_id": run_id,
+            "recipe": data,
+            "sizes": chosen,
+            "kind": kind,
+            "only_files": list(only_files) if only_files is not None else None,
+            "code_version": __version__,
+            "started_at": now(),
+            "started": time.time(),
+        }
     )
     return run
 
@@ -93,6 +111,7 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
     definition = load_stage(node.reference)
     inputs = {role: run.dataset(stage) for role, stage in node.inputs}
     files: list[dict[str, Any]] = []
+    config: Any
     if node.name == "train":
         config = recipe.train.of(size or "", recipe.seed)
     elif node.name == "evaluate":
@@ -106,9 +125,16 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
             if record["only_files"] is not None:
                 files = [file for file in files if file["checksum"] in set(record["only_files"])]
     return StageRequest(
-        definition=definition, config=config, target=lambda identity: warehouse.target(node.name, identity), inputs=inputs, files=files,
-        seed=recipe.seed, buckets=recipe.buckets, gates=recipe.gates.get(node.name, DEFAULT_GATES.get(node.name, GateConfig())) if node.name in GATED else None,
-        docs_folder=storage.join(run.uri, "gates"), made_by={"run": record["run_id"]},
+        definition=definition,
+        config=config,
+        target=lambda identity: warehouse.target(node.name, identity),
+        inputs=inputs,
+        files=files,
+        seed=recipe.seed,
+        buckets=recipe.buckets,
+        gates=recipe.gates.get(node.name, DEFAULT_GATES.get(node.name, GateConfig())) if node.name in GATED else None,
+        docs_folder=storage.join(run.uri, "gates"),
+        made_by={"run": record["run_id"]},
     )
 
 
@@ -127,16 +153,31 @@ def run_key(warehouse: Warehouse, run: RunFolder, key: str, engine: Engine) -> O
 
 
 def record_outcome(
-    warehouse: Warehouse, run: RunFolder, key: str, plan: StagePlan, outcome: Outcome, started: float, job_folder: str | None = None
+    warehouse: Warehouse,
+    run: RunFolder,
+    key: str,
+    plan: StagePlan,
+    outcome: Outcome,
+    started: float,
+    job_folder: str | None = None,
 ) -> dict[str, Any]:
     """Record a stage's end in the run, and keep the event for MLflow."""
     manifest = outcome.dataset.manifest
     made_by = str(outcome.dataset.attempt.get("run", ""))
     result = {
-        "stage": manifest.stage, "key": key, "uri": outcome.dataset.uri, "fingerprint": manifest.fingerprint, "digest": manifest.digest,
-        "reused": outcome.reused, "made_by": made_by, "made_at": outcome.dataset.attempt.get("committed_at", ""),
-        "seconds": round(time.time() - started, 3), "taken_over_units": outcome.taken_over, "counters": manifest.counters.model_dump(),
-        "result": manifest.info.get("result"), "ended_at": now(),
+        "stage": manifest.stage,
+        "key": key,
+        "uri": outcome.dataset.uri,
+        "fingerprint": manifest.fingerprint,
+        "digest": manifest.digest,
+        "reused": outcome.reused,
+        "made_by": made_by,
+        "made_at": outcome.dataset.attempt.get("committed_at", ""),
+        "seconds": round(time.time() - started, 3),
+        "taken_over_units": outcome.taken_over,
+        "counters": manifest.counters.model_dump(),
+        "result": manifest.info.get("result"),
+        "ended_at": now(),
     }
     run.finish_stage(key, result)
     record_event(warehouse, _event(run, key, plan, outcome, result, started, job_folder))
@@ -144,39 +185,73 @@ def record_outcome(
 
 
 def _event(
-    run: RunFolder, key: str, plan: StagePlan, outcome: Outcome, result: dict[str, Any], started: float, job_folder: str | None
+    run: RunFolder,
+    key: str,
+    plan: StagePlan,
+    outcome: Outcome,
+    result: dict[str, Any],
+    started: float,
+    job_folder: str | None,
 ) -> dict[str, Any]:
     manifest = outcome.dataset.manifest
     counters = manifest.counters
     metrics = {
-        "rows_in": counters.rows_in, "kept": counters.kept, "rejected": sum(counters.rejected.values()),
-        "quarantined": sum(counters.quarantined.values()), "text_bytes_in": counters.text_bytes_in, "text_bytes_kept": counters.text_bytes_kept,
-        "seconds": result["seconds"], **{f"rejected_{reason}": number for reason, number in counters.rejected.items()},
-        **{f"quarantined_{reason}": number for reason, number in counters.quarantined.items()}, **counters.custom,
+        "rows_in": counters.rows_in,
+        "kept": counters.kept,
+        "rejected": sum(counters.rejected.values()),
+        "quarantined": sum(counters.quarantined.values()),
+        "text_bytes_in": counters.text_bytes_in,
+        "text_bytes_kept": counters.text_bytes_kept,
+        "seconds": result["seconds"],
+        **{f"rejected_{reason}": number for reason, number in counters.rejected.items()},
+        **{f"quarantined_{reason}": number for reason, number in counters.quarantined.items()},
+        **counters.custom,
     }
     inputs = [
-        dataset_entry(name, reference.digest, reference.uri or name) for name, reference in sorted(input_references(plan.request).items())
+        dataset_entry(name, reference.digest, reference.uri or name)
+        for name, reference in sorted(input_references(plan.request).items())
     ]
     event: dict[str, Any] = {
-        "run": run.name, "name": key, "status": "FINISHED", "started": started, "ended": time.time(),
+        "run": run.name,
+        "name": key,
+        "status": "FINISHED",
+        "started": started,
+        "ended": time.time(),
         "params": {"version": manifest.stage_version, "fingerprint": manifest.fingerprint, **_flat(manifest.config)},
         "metrics": {name: value for name, value in metrics.items() if value == value},
-        "tags": {"hyperclova.stage": manifest.stage, "hyperclova.reused": str(outcome.reused).lower(), "hyperclova.made_by": result["made_by"]},
+        "tags": {
+            "hyperclova.stage": manifest.stage,
+            "hyperclova.reused": str(outcome.reused).lower(),
+            "hyperclova.made_by": result["made_by"],
+        },
         "inputs": inputs,
-        "outputs": [dataset_entry(manifest.stage, manifest.digest, outcome.dataset.uri, {"rows": counters.kept, "bytes": counters.text_bytes_kept})],
+        "outputs": [
+            dataset_entry(
+                manifest.stage,
+                manifest.digest,
+                outcome.dataset.uri,
+                {"rows": counters.kept, "bytes": counters.text_bytes_kept},
+            )
+        ],
         "artifacts": [],
     }
     if manifest.stage == "train" and not outcome.reused:
         event["job_folder"] = job_folder
         event["model"] = {
-            "name": f"hyperclova-{key.removeprefix('train-')}", "folder": storage.join(outcome.dataset.uri, manifest.info["model"]),
+            "name": f"hyperclova-{key.removeprefix('train-')}",
+            "folder": storage.join(outcome.dataset.uri, manifest.info["model"]),
             "tags": {
-                "corpus_digest": plan.request.inputs["serialize"].manifest.digest, "recipe": run.record()["recipe"]["name"],
-                "code_version": __version__, "parent_run": run.name, "digest": manifest.digest,
+                "corpus_digest": plan.request.inputs["serialize"].manifest.digest,
+                "recipe": run.record()["recipe"]["name"],
+                "code_version": __version__,
+                "parent_run": run.name,
+                "digest": manifest.digest,
             },
         }
     if manifest.stage in ("evaluate", "mix"):
-        event["artifacts"] = [[path, ""] for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)]
+        event["artifacts"] = [
+            [path, ""] for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)
+        ]
     return event
 
 
@@ -205,10 +280,24 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
         artifacts.append([docs, "data_docs"])
     metrics = {"documents": float(summary["documents"]), "tokens": float(summary["tokens"].get("train", 0))}
     metrics.update({f"final_validation_loss_{model['size']}": model["validation_loss"] for model in summary["models"]})
-    metrics.update({f"nsmc_accuracy_{model['size']}": model["nsmc_accuracy"] for model in summary["models"] if model["nsmc_accuracy"] is not None})
+    metrics.update(
+        {
+            f"nsmc_accuracy_{model['size']}": model["nsmc_accuracy"]
+            for model in summary["models"]
+            if model["nsmc_accuracy"] is not None
+        }
+    )
     record_event(
         warehouse,
-        {"run": run.name, "name": None, "status": "FINISHED", "started": run.record()["started"], "ended": time.time(), "metrics": metrics, "artifacts": artifacts},
+        {
+            "run": run.name,
+            "name": None,
+            "status": "FINISHED",
+            "started": run.record()["started"],
+            "ended": time.time(),
+            "metrics": metrics,
+            "artifacts": artifacts,
+        },
     )
     deliver(warehouse)
     return summary
@@ -223,7 +312,14 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
     """Mark the parent run as failed in MLflow."""
     record_event(
         warehouse,
-        {"run": run.name, "name": None, "status": "FAILED", "started": run.record()["started"], "ended": time.time(), "tags": {"hyperclova.failure": reason[:500]}},
+        {
+            "run": run.name,
+            "name": None,
+            "status": "FAILED",
+            "started": run.record()["started"],
+            "ended": time.time(),
+            "tags": {"hyperclova.failure": reason[:500]},
+        },
     )
     deliver(warehouse)
 
@@ -231,4 +327,8 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
 def check_key(key: str) -> None:
     """Raises ConfigError for a key that names no stage."""
     if key not in NODES and not key.startswith("train-"):
-        raise ConfigError(f"There is no stage {key}", why=f"the stages are {', '.join(NODES)}", remedy="choose one of them; `train-SIZE` for one model")
+        raise ConfigError(
+            f"There is no stage {key}",
+            why=f"the stages are {', '.join(NODES)}",
+            remedy="choose one of them; `train-SIZE` for one model",
+        )

@@ -47,9 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = run_key(warehouse, run, options.stage, engine)
         counters = outcome.dataset.manifest.counters
         log.info(
-            "%s %s: %d in, %d kept, %d rejected, %d quarantined, %.1f s, %d units taken over from an earlier attempt; digest %s", options.stage,
-            "reused" if outcome.reused else "done", counters.rows_in, counters.kept, sum(counters.rejected.values()), sum(counters.quarantined.values()),
-            outcome.seconds, outcome.taken_over, outcome.dataset.manifest.digest,
+            "%s %s: %d in, %d kept, %d rejected, %d quarantined, %.1f s, %d units taken over from an earlier attempt; digest %s",
+            options.stage,
+            "reused" if outcome.reused else "done",
+            counters.rows_in,
+            counters.kept,
+            sum(counters.rejected.values()),
+            sum(counters.quarantined.values()),
+            outcome.seconds,
+            outcome.taken_over,
+            outcome.dataset.manifest.digest,
         )
         deliver(warehouse)
         return 0

@@ -15,38 +15,68 @@ def summary_of(run: RunFolder) -> dict[str, Any]:
     results = run.stage_results()
     ordered = [key for name in NODES for key in results if results[key]["stage"] == name]
     sizes = run.record()["sizes"]
-    ordered.sort(key=lambda key: (list(NODES).index(results[key]["stage"]), sizes.index(key[6:]) if key.startswith("train-") else 0))
+    ordered.sort(
+        key=lambda key: (
+            list(NODES).index(results[key]["stage"]),
+            sizes.index(key[6:]) if key.startswith("train-") else 0,
+        )
+    )
     stages = []
     for key in ordered:
         result = results[key]
         counters = result["counters"]
-        dropped = {**counters["rejected"], **{f"quarantined: {reason}": number for reason, number in counters["quarantined"].items()}}
+        dropped = {
+            **counters["rejected"],
+            **{f"quarantined: {reason}": number for reason, number in counters["quarantined"].items()},
+        }
         stages.append(
             {
-                "stage": key, "in": counters["rows_in"], "kept": counters["kept"], "dropped": sum(dropped.values()),
-                "reasons": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))), "text_bytes_in": counters["text_bytes_in"],
-                "text_bytes_kept": counters["text_bytes_kept"], "seconds": result["seconds"], "reused": result["reused"], "made_by": result["made_by"],
+                "stage": key,
+                "in": counters["rows_in"],
+                "kept": counters["kept"],
+                "dropped": sum(dropped.values()),
+                "reasons": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+                "text_bytes_in": counters["text_bytes_in"],
+                "text_bytes_kept": counters["text_bytes_kept"],
+                "seconds": result["seconds"],
+                "reused": result["reused"],
+                "made_by": result["made_by"],
             }
         )
     accuracies = ((results.get("evaluate") or {}).get("result") or {}).get("nsmc", {})
     models = [_model(results[key]["result"], accuracies) for key in ordered if key.startswith("train-")]
     tokens = {}
     if "serialize" in results:
-        tokens = {name.removeprefix("tokens_"): int(value) for name, value in results["serialize"]["counters"]["custom"].items() if name.startswith("tokens_")}
+        tokens = {
+            name.removeprefix("tokens_"): int(value)
+            for name, value in results["serialize"]["counters"]["custom"].items()
+            if name.startswith("tokens_")
+        }
     return {
-        "run_id": run.record()["run_id"], "recipe": run.record()["recipe"]["name"], "stages": stages, "tokens": tokens, "models": models,
+        "run_id": run.record()["run_id"],
+        "recipe": run.record()["recipe"]["name"],
+        "stages": stages,
+        "tokens": tokens,
+        "models": models,
         "documents": results["select"]["counters"]["kept"] if "select" in results else 0,
         "crossings": ((results.get("evaluate") or {}).get("result") or {}).get("crossings_in_words", []),
-        "reused": sum(stage["reused"] for stage in stages), "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "reused": sum(stage["reused"] for stage in stages),
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
     }
 
 
 def _model(result: dict[str, Any], accuracies: dict[str, Any]) -> dict[str, Any]:
     accuracy = accuracies.get(result["size"])
     return {
-        "size": result["size"], "non_embedding_parameters": result["non_embedding_parameters"], "tokens": result["tokens"], "processes": result["processes"],
-        "loss": round(result["loss"], 4), "validation_loss": round(result["validation_loss"], 4), "bits_per_byte": result["validation_bits_per_byte"],
-        "nsmc_accuracy": accuracy["accuracy"] if accuracy else None, "nsmc_interval": [accuracy["low"], accuracy["high"]] if accuracy else None,
+        "size": result["size"],
+        "non_embedding_parameters": result["non_embedding_parameters"],
+        "tokens": result["tokens"],
+        "processes": result["processes"],
+        "loss": round(result["loss"], 4),
+        "validation_loss": round(result["validation_loss"], 4),
+        "bits_per_byte": result["validation_bits_per_byte"],
+        "nsmc_accuracy": accuracy["accuracy"] if accuracy else None,
+        "nsmc_interval": [accuracy["low"], accuracy["high"]] if accuracy else None,
         "nsmc_reviews": accuracy["reviews"] if accuracy else 0,
     }
 
@@ -60,18 +90,29 @@ def reasons_in_words(stage: dict[str, Any]) -> str:
 
 def to_markdown(summary: dict[str, Any]) -> str:
     """The summary as two Markdown tables."""
-    lines = [f"# {summary['recipe']}: {summary['run_id']}", "", "| stage | in | kept | dropped | why | seconds | reused |", "|---|--:|--:|--:|---|--:|---|"]
+    lines = [
+        f"# {summary['recipe']}: {summary['run_id']}",
+        "",
+        "| stage | in | kept | dropped | why | seconds | reused |",
+        "|---|--:|--:|--:|---|--:|---|",
+    ]
     for stage in summary["stages"]:
         if stage["stage"] in SPARK_STAGES:
+            counts = f"{stage['in']:,} | {stage['kept']:,} | {stage['dropped']:,}"
+            reused = "yes" if stage["reused"] else ""
             lines.append(
-                f"| {stage['stage']} | {stage['in']:,} | {stage['kept']:,} | {stage['dropped']:,} | {reasons_in_words(stage)} | {stage['seconds']:.1f} | {'yes' if stage['reused'] else ''} |"
+                f"| {stage['stage']} | {counts} | {reasons_in_words(stage)} | {stage['seconds']:.1f} | {reused} |"
             )
-    lines += ["", "| model | parameters (non-embedding) | tokens | loss | validation loss | bits per byte | NSMC-style accuracy |", "|---|--:|--:|--:|--:|--:|---|"]
+    lines += [
+        "",
+        "| model | parameters (non-embedding) | tokens | loss | validation loss | bits per byte | NSMC-style accuracy |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
     for model in summary["models"]:
         bits = f"{model['bits_per_byte']:.3f}" if model["bits_per_byte"] is not None else ""
-        lines.append(
-            f"| {model['size']} | {model['non_embedding_parameters']:,} | {model['tokens']:,} | {model['loss']:.3f} | {model['validation_loss']:.3f} | {bits} | {accuracy_in_words(model)} |"
-        )
+        sizes = f"{model['size']} | {model['non_embedding_parameters']:,} | {model['tokens']:,}"
+        losses = f"{model['loss']:.3f} | {model['validation_loss']:.3f}"
+        lines.append(f"| {sizes} | {losses} | {bits} | {accuracy_in_words(model)} |")
     lines += ["", *(f"- {line}" for line in summary["crossings"])]
     return "\n".join(lines) + "\n"
 

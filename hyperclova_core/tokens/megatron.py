@@ -41,12 +41,14 @@ class ShardWriter:
         self._documents = [0]
         storage.make_folder(os.path.dirname(prefix) or ".")
         self._temporary = f"{prefix}.bin.part"
-        self._bin: IO[bytes] = open(self._temporary, "wb")
+        self._bin: IO[bytes] = open(self._temporary, "wb")  # noqa: SIM115 - closed by close()
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self._bin.close()
             os.unlink(self._temporary)
@@ -65,11 +67,16 @@ class ShardWriter:
         self._bin.flush()
         os.fsync(self._bin.fileno())
         self._bin.close()
-        storage.write_bytes(f"{self._prefix}.idx", index_bytes(np.asarray(self._lengths, np.int32), np.asarray(self._documents, np.int64), self._type))
+        storage.write_bytes(
+            f"{self._prefix}.idx",
+            index_bytes(np.asarray(self._lengths, np.int32), np.asarray(self._documents, np.int64), self._type),
+        )
         os.replace(self._temporary, f"{self._prefix}.bin")
 
 
-def index_bytes(lengths: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], kind: type[np.uint16] | type[np.int32]) -> bytes:
+def index_bytes(
+    lengths: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], kind: type[np.uint16] | type[np.int32]
+) -> bytes:
     """The content of an `.idx`; offsets are reckoned in 64 bits."""
     width = np.dtype(kind).itemsize
     offsets = np.zeros(len(lengths), np.int64)
@@ -87,9 +94,19 @@ class Shard:
         try:
             head = path.read_bytes()
         except OSError as error:
-            raise DataError("A shard's index cannot be read", where=str(path), why=error.strerror or str(error), remedy="give the prefix that serialize wrote, without .bin or .idx") from error
+            raise DataError(
+                "A shard's index cannot be read",
+                where=str(path),
+                why=error.strerror or str(error),
+                remedy="give the prefix that serialize wrote, without .bin or .idx",
+            ) from error
         if head[:9] != MAGIC:
-            raise DataError("Not a Megatron index", where=str(path), why="its first bytes differ", remedy="give the prefix that serialize wrote")
+            raise DataError(
+                "Not a Megatron index",
+                where=str(path),
+                why="its first bytes differ",
+                remedy="give the prefix that serialize wrote",
+            )
         _, code, sequences, documents = struct.unpack_from("<QBQQ", head, 9)
         at = 9 + struct.calcsize("<QBQQ")
         self.lengths = np.frombuffer(head, np.int32, sequences, at)
@@ -99,7 +116,12 @@ class Shard:
         size = os.path.getsize(f"{prefix}.bin")
         expected = int(self.lengths.sum(dtype=np.int64)) * np.dtype(kind).itemsize
         if size != expected:
-            raise DataError("A shard and its index do not belong together", where=f"{prefix}.bin", why=f"{size} bytes instead of {expected}", remedy="serialize again")
+            raise DataError(
+                "A shard and its index do not belong together",
+                where=f"{prefix}.bin",
+                why=f"{size} bytes instead of {expected}",
+                remedy="serialize again",
+            )
         self.ids: npt.NDArray[np.integer] = np.memmap(f"{prefix}.bin", kind, "r") if size else np.zeros(0, kind)
 
     @property
@@ -114,7 +136,9 @@ class Shard:
             DataError: there is none of that number.
         """
         if not 0 <= number < len(self.documents) - 1:
-            raise DataError(f"The shard has no document {number}", why=f"it has {len(self.documents) - 1}", remedy="count from 0")
+            raise DataError(
+                f"The shard has no document {number}", why=f"it has {len(self.documents) - 1}", remedy="count from 0"
+            )
         first, last = int(self.documents[number]), int(self.documents[number + 1])
         if first == last:
             return self.ids[:0]

@@ -10,7 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyperclova_core.corpus.mix import Candidate, Chosen, MixConfig, Plan, choose, is_validation, make_plan, training_order
+from hyperclova_core.corpus.mix import (
+    Candidate,
+    Chosen,
+    MixConfig,
+    Plan,
+    choose,
+    is_validation,
+    make_plan,
+    training_order,
+)
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry, write_table
 from hyperclova_core.foundation.errors import DataError
@@ -18,8 +27,24 @@ from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_s
 from hyperclova_core.foundation.units import run_units
 from hyperclova_core.tokens.train_stage import tokenizer_folder
 
-COUNTS_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("cluster_id", pa.string()), ("tokens", pa.int64()), ("bytes", pa.int64())])
-SELECTION_SCHEMA = pa.schema([("doc_id", pa.string()), ("source", pa.string()), ("split", pa.string()), ("copy", pa.int32()), ("tokens", pa.int64())])
+COUNTS_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("cluster_id", pa.string()),
+        ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("copy", pa.int32()),
+        ("tokens", pa.int64()),
+    ]
+)
 SPLITS = ("train", "validation")
 
 
@@ -37,7 +62,8 @@ def count_tokens(documents: Dataset, tokenizer: str, context: StageContext) -> p
 
 def split_and_plan(counts: pa.Table, config: MixConfig, seed: int) -> tuple[Plan, list[Candidate], list[Candidate]]:
     """(plan, training candidates, validation candidates)."""
-    training, validation = [], []
+    training: list[Candidate] = []
+    validation: list[Candidate] = []
     for row in counts.to_pylist():
         held = is_validation(seed, row["cluster_id"] or row["doc_id"], config.validation_share)
         (validation if held else training).append(Candidate(row["doc_id"], row["source"], row["tokens"]))
@@ -51,7 +77,11 @@ def split_and_plan(counts: pa.Table, config: MixConfig, seed: int) -> tuple[Plan
         available[candidate.source] += candidate.tokens
         documents[candidate.source] += 1
     if not available:
-        raise DataError("Nothing to mix", why="no training document is left", remedy="look at what the filters dropped, or lower validation_share")
+        raise DataError(
+            "Nothing to mix",
+            why="no training document is left",
+            remedy="look at what the filters dropped, or lower validation_share",
+        )
     return make_plan(available, documents, config), training, validation
 
 
@@ -70,14 +100,21 @@ def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext)
     }
     storage.write_json(storage.join(root, path, "plan.json"), plan.to_dict())
     tables["plan"] = [plain_file_entry(root, f"{path}/plan.json")]
-    return Artifact(tables, _counters(counts, chosen), {"plan": plan.to_dict(), "tokens": {split: sum(c.tokens for c in rows) for split, rows in chosen.items()}})
+    return Artifact(
+        tables,
+        _counters(counts, chosen),
+        {"plan": plan.to_dict(), "tokens": {split: sum(c.tokens for c in rows) for split, rows in chosen.items()}},
+    )
 
 
 def _selection(rows: list[Chosen], split: str) -> pa.Table:
     return pa.table(
         {
-            "doc_id": [row.doc_id for row in rows], "source": [row.source for row in rows], "split": [split] * len(rows),
-            "copy": [row.copy for row in rows], "tokens": [row.tokens for row in rows],
+            "doc_id": [row.doc_id for row in rows],
+            "source": [row.source for row in rows],
+            "split": [split] * len(rows),
+            "copy": [row.copy for row in rows],
+            "tokens": [row.tokens for row in rows],
         },
         SELECTION_SCHEMA,
     )
@@ -94,8 +131,11 @@ def _counters(counts: pa.Table, chosen: dict[str, list[Chosen]]) -> Counters:
         kept_bytes += row["bytes"] if row["doc_id"] in taken else 0
     left = counts.num_rows - len(taken)
     return Counters(
-        rows_in=counts.num_rows, kept=len(taken), rejected={"over_the_mixture": left} if left else {},
-        text_bytes_in=sum(counts.column("bytes").to_pylist()), text_bytes_kept=kept_bytes,
+        rows_in=counts.num_rows,
+        kept=len(taken),
+        rejected={"over_the_mixture": left} if left else {},
+        text_bytes_in=sum(counts.column("bytes").to_pylist()),
+        text_bytes_kept=kept_bytes,
         by_source={source: dict(sorted(counter.items())) for source, counter in sorted(by_source.items())},
         custom={f"tokens_{split}": float(sum(row.tokens for row in rows)) for split, rows in chosen.items()},
     )
@@ -112,8 +152,11 @@ def _count_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) 
             parts.append(
                 pa.table(
                     {
-                        "doc_id": batch.column("doc_id"), "source": batch.column("source"), "cluster_id": batch.column("cluster_id"),
-                        "tokens": [len(ids) + 1 for ids in encoder.encode_batch(texts)], "bytes": [len(text.encode()) for text in texts],
+                        "doc_id": batch.column("doc_id"),
+                        "source": batch.column("source"),
+                        "cluster_id": batch.column("cluster_id"),
+                        "tokens": [len(ids) + 1 for ids in encoder.encode_batch(texts)],
+                        "bytes": [len(text.encode()) for text in texts],
                     },
                     COUNTS_SCHEMA,
                 )

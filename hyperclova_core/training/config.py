@@ -49,7 +49,9 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.1, ge=0)
     gradient_clipping: float = Field(1.0, ge=0)
     seed: int = 0
-    shuffle_window: int = Field(1024, ge=1, description="samples permuted among themselves; the shards lie in training order already")
+    shuffle_window: int = Field(
+        1024, ge=1, description="samples permuted among themselves; the shards lie in training order already"
+    )
     evaluate_every: int = Field(50, ge=1, description="steps between validations")
     validation_sequences: int = Field(128, ge=1, description="at most")
     log_every: int = Field(5, ge=1)
@@ -64,13 +66,19 @@ class TrainConfig(Config):
     def _check(self) -> TrainConfig:
         parallel, model = self.size.parallel, self.size.model
         if self.global_batch % (parallel.data * parallel.micro_batch):
-            fitting = [m for m in range(1, self.global_batch // parallel.data + 1) if self.global_batch % (parallel.data * m) == 0]
+            fitting = [
+                m
+                for m in range(1, self.global_batch // parallel.data + 1)
+                if self.global_batch % (parallel.data * m) == 0
+            ]
             raise ValueError(
                 f"global_batch {self.global_batch} is not micro_batch {parallel.micro_batch} × accumulation × data {parallel.data};"
                 f" micro_batch may be {', '.join(map(str, fitting)) or 'none: lower `data`'}"
             )
         if model.heads % parallel.tensor or model.width % model.heads:
-            raise ValueError(f"{model.heads} heads of width {model.width} do not divide among {parallel.tensor} tensor-parallel ranks")
+            raise ValueError(
+                f"{model.heads} heads of width {model.width} do not divide among {parallel.tensor} tensor-parallel ranks"
+            )
         if parallel.pipeline > model.layers:
             raise ValueError(f"{model.layers} layers cannot fill {parallel.pipeline} pipeline stages")
         if self.steps < 1:
@@ -82,7 +90,9 @@ class LadderConfig(Config):
     """The recipe's `train` section: common settings and the sizes."""
 
     sizes: tuple[SizeConfig, ...] = ()
-    settings: dict[str, object] = Field(default_factory=dict, description="of every size: keys of the training of one model")
+    settings: dict[str, object] = Field(
+        default_factory=dict, description="of every size: keys of the training of one model"
+    )
 
     def of(self, name: str, seed: int) -> TrainConfig:
         """The training of one size.
@@ -94,8 +104,15 @@ class LadderConfig(Config):
 
         for size in self.sizes:
             if size.name == name:
-                return parse(TrainConfig, {"seed": seed, **self.settings, "size": size.model_dump()}, f"train, size {name}")
-        raise ConfigError(f"The recipe trains no size {name}", where="train.sizes", why=f"it has {', '.join(s.name for s in self.sizes)}", remedy="choose among them, or add it")
+                return parse(
+                    TrainConfig, {"seed": seed, **self.settings, "size": size.model_dump()}, f"train, size {name}"
+                )
+        raise ConfigError(
+            f"The recipe trains no size {name}",
+            where="train.sizes",
+            why=f"it has {', '.join(s.name for s in self.sizes)}",
+            remedy="choose among them, or add it",
+        )
 
 
 class JobConfig(Config):
@@ -107,7 +124,9 @@ class JobConfig(Config):
     tokenizer: str
     padded_vocabulary: int = Field(ge=1)
     vocabulary: int = Field(ge=1)
-    validation_bytes_per_token: float | None = Field(None, description="UTF-8 bytes of text a validation token, for bits per byte")
+    validation_bytes_per_token: float | None = Field(
+        None, description="UTF-8 bytes of text a validation token, for bits per byte"
+    )
     output: str
     run: str | None = Field(None, description="run folder, for MLflow's parent run")
     name: str = "train"

@@ -56,8 +56,10 @@ def _check_ids(prefix: str, shard: Shard, vocabulary: int) -> None:
             sequence = int(np.searchsorted(shard.offsets // shard.ids.dtype.itemsize, bad, side="right")) - 1
             document = int(np.searchsorted(shard.documents, sequence, side="right")) - 1
             raise DataError(
-                f"Token id {int(shard.ids[bad])} is beyond the vocabulary of {vocabulary}", where=f"{prefix}.bin, document {document}, token {bad}",
-                why="the shard was written with another tokenizer", remedy="serialize the corpus with the tokenizer that training is given",
+                f"Token id {int(shard.ids[bad])} is beyond the vocabulary of {vocabulary}",
+                where=f"{prefix}.bin, document {document}, token {bad}",
+                why="the shard was written with another tokenizer",
+                remedy="serialize the corpus with the tokenizer that training is given",
             )
 
 
@@ -68,7 +70,11 @@ class Samples:
         self._stream, self._context, self._seed, self._window = stream, context, seed, window
         self.count = (stream.tokens - 1) // context
         if self.count < 1:
-            raise DataError("The corpus is shorter than one sequence", why=f"{stream.tokens} tokens, a sequence needs {context + 1}", remedy="give more text, or a smaller context")
+            raise DataError(
+                "The corpus is shorter than one sequence",
+                why=f"{stream.tokens} tokens, a sequence needs {context + 1}",
+                remedy="give more text, or a smaller context",
+            )
 
     def __getitem__(self, sample: int) -> npt.NDArray[np.int64]:
         epoch, place = divmod(sample, self.count)

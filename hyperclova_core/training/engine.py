@@ -43,8 +43,10 @@ def start_processes(job: JobConfig) -> Any:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != parallel.processes:
         raise ConfigError(
-            f"{world} processes were started, the layout needs {parallel.processes}", where="train.size.parallel",
-            why=f"pipeline {parallel.pipeline} × tensor {parallel.tensor} × data {parallel.data}", remedy=f"start torchrun with --nproc-per-node such that there are {parallel.processes}",
+            f"{world} processes were started, the layout needs {parallel.processes}",
+            where="train.size.parallel",
+            why=f"pipeline {parallel.pipeline} × tensor {parallel.tensor} × data {parallel.data}",
+            remedy=f"start torchrun with --nproc-per-node such that there are {parallel.processes}",
         )
     deepspeed.init_distributed(dist_backend="nccl" if device_kind() == "cuda" else "gloo", verbose=False)
     topology = PipeModelDataParallelTopology(num_pp=parallel.pipeline, num_mp=parallel.tensor, num_dp=parallel.data)
@@ -64,12 +66,19 @@ def build_engine(job: JobConfig, topology: Any) -> Any:
     train = job.train
     parallel = train.size.parallel
     module = PipelineModule(
-        layers=pipeline_layers(train.size.model, job.padded_vocabulary, train.context, train.seed), topology=topology,
-        loss_fn=cross_entropy, partition_method="parameters", activation_checkpoint_interval=0,
+        layers=pipeline_layers(train.size.model, job.padded_vocabulary, train.context, train.seed),
+        topology=topology,
+        loss_fn=cross_entropy,
+        partition_method="parameters",
+        activation_checkpoint_interval=0,
     )
     decayed = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
     plain = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": params, "weight_decay": decay} for params, decay in ((decayed, train.weight_decay), (plain, 0.0)) if params]
+    groups = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, train.weight_decay), (plain, 0.0))
+        if params
+    ]
     optimizer = torch.optim.AdamW(groups, lr=train.size.model.learning_rate, betas=train.betas, fused=True)
     config: dict[str, Any] = {
         "train_batch_size": train.global_batch,

@@ -20,7 +20,14 @@ from hyperclova_core.training.sizes import ModelSize
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _LINEARS = {"qkv": "attn.c_attn", "proj": "attn.c_proj", "fc": "mlp.c_fc", "out": "mlp.c_proj"}
 _NORMS = {"ln1": "ln_1", "ln2": "ln_2"}
-_SHARDED = {"qkv.weight": (0, 3), "qkv.bias": (0, 3), "fc.weight": (0, 1), "fc.bias": (0, 1), "proj.weight": (1, 1), "out.weight": (1, 1)}
+_SHARDED = {
+    "qkv.weight": (0, 3),
+    "qkv.bias": (0, 3),
+    "fc.weight": (0, 1),
+    "fc.bias": (0, 1),
+    "proj.weight": (1, 1),
+    "out.weight": (1, 1),
+}
 
 
 def export_model(engine: Any, job: JobConfig, folder: str) -> None:
@@ -30,8 +37,12 @@ def export_model(engine: Any, job: JobConfig, folder: str) -> None:
     coordinate = engine.grid
     if coordinate.get_data_parallel_rank() == 0:
         stage, tensor = coordinate.get_pipe_parallel_rank(), tensor_group().rank
-        state = {name: parameter.detach().float().cpu().contiguous() for name, parameter in engine.module.named_parameters()}
-        save_file(state, str(storage.local_path(storage.join(parts, f"stage-{stage:03d}-tensor-{tensor:03d}.safetensors"))))
+        state = {
+            name: parameter.detach().float().cpu().contiguous() for name, parameter in engine.module.named_parameters()
+        }
+        save_file(
+            state, str(storage.local_path(storage.join(parts, f"stage-{stage:03d}-tensor-{tensor:03d}.safetensors")))
+        )
     dist.barrier()
     if dist.get_rank() == 0:
         write_model(_merge(parts), job.train.size.model, job.padded_vocabulary, job.train.context, folder)
@@ -83,9 +94,22 @@ def write_model(state: dict[str, torch.Tensor], model: ModelSize, vocabulary: in
     with storage.replacing(storage.join(folder, WEIGHTS)) as temporary:
         save_file(renamed, temporary, metadata={"format": "pt"})
     config = {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": vocabulary, "n_positions": context, "n_embd": model.width,
-        "n_layer": model.layers, "n_head": model.heads, "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "tie_word_embeddings": True, "bos_token_id": EOD_ID, "eos_token_id": EOD_ID,
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": vocabulary,
+        "n_positions": context,
+        "n_embd": model.width,
+        "n_layer": model.layers,
+        "n_head": model.heads,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": True,
+        "bos_token_id": EOD_ID,
+        "eos_token_id": EOD_ID,
         "torch_dtype": "float32",
     }
     storage.write_json(storage.join(folder, CONFIG), config)
@@ -98,7 +122,12 @@ def load_model(folder: str) -> WholeModel:
         DataError: there is none, or its weights do not fit its configuration.
     """
     if not storage.exists(storage.join(folder, CONFIG)):
-        raise DataError("No model here", where=folder, why=f"there is no {CONFIG}", remedy="give the `model` folder that training wrote")
+        raise DataError(
+            "No model here",
+            where=folder,
+            why=f"there is no {CONFIG}",
+            remedy="give the `model` folder that training wrote",
+        )
     config = storage.read_json(storage.join(folder, CONFIG))
     shape = ModelSize(layers=config["n_layer"], width=config["n_embd"], heads=config["n_head"], learning_rate=1.0)
     model = WholeModel(shape, config["vocab_size"], config["n_positions"])
@@ -113,5 +142,10 @@ def load_model(folder: str) -> WholeModel:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise DataError("The model's weights do not fit its configuration", where=folder, why=str(error).splitlines()[-1].strip(), remedy="export the model again") from error
+        raise DataError(
+            "The model's weights do not fit its configuration",
+            where=folder,
+            why=str(error).splitlines()[-1].strip(),
+            remedy="export the model again",
+        ) from error
     return model.eval()

@@ -22,7 +22,15 @@ class MetricsLog:
     """Rank 0's log: rows of (step, tokens, values). Losses go to MLflow twice, by step and by tokens, so that its own
     charts overlay sizes as the waterfall."""
 
-    def __init__(self, folder: str, run: RunFolder | None, name: str, tags: dict[str, str], parameters: dict[str, Any], resumed_step: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        run: RunFolder | None,
+        name: str,
+        tags: dict[str, str],
+        parameters: dict[str, Any],
+        resumed_step: int,
+    ) -> None:
         self._path = storage.join(folder, HISTORY)
         self._delivery = storage.join(folder, DELIVERY)
         self._keep_until(resumed_step)
@@ -38,7 +46,11 @@ class MetricsLog:
     def _keep_until(self, step: int) -> None:
         """Rows after the checkpoint that training resumes from are forgotten: they come again."""
         path = storage.local_path(self._path)
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+        rows = (
+            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            if path.exists()
+            else []
+        )
         storage.write_bytes(self._path, "".join(f"{row}\n" for row in rows).encode())
 
     def _begin(self, uri: str, run: RunFolder, name: str, tags: dict[str, str], parameters: dict[str, Any]) -> None:
@@ -52,7 +64,9 @@ class MetricsLog:
                 self._run_id = storage.read_json(self._delivery)["run_id"]
                 client.update_run(self._run_id, status="RUNNING")
             else:
-                self._run_id = client.create_run(experiment, tags={"mlflow.parentRunId": parent, "mlflow.runName": name, **tags}).info.run_id
+                self._run_id = client.create_run(
+                    experiment, tags={"mlflow.parentRunId": parent, "mlflow.runName": name, **tags}
+                ).info.run_id
                 storage.write_json(self._delivery, {"run_id": self._run_id, "rows": 0})
                 client.log_batch(self._run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
             self._client = client

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperclova_core.training.parallel import (
-    ColumnParallelLinear, RowParallelLinear, VocabularyParallelEmbedding, full_normal, project, tensor_group,
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabularyParallelEmbedding,
+    full_normal,
+    project,
+    tensor_group,
 )
 from hyperclova_core.training.sizes import ModelSize
 
@@ -46,7 +51,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, _ = x.shape
         query, key, value = (
-            part.view(batch, tokens, self.heads, self.head_width).transpose(1, 2) for part in self.qkv(self.ln1(x)).chunk(3, -1)
+            part.view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
+            for part in self.qkv(self.ln1(x)).chunk(3, -1)
         )
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.proj(attended.transpose(1, 2).reshape(batch, tokens, -1))

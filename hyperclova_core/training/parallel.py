@@ -95,7 +95,8 @@ def shard_of(full: torch.Tensor, dimension: int, parts: int = 1) -> torch.Tensor
     """
     if full.size(dimension) % (parts * _TENSOR.size):
         raise ConfigError(
-            "A parameter does not divide among the tensor-parallel ranks", why=f"{full.size(dimension)} rows, {_TENSOR.size} ranks, {parts} parts",
+            "A parameter does not divide among the tensor-parallel ranks",
+            why=f"{full.size(dimension)} rows, {_TENSOR.size} ranks, {parts} parts",
             remedy="choose heads, width and a padded vocabulary that `tensor` divides",
         )
     pieces = [part.chunk(_TENSOR.size, dimension)[_TENSOR.rank] for part in full.chunk(parts, dimension)]

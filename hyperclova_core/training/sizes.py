@@ -27,7 +27,9 @@ class ModelSize(Config):
 
     def flops_per_token(self, vocabulary: int, context: int) -> float:
         """Training FLOPs a token: 6 N (embedding matrix as output projection included) + 12 L d T for attention (PaLM, appendix B)."""
-        return 6.0 * (self.non_embedding_parameters + vocabulary * self.width) + 12.0 * self.layers * self.width * context
+        return (
+            6.0 * (self.non_embedding_parameters + vocabulary * self.width) + 12.0 * self.layers * self.width * context
+        )
 
 
 SIZES: dict[str, ModelSize] = {
@@ -54,5 +56,10 @@ def size_named(name: str) -> ModelSize:
         ConfigError: there is none of that name.
     """
     if name not in SIZES:
-        raise ConfigError(f"There is no model size {name}", where="train.sizes", why=f"known are {', '.join(SIZES)}", remedy="use one of them, or give layers, width, heads and learning_rate")
+        raise ConfigError(
+            f"There is no model size {name}",
+            where="train.sizes",
+            why=f"known are {', '.join(SIZES)}",
+            remedy="use one of them, or give layers, width, heads and learning_rate",
+        )
     return SIZES[name]

@@ -16,16 +16,25 @@ from hyperclova_core.training.config import JobConfig, TrainConfig
 PROGRAM = "hyperclova_core.training.rank"
 
 
-def job_config(inputs: Mapping[str, Dataset], config: TrainConfig, output: str, run: str | None, tags: dict[str, str]) -> JobConfig:
+def job_config(
+    inputs: Mapping[str, Dataset], config: TrainConfig, output: str, run: str | None, tags: dict[str, str]
+) -> JobConfig:
     """What the ranks are told."""
     shards = inputs["serialize"]
     info = shards.manifest.info
     validation_tokens = info["tokens"]["validation"]
     return JobConfig(
-        train=config, shards=tuple(shard_prefixes(shards, "train")), validation_shards=tuple(shard_prefixes(shards, "validation")),
-        tokenizer=tokenizer_folder(inputs["tokenizer"]), vocabulary=info["vocabulary_size"], padded_vocabulary=info["padded_vocabulary_size"],
+        train=config,
+        shards=tuple(shard_prefixes(shards, "train")),
+        validation_shards=tuple(shard_prefixes(shards, "validation")),
+        tokenizer=tokenizer_folder(inputs["tokenizer"]),
+        vocabulary=info["vocabulary_size"],
+        padded_vocabulary=info["padded_vocabulary_size"],
         validation_bytes_per_token=info["bytes"]["validation"] / validation_tokens if validation_tokens else None,
-        output=output, run=run, name=f"train {config.size.name}", tags=tags,
+        output=output,
+        run=run,
+        name=f"train {config.size.name}",
+        tags=tags,
     )
 
 
@@ -39,14 +48,24 @@ def train(inputs: Mapping[str, Dataset], config: TrainConfig, context: StageCont
     root, folder = context.target.root(False), context.attempt_path
     base = storage.join(root, folder)
     if not storage.exists(storage.join(base, "result.json")):
-        raise DataError("The training left no result", where=base, why="its job has not ended well", remedy="see job.log there")
+        raise DataError(
+            "The training left no result", where=base, why="its job has not ended well", remedy="see job.log there"
+        )
     result: dict[str, Any] = storage.read_json(storage.join(base, "result.json"))
     tokenizer = tokenizer_folder(inputs["tokenizer"])
     for name in storage.list_names(tokenizer):
         storage.write_bytes(storage.join(base, "model", name), storage.read_bytes(storage.join(tokenizer, name)))
-    model = [plain_file_entry(root, f"{folder}/model/{name}") for name in storage.list_names(storage.join(base, "model"))]
-    custom = {key: float(value) for key, value in result.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    return Artifact({"model": model}, Counters(custom=custom), {"result": result, "folder": folder, "model": f"{folder}/model"})
+    model = [
+        plain_file_entry(root, f"{folder}/model/{name}") for name in storage.list_names(storage.join(base, "model"))
+    ]
+    custom = {
+        key: float(value)
+        for key, value in result.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    return Artifact(
+        {"model": model}, Counters(custom=custom), {"result": result, "folder": folder, "model": f"{folder}/model"}
+    )
 
 
 def model_folder(dataset: Dataset) -> str:

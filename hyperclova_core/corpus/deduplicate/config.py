@@ -17,9 +17,13 @@ class DeduplicateConfig(Config):
     shingle_characters: int = Field(9, ge=3, le=32)
     bands: int = Field(16, ge=1, le=256)
     rows: int = Field(7, ge=1, le=32)
-    threshold: float = Field(0.75, gt=0, le=1, description="share of equal minima from which two documents are near-duplicates")
+    threshold: float = Field(
+        0.75, gt=0, le=1, description="share of equal minima from which two documents are near-duplicates"
+    )
     min_shingles: int = Field(16, ge=1, description="shorter documents are compared exactly only")
-    max_bucket: int = Field(10_000, ge=2, description="a band bucket above it is a template: reported, its edges still verified")
+    max_bucket: int = Field(
+        10_000, ge=2, description="a band bucket above it is a template: reported, its edges still verified"
+    )
 
     @property
     def permutations(self) -> int:

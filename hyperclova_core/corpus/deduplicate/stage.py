@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 NARROW = pa.schema(
     [
-        ("doc_id", pa.string()), ("tier", pa.int32()), ("length", pa.int64()), ("earliest", pa.int64()), ("exact", pa.string()),
+        ("doc_id", pa.string()),
+        ("tier", pa.int32()),
+        ("length", pa.int64()),
+        ("earliest", pa.int64()),
+        ("exact", pa.string()),
         ("signature", pa.binary()),
     ]
 )
@@ -55,33 +59,63 @@ def deduplicate(documents: DataFrame, config: DeduplicateConfig, context: StageC
     """
     from pyspark.sql import functions as F
 
-    rows = documents.withColumn("rank", F.struct("tier", (-F.col("length")).alias("shorter"), "earliest", "doc_id")).persist()
+    rows = documents.withColumn(
+        "rank", F.struct("tier", (-F.col("length")).alias("shorter"), "earliest", "doc_id")
+    ).persist()
     groups = rows.groupBy("exact").agg(F.min("rank").alias("best"), F.count("*").alias("copies"))
     groups = groups.select("exact", F.col("best.doc_id").alias("representative"), "copies")
-    representatives = rows.join(groups, rows.doc_id == groups.representative, "left_semi").where("signature is not null").persist()
+    representatives = (
+        rows.join(groups, rows.doc_id == groups.representative, "left_semi").where("signature is not null").persist()
+    )
 
     bands = _bands(representatives, config).persist()
-    stars = bands.groupBy("band", "key").agg(F.min("doc_id").alias("left"), F.count("*").alias("size")).where("size > 1").persist()
-    candidates = bands.join(stars, ["band", "key"]).where("doc_id != left").select("left", F.col("doc_id").alias("right")).distinct()
+    stars = (
+        bands.groupBy("band", "key")
+        .agg(F.min("doc_id").alias("left"), F.count("*").alias("size"))
+        .where("size > 1")
+        .persist()
+    )
+    candidates = (
+        bands.join(stars, ["band", "key"])
+        .where("doc_id != left")
+        .select("left", F.col("doc_id").alias("right"))
+        .distinct()
+    )
     members = _clusters(_verified(candidates, representatives, config), representatives, config, context)
     templates = _templates(stars, config)
 
-    decided = rows.select("doc_id", "exact").join(groups, "exact").join(members, F.col("representative") == F.col("member"), "left")
+    decided = (
+        rows.select("doc_id", "exact")
+        .join(groups, "exact")
+        .join(members, F.col("representative") == F.col("member"), "left")
+    )
     survivor = F.coalesce("survivor", "representative")
     copy = F.col("doc_id") != F.col("representative")
     near = F.when(copy, F.lit(1.0)).otherwise(F.coalesce("member_similarity", F.lit(1.0)))
     decided = decided.select("doc_id", survivor.alias("survivor"), copy.alias("copy"), near.alias("similarity"))
-    sizes = decided.groupBy("survivor").agg(F.count("*").cast("int").alias("cluster_size"), F.min("doc_id").alias("cluster_id"))
+    sizes = decided.groupBy("survivor").agg(
+        F.count("*").cast("int").alias("cluster_size"), F.min("doc_id").alias("cluster_id")
+    )
     decided = decided.join(sizes, "survivor")
     keep = F.col("doc_id") == F.col("survivor")
     reason = F.when(keep, F.lit("")).when(F.col("copy"), F.lit("exact_duplicate")).otherwise(F.lit("near_duplicate"))
     frame = decided.select(
-        "doc_id", keep.alias("keep"), reason.alias("reason"),
+        "doc_id",
+        keep.alias("keep"),
+        reason.alias("reason"),
         F.when(keep, F.lit("")).otherwise(F.concat(F.lit("survivor "), "survivor")).alias("detail"),
-        "cluster_id", "cluster_size",
-        F.when(keep, F.create_map().cast("map<string,double>")).otherwise(F.create_map(F.lit("duplicate_similarity"), F.round("similarity", 4))).alias("signals"),
+        "cluster_id",
+        "cluster_size",
+        F.when(keep, F.create_map().cast("map<string,double>"))
+        .otherwise(F.create_map(F.lit("duplicate_similarity"), F.round("similarity", 4)))
+        .alias("signals"),
     )
-    return Decisions(frame, ("cluster_id", "cluster_size", "signals"), custom={"template_buckets": float(len(templates))}, info={"templates": templates})
+    return Decisions(
+        frame,
+        ("cluster_id", "cluster_size", "signals"),
+        custom={"template_buckets": float(len(templates))},
+        info={"templates": templates},
+    )
 
 
 def _bands(representatives: DataFrame, config: DeduplicateConfig) -> DataFrame:
@@ -126,14 +160,20 @@ def _verified(candidates: DataFrame, representatives: DataFrame, config: Dedupli
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            values = similarity(_minima(batch.column("left_signature"), config), _minima(batch.column("right_signature"), config))
+            values = similarity(
+                _minima(batch.column("left_signature"), config), _minima(batch.column("right_signature"), config)
+            )
             yield batch.select(["left", "right"]).filter(pa.array(values >= config.threshold))
 
-    joined = candidates.join(left, "left").join(right, "right").select("left", "right", "left_signature", "right_signature")
+    joined = (
+        candidates.join(left, "left").join(right, "right").select("left", "right", "left_signature", "right_signature")
+    )
     return joined.mapInArrow(verify, "left string, right string")
 
 
-def _clusters(edges: DataFrame, representatives: DataFrame, config: DeduplicateConfig, context: StageContext) -> DataFrame:
+def _clusters(
+    edges: DataFrame, representatives: DataFrame, config: DeduplicateConfig, context: StageContext
+) -> DataFrame:
     """Members of clusters of two or more representatives, with their survivor."""
     import numpy as np
     from pyspark.sql import functions as F
@@ -144,11 +184,28 @@ def _clusters(edges: DataFrame, representatives: DataFrame, config: DeduplicateC
     pairs = [(row["left"], row["right"]) for row in edges.toArrow().to_pylist()]
     components = connected_components(pairs)
     spark = context.engine.spark()
-    involved = spark.createDataFrame(pa.table({"doc_id": sorted({node for component in components for node in component})}, schema=pa.schema([("doc_id", pa.string())])))
-    details = representatives.join(F.broadcast(involved), "doc_id", "left_semi").select("doc_id", "tier", "length", "earliest", "signature").toArrow()
-    ranks = {row["doc_id"]: (row["tier"], -row["length"], row["earliest"], row["doc_id"]) for row in details.drop(["signature"]).to_pylist()}
-    minima = {row["doc_id"]: np.frombuffer(row["signature"], np.uint32) for row in details.select(["doc_id", "signature"]).to_pylist()}
-    members = [member for component in components for member in split_by_survivor(component, ranks, minima, config.threshold)]
+    involved = spark.createDataFrame(
+        pa.table(
+            {"doc_id": sorted({node for component in components for node in component})},
+            schema=pa.schema([("doc_id", pa.string())]),
+        )
+    )
+    details = (
+        representatives.join(F.broadcast(involved), "doc_id", "left_semi")
+        .select("doc_id", "tier", "length", "earliest", "signature")
+        .toArrow()
+    )
+    ranks = {
+        row["doc_id"]: (row["tier"], -row["length"], row["earliest"], row["doc_id"])
+        for row in details.drop(["signature"]).to_pylist()
+    }
+    minima = {
+        row["doc_id"]: np.frombuffer(row["signature"], np.uint32)
+        for row in details.select(["doc_id", "signature"]).to_pylist()
+    }
+    members = [
+        member for component in components for member in split_by_survivor(component, ranks, minima, config.threshold)
+    ]
     schema = pa.schema([("member", pa.string()), ("survivor", pa.string()), ("member_similarity", pa.float64())])
     rows = [{"member": m.doc_id, "survivor": m.survivor, "member_similarity": m.similarity} for m in members]
     return spark.createDataFrame(pa.Table.from_pylist(rows, schema))
@@ -159,4 +216,7 @@ def _templates(stars: DataFrame, config: DeduplicateConfig) -> list[dict[str, An
     from pyspark.sql import functions as F
 
     found = stars.where(F.col("size") > config.max_bucket).groupBy("left").agg(F.max("size").alias("size"))
-    return [{"doc_id": row["left"], "size": row["size"]} for row in found.orderBy(F.desc("size"), "left").limit(20).collect()]
+    return [
+        {"doc_id": row["left"], "size": row["size"]}
+        for row in found.orderBy(F.desc("size"), "left").limit(20).collect()
+    ]

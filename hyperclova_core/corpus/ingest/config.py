@@ -17,8 +17,18 @@ from hyperclova_core.foundation.source_stages import describe_file
 Format = Literal["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]
 
 SUFFIXES: dict[str, Format] = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".html": "html", ".htm": "html", ".xhtml": "html",
-    ".warc": "warc", ".arc": "warc", ".xml": "mediawiki", ".txt": "text", ".page": "mallard", ".mo": "gettext",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".warc": "warc",
+    ".arc": "warc",
+    ".xml": "mediawiki",
+    ".txt": "text",
+    ".page": "mallard",
+    ".mo": "gettext",
 }
 COMPRESSIONS = (".gz", ".zst", ".bz2")
 
@@ -40,7 +50,9 @@ class IngestConfig(Config):
 
     sources: tuple[SourceConfig, ...] = ()
     max_record_bytes: int = Field(16 << 20, ge=1024, description="a larger record is quarantined")
-    extraction_seconds: float = Field(10.0, gt=0, description="time for the main content of one page, then it is quarantined")
+    extraction_seconds: float = Field(
+        10.0, gt=0, description="time for the main content of one page, then it is quarantined"
+    )
     batch_rows: int = Field(512, ge=1, exclude=True)
 
     def source(self, name: str) -> SourceConfig:
@@ -66,22 +78,31 @@ def find_files(config: IngestConfig) -> list[dict[str, Any]]:
             files.update(_expand(pattern, source))
         if not files and not source.optional:
             raise DataError(
-                f"Source {source.name} has no files", where=", ".join(source.paths) or "(no paths given)",
-                why="no file matches its paths", remedy="correct `paths`, or mark the source `optional: true`",
+                f"Source {source.name} has no files",
+                where=", ".join(source.paths) or "(no paths given)",
+                why="no file matches its paths",
+                remedy="correct `paths`, or mark the source `optional: true`",
             )
         for path in sorted(files):
             if not os.access(path, os.R_OK):
                 raise DataError(
-                    f"A file of source {source.name} cannot be read", where=path, why="permission denied", remedy=f"chmod u+r {path}"
+                    f"A file of source {source.name} cannot be read",
+                    where=path,
+                    why="permission denied",
+                    remedy=f"chmod u+r {path}",
                 )
             found.append(describe_file(path, files[path], source.name))
     if found and not any(file["bytes"] for file in found):
-        raise DataError("All source files are empty", where=found[0]["path"], why="0 bytes in every file", remedy="check the export")
+        raise DataError(
+            "All source files are empty", where=found[0]["path"], why="0 bytes in every file", remedy="check the export"
+        )
     for source in config.sources:
         own = [file for file in found if file["source"] == source.name]
         if own and not any(file["bytes"] for file in own):
             raise DataError(
-                f"Source {source.name} is empty", where=own[0]["path"], why=f"0 bytes in {len(own)} file(s)",
+                f"Source {source.name} is empty",
+                where=own[0]["path"],
+                why=f"0 bytes in {len(own)} file(s)",
                 remedy="check the export, or remove the source from the recipe",
             )
     return found
@@ -97,12 +118,14 @@ def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     if os.path.isdir(path):
         return {file: path for file in storage.list_files(path) if known_format(file)}
     if any(sign in pattern for sign in "*?["):
-        fixed = Path(*[part for part in _fixed_parts(path)])
+        fixed = Path(*list(_fixed_parts(path)))
         return {file: str(fixed) for file in glob.glob(path, recursive=True) if os.path.isfile(file)}
     if source.optional:
         return {}
     raise DataError(
-        f"A path of source {source.name} does not exist", where=path, why="no such file or folder",
+        f"A path of source {source.name} does not exist",
+        where=path,
+        why="no such file or folder",
         remedy="correct `paths`; relative paths start at HYPERCLOVA_DATA, or at the current folder",
     )
 

@@ -30,7 +30,9 @@ class Extractor:
     def __enter__(self) -> Extractor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -71,7 +73,10 @@ class Extractor:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "hyperclova_core.corpus.ingest.extract_worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
             )
         return self._process
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
@@ -44,11 +44,23 @@ def extract(page: str) -> dict[str, str]:
         for link in head.get_elements_by_tag_name("link"):
             if (link.getattr("rel") or "").lower() == "canonical":
                 canonical = link.getattr("href") or ""
-    options = {"preserve_formatting": True, "list_bullets": False, "alt_texts": False, "links": False, "form_fields": False, "noscript": False}
+    options: dict[str, Any] = {
+        "preserve_formatting": True,
+        "list_bullets": False,
+        "alt_texts": False,
+        "links": False,
+        "form_fields": False,
+        "noscript": False,
+    }
     everything = extract_plain_text(tree, main_content=False, **options)
     main = extract_plain_text(tree, main_content=True, **options)
     text = main if len(main) * 10 >= len(everything) else everything
-    return {"title": (tree.title or "").strip(), "text": _BLANKS.sub("\n\n", text).strip(), "robots": robots.lower(), "canonical": canonical}
+    return {
+        "title": (tree.title or "").strip(),
+        "text": _BLANKS.sub("\n\n", text).strip(),
+        "robots": robots.lower(),
+        "canonical": canonical,
+    }
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r"<ref[^>/]*/>|<ref[^>]*>.*?</ref>", re.DOTALL | re.IGNORECASE)
 _INNER_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 _TABLE = re.compile(r"\{\|.*?\|\}", re.DOTALL)
-_FILE_LINK = re.compile(r"\[\[(?:File|Image|Category|파일|그림|분류):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]", re.IGNORECASE)
+_FILE_LINK = re.compile(
+    r"\[\[(?:File|Image|Category|파일|그림|분류):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]", re.IGNORECASE
+)
 _LINK = re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]")
 _EXTERNAL = re.compile(r"\[https?://\S+\s*([^\]]*)\]")
 _TAG = re.compile(r"<[^>]{1,200}>")

@@ -43,7 +43,9 @@ def open_stream(path: str) -> IO[bytes]:
     if path.endswith(".bz2"):
         return cast(IO[bytes], bz2.open(path, "rb"))
     if path.endswith(".zst"):
-        return cast(IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True)))
+        return cast(
+            IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True))
+        )
     return open(path, "rb")
 
 
@@ -56,7 +58,9 @@ def read_file(file: dict[str, Any], source: SourceConfig, config: IngestConfig) 
     chosen = known_format(file["path"]) if source.format == "auto" else source.format
     if chosen is None:
         raise DataError(
-            "The format of a file is not known", where=file["path"], why=f"nothing is known of the suffix {os.path.splitext(file['path'])[1]!r}",
+            "The format of a file is not known",
+            where=file["path"],
+            why=f"nothing is known of the suffix {os.path.splitext(file['path'])[1]!r}",
             remedy="set `format` of the source (jsonl, parquet, html, warc, mediawiki, text, mallard, gettext)",
         )
     yield from READERS[chosen](file["path"], file["name"], source, config)
@@ -94,7 +98,9 @@ def _skip_line(stream: IO[bytes], line: bytes) -> int:
 
 
 def _too_large(location: str, offset: int, head: bytes, size: int, config: IngestConfig) -> Unreadable:
-    detail = f"{size} bytes, the limit is {config.max_record_bytes}; raise `ingest.max_record_bytes`, or split the record"
+    detail = (
+        f"{size} bytes, the limit is {config.max_record_bytes}; raise `ingest.max_record_bytes`, or split the record"
+    )
     return Unreadable(location, offset, "record_too_large", detail, head, size)
 
 
@@ -112,13 +118,27 @@ def _json_item(line: bytes, location: str, offset: int) -> Item:
     except (json.JSONDecodeError, RecursionError) as error:
         return Unreadable(location, offset, "invalid_json", f"{error}; correct the line, or leave it out", line)
     if not isinstance(fields, dict):
-        return Unreadable(location, offset, "not_an_object", f"the line is a JSON {type(fields).__name__}; write an object with `text`", line)
+        return Unreadable(
+            location,
+            offset,
+            "not_an_object",
+            f"the line is a JSON {type(fields).__name__}; write an object with `text`",
+            line,
+        )
     if not isinstance(fields.get("text"), str):
-        return Unreadable(location, offset, "no_text", "the object has no string `text`; rename the field, or leave the line out", line)
+        return Unreadable(
+            location,
+            offset,
+            "no_text",
+            "the object has no string `text`; rename the field, or leave the line out",
+            line,
+        )
     try:
         fields["text"].encode("utf-8")
     except UnicodeEncodeError:
-        return Unreadable(location, offset, "lone_surrogate", "the text holds half of a surrogate pair; repair the export", line)
+        return Unreadable(
+            location, offset, "lone_surrogate", "the text holds half of a surrogate pair; repair the export", line
+        )
     return Record(location, offset, fields)
 
 
@@ -128,7 +148,9 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
         with pq.ParquetFile(path) as file:
             if "text" not in file.schema_arrow.names:
                 raise DataError(
-                    "A Parquet file has no column `text`", where=path, why=f"its columns are {', '.join(file.schema_arrow.names)}",
+                    "A Parquet file has no column `text`",
+                    where=path,
+                    why=f"its columns are {', '.join(file.schema_arrow.names)}",
                     remedy="rename the column that holds the text to `text`",
                 )
             number = 0
@@ -139,7 +161,9 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
                     if not isinstance(row["text"], str):
                         yield Unreadable(location, number, "no_text", "the row's text is null or not a string")
                     elif len(row["text"]) > config.max_record_bytes:
-                        yield _too_large(location, number, row["text"][:65_536].encode(), len(row["text"].encode()), config)
+                        yield _too_large(
+                            location, number, row["text"][:65_536].encode(), len(row["text"].encode()), config
+                        )
                     else:
                         yield Record(location, number, row)
     except (pa.ArrowInvalid, OSError) as error:
@@ -162,7 +186,13 @@ def read_html(path: str, name: str, source: SourceConfig, config: IngestConfig) 
 
 
 def _page(
-    body: bytes, charset: str | None, robots_header: str, fields: dict[str, Any], location: str, offset: int, extractor: Extractor
+    body: bytes,
+    charset: str | None,
+    robots_header: str,
+    fields: dict[str, Any],
+    location: str,
+    offset: int,
+    extractor: Extractor,
 ) -> Item:
     if not body.strip():
         return Refused(location, offset, {**fields, "text": ""}, "empty")
@@ -173,7 +203,13 @@ def _page(
     try:
         content = extractor.extract(page)
     except ExtractionTimeoutError as error:
-        return Unreadable(location, offset, "extraction_timeout", f"{error}; raise `ingest.extraction_seconds` if such pages matter", body)
+        return Unreadable(
+            location,
+            offset,
+            "extraction_timeout",
+            f"{error}; raise `ingest.extraction_seconds` if such pages matter",
+            body,
+        )
     except ExtractionError as error:
         return Unreadable(location, offset, "extraction_failed", str(error), body)
     record = {**fields, "text": content["text"], "title": content["title"] or None, "charset": found}
@@ -186,18 +222,45 @@ def _page(
 
 def read_warc(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """Pages of a web archive (ISO 28500), also gzipped: successful HTML responses; others are refused and counted."""
-    from fastwarc.stream_io import StreamError
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     extractor = shared_extractor(config.extraction_seconds)
     with open(path, "rb") as stream:
         last = 0
         try:
-            for record in ArchiveIterator(stream, record_types=WarcRecordType.response | WarcRecordType.resource, parse_http=True):
+            for record in ArchiveIterator(
+                stream, record_types=WarcRecordType.response | WarcRecordType.resource, parse_http=True
+            ):
                 last = int(record.stream_pos)
                 yield _warc_item(record, f"{name}@{last}", last, config, extractor)
-        except (StreamError, *BROKEN_STREAM) as error:
+            _check_last_member(path, last)
+        except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}@{last}", last, error)
+
+
+def _check_last_member(path: str, offset: int) -> None:
+    """A gzip stream that breaks off looks to FastWARC like its end: read the tail again, from the last page on.
+
+    Raises:
+        EOFError: the last gzip member is not whole.
+    """
+    if not path.endswith(".gz"):
+        return
+    with open(path, "rb") as stream:
+        stream.seek(offset)
+        started = False
+        member = zlib.decompressobj(wbits=31)
+        while block := stream.read(1 << 20):
+            while block:
+                member.decompress(block)
+                block = member.unused_data
+                if member.eof:
+                    member = zlib.decompressobj(wbits=31)
+                    started = bool(block)
+                else:
+                    started = True
+        if os.path.getsize(path) > offset and started:
+            raise EOFError("the file ends within a compressed record")
 
 
 def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, extractor: Extractor) -> Item:
@@ -213,6 +276,9 @@ def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, ex
     body = record.reader.read(config.max_record_bytes + 1)
     if len(body) > config.max_record_bytes:
         return _too_large(location, offset, body, int(record.content_length), config)
+    if len(body) < int(record.content_length):
+        detail = f"{len(body)} of {record.content_length} bytes are there; fetch the archive again"
+        return Unreadable(location, offset, "truncated_record", detail, body)
     charset = record.http_charset if http is not None else declared_charset(kind)
     robots = (http.get("X-Robots-Tag") or "") if http is not None else ""
     return _page(body, charset, robots, fields, location, offset, extractor)
@@ -230,9 +296,16 @@ def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestCon
                     continue
                 number += 1
                 found = {child.tag.rpartition("}")[2]: child for child in element.iter()}
-                values = {key: (found[key].text or "") if key in found else "" for key in ("title", "ns", "text", "timestamp")}
+                values = {
+                    key: (found[key].text or "") if key in found else "" for key in ("title", "ns", "text", "timestamp")
+                }
                 page_id = next((child.text for child in element if child.tag.rpartition("}")[2] == "id"), None)
-                fields = {"id": page_id, "title": values["title"], "published_at": values["timestamp"], "text": wikitext_to_plain(values["text"])}
+                fields = {
+                    "id": page_id,
+                    "title": values["title"],
+                    "published_at": values["timestamp"],
+                    "text": wikitext_to_plain(values["text"]),
+                }
                 location = f"{name}#{number}"
                 if values["ns"] not in ("", "0"):
                     yield Refused(location, number, fields, "not_an_article")
@@ -242,7 +315,12 @@ def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestCon
                     yield Record(location, number, fields)
                 element.clear()
         except ParseError as error:
-            yield Unreadable(f"{name}#{number + 1}", number + 1, "invalid_xml", f"{error}; what lay before was read; fetch the dump again")
+            yield Unreadable(
+                f"{name}#{number + 1}",
+                number + 1,
+                "invalid_xml",
+                f"{error}; what lay before was read; fetch the dump again",
+            )
         except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}#{number + 1}", number + 1, error)
 
@@ -273,7 +351,7 @@ def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfi
 
     try:
         with open_stream(path) as stream:
-            root = parse(stream).getroot()
+            root: Any = parse(stream).getroot()
     except (ParseError, DefusedXmlException) as error:
         yield Unreadable(name, 0, "invalid_xml", f"{error}; correct the file, or leave it out")
         return
@@ -305,6 +383,12 @@ def read_gettext(path: str, name: str, source: SourceConfig, config: IngestConfi
 Reader = Callable[[str, str, SourceConfig, IngestConfig], Iterator[Item]]
 
 READERS: dict[str, Reader] = {
-    "jsonl": read_jsonl, "parquet": read_parquet, "html": read_html, "warc": read_warc, "mediawiki": read_mediawiki,
-    "text": read_text, "mallard": read_mallard, "gettext": read_gettext,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "html": read_html,
+    "warc": read_warc,
+    "mediawiki": read_mediawiki,
+    "text": read_text,
+    "mallard": read_mallard,
+    "gettext": read_gettext,
 }

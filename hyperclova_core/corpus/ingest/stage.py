@@ -11,7 +11,14 @@ import pyarrow as pa
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.readers import read_file
 from hyperclova_core.corpus.ingest.records import Refused, Unreadable
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, RAW_KEPT_BYTES, REJECTED_SCHEMA, content_hash, document_id
+from hyperclova_core.foundation.documents import (
+    DOCUMENT_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_KEPT_BYTES,
+    REJECTED_SCHEMA,
+    content_hash,
+    document_id,
+)
 from hyperclova_core.foundation.hashing import pseudonym
 from hyperclova_core.foundation.secrets import pseudonym_key, pseudonym_key_id
 from hyperclova_core.foundation.stages import SourceBatch, StageContext, source_stage
@@ -53,7 +60,11 @@ def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) ->
             batch.quarantine.append(_quarantined(item, source, context.stage))
         else:
             row = to_document(item.fields, source, pseudonym_key())
-            reason = item.reason if isinstance(item, Refused) else refusal(item.fields) or ("" if row["text"].strip() else "empty")
+            reason = (
+                item.reason
+                if isinstance(item, Refused)
+                else refusal(item.fields) or ("" if row["text"].strip() else "empty")
+            )
             if reason:
                 batch.rejected.append({**row, "stage": context.stage, "reason": reason, "detail": item.location})
             else:
@@ -143,6 +154,12 @@ def _time(value: str | None) -> datetime.datetime | None:
 
 def _quarantined(item: Unreadable, source: SourceConfig, stage: str) -> dict[str, Any]:
     return {
-        "stage": stage, "source": source.name, "location": item.location, "offset": item.offset, "reason": item.reason,
-        "detail": item.detail, "raw_bytes": item.raw_bytes if item.raw_bytes is not None else len(item.raw), "raw": item.raw[:RAW_KEPT_BYTES],
+        "stage": stage,
+        "source": source.name,
+        "location": item.location,
+        "offset": item.offset,
+        "reason": item.reason,
+        "detail": item.detail,
+        "raw_bytes": item.raw_bytes if item.raw_bytes is not None else len(item.raw),
+        "raw": item.raw[:RAW_KEPT_BYTES],
     }

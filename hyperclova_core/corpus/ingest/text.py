@@ -6,7 +6,19 @@ import re
 
 _META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_\-]+)""", re.IGNORECASE)
 _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_\-]+)""", re.IGNORECASE)
-_KOREAN = {"euc-kr", "euckr", "ks_c_5601-1987", "ksc5601", "ks_c_5601", "ksc_5601", "cp949", "ms949", "x-windows-949", "uhc", "korean"}
+_KOREAN = {
+    "euc-kr",
+    "euckr",
+    "ks_c_5601-1987",
+    "ksc5601",
+    "ks_c_5601",
+    "ksc_5601",
+    "cp949",
+    "ms949",
+    "x-windows-949",
+    "uhc",
+    "korean",
+}
 _HEADER = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_\-]+)", re.IGNORECASE)
 
 
@@ -37,7 +49,9 @@ def decode_page(body: bytes, header_charset: str | None = None) -> tuple[str, st
     for name in [*candidates, "utf-8", "cp949"]:
         if not name:
             continue
-        charset = "cp949" if name.lower() in _KOREAN else "utf-8-sig" if name.lower() in ("utf-8", "utf8") else name.lower()
+        charset = (
+            "cp949" if name.lower() in _KOREAN else "utf-8-sig" if name.lower() in ("utf-8", "utf8") else name.lower()
+        )
         try:
             return body.decode(charset), charset.removesuffix("-sig")
         except (UnicodeDecodeError, LookupError):

@@ -1,0 +1,43 @@
+# make run    everything on this machine: Airflow, MLflow, the demo pipeline       make stop   end it all
+# make test   linters and all tests                                                make help   the rest
+SHELL := /bin/bash
+VENV ?= .venv
+RECIPE ?= demo
+AIRFLOW_PORT ?= 8080
+MLFLOW_PORT ?= 5000
+HYPERCLOVA_HOME ?= $(CURDIR)/.hyperclova
+TORCH_INDEX_URL ?=
+export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
+BIN := $(VENV)/bin
+
+.PHONY: run stop test test-fast lint setup up demo-text help
+
+run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
+	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
+
+up: setup ## Start the services only
+	@$(BIN)/hyperclova platform up
+
+stop: ## End all services and free the ports
+	@if [ -x $(BIN)/hyperclova ]; then $(BIN)/hyperclova platform down; else echo "Nothing was set up"; fi
+
+demo-text: setup ## Gather the demo's Korean texts
+	@$(BIN)/hyperclova platform demo-text
+
+test: setup lint ## Linters and all tests
+	@$(BIN)/python -m pytest
+
+test-fast: setup lint ## Tests that start neither Spark nor ranks
+	@$(BIN)/python -m pytest -m "not spark and not ranks and not slow"
+
+lint: setup ## ruff, mypy --strict, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+setup: ## .venv from the lock, Java 17+
+	@hyperclova_core/local/setup.sh
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  Variables: RECIPE=$(RECIPE) AIRFLOW_PORT=$(AIRFLOW_PORT) MLFLOW_PORT=$(MLFLOW_PORT) HYPERCLOVA_HOME, PYTHON, TORCH_INDEX_URL"
