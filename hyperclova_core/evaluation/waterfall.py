@@ -45,7 +45,7 @@ def curve_of(name: str, parameters: int, rows: Sequence[dict[str, Any]]) -> Curv
     )
 
 
-def smooth(values: npt.NDArray[np.float64], weight: float = 0.85) -> npt.NDArray[np.float64]:
+def smooth(values: npt.NDArray[np.float64], weight: float = 0.6) -> npt.NDArray[np.float64]:
     """Exponential moving average, corrected for its start (Kingma 2015)."""
     result, average = np.empty_like(values), 0.0
     for index, value in enumerate(values):

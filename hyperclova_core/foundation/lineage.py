@@ -115,7 +115,13 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
         known = client.search_runs(
             [experiment_id], f"tags.`{RUN_TAG}` = '{run.name}' and tags.`hyperclova.parent` = 'true'"
         )
-        made = known[0] if known else client.create_run(experiment_id, tags={**tags, "hyperclova.parent": "true"})
+        made = (
+            known[0]
+            if known
+            else client.create_run(
+                experiment_id, start_time=int(record["started"] * 1000), tags={**tags, "hyperclova.parent": "true"}
+            )
+        )
         storage.create_once(
             path, storage.pretty_json({"experiment_id": experiment_id, "parent_run_id": made.info.run_id})
         )

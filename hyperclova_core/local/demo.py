@@ -99,6 +99,8 @@ def show_table(platform: Platform, run_id: str, seconds: float) -> None:
         )
     for line in summary["crossings"]:
         say(f"  {line}")
+    if summary["curves"]:
+        say(f"loss of all sizes against tokens: {summary['curves']}")
     reused = sum(stage["reused"] for stage in summary["stages"])
     say("")
     say(

@@ -5,9 +5,12 @@ A run's state lies in the warehouse, so a stage may be started by anyone: Airflo
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from typing import Any
+from urllib.parse import quote
 
 from hyperclova_core import __version__
 from hyperclova_core.corpus.ingest.config import find_files
@@ -270,6 +273,7 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     from hyperclova_core.pipeline.summary import summary_of, to_markdown
 
     summary = summary_of(run)
+    summary["curves"] = curves_address(run)
     storage.write_json(storage.join(run.uri, "summary.json"), summary)
     storage.write_bytes(storage.join(run.uri, "summary.md"), to_markdown(summary).encode())
     warehouse.set_reference(f"runs/{run.name}", {key: result["uri"] for key, result in run.stage_results().items()})
@@ -296,11 +300,43 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
             "started": run.record()["started"],
             "ended": time.time(),
             "metrics": metrics,
+            "tags": {"mlflow.note.content": _note(run, summary)},
             "artifacts": artifacts,
         },
     )
     deliver(warehouse)
     return summary
+
+
+def curves_address(run: RunFolder) -> str | None:
+    """Where MLflow's own chart overlays the losses of all sizes against tokens; None where MLflow serves no pages."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    found = []
+    for key in run.stage_results():
+        if key.startswith("train-"):
+            dataset = run.dataset(key)
+            path = storage.join(dataset.uri, dataset.manifest.info["folder"], "mlflow.json")
+            if storage.exists(path):
+                found.append(storage.read_json(path)["run_id"])
+    parent = storage.join(run.uri, "mlflow.json")
+    if not server.startswith("http") or not found or not storage.exists(parent):
+        return None
+    experiment = str(storage.read_json(parent)["experiment_id"])
+    query = {
+        "runs": found,
+        "metric": "loss_by_tokens",
+        "experiments": [experiment],
+        "plot_metric_keys": ["loss_by_tokens"],
+    }
+    parts = [f"{key}={quote(json.dumps(value))}" for key, value in query.items()]
+    return f"{server}/#/metric?{'&'.join(parts)}&x_axis=step&y_axis_scale=linear&line_smoothness=70&show_point=false"
+
+
+def _note(run: RunFolder, summary: dict[str, Any]) -> str:
+    from hyperclova_core.pipeline.summary import to_markdown
+
+    link = f"[Loss of all sizes against tokens]({summary['curves']})\n\n" if summary["curves"] else ""
+    return link + to_markdown(summary)
 
 
 def _report_files(run: RunFolder) -> list[str]:
