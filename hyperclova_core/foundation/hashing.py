@@ -55,64 +55,63 @@ def pseudonym(key: bytes, raw: str) -> str:
 class ContentHasher:
     """Hash of the rows of Arrow tables: what they say, not how a file library lays them out.
 
-    Chunking, slicing and file format do not change it; the order of rows does.
+    Chunking, slicing and file format do not change it; the order of rows does. Each part of a column (validity, lengths,
+    values) is a stream of its own, so that where a chunk ends leaves no trace.
     """
 
     def __init__(self) -> None:
-        self._columns: dict[str, hashlib.blake2b] = {}
+        self._streams: dict[str, hashlib.blake2b] = {}
         self._rows = 0
 
     def update(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Take in further rows; every call must have the same columns."""
         self._rows += batch.num_rows
         for field, column in zip(batch.schema, batch.columns, strict=True):
-            hasher = self._columns.setdefault(f"{field.name}:{field.type}", hashlib.blake2b(digest_size=DIGEST_BYTES))
-            chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-            for chunk in chunks:
-                _hash_array(hasher, chunk)
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                self._add(f"{field.name}:{field.type}", chunk)
 
     def hexdigest(self) -> str:
         """32 hex digits over all rows taken in so far."""
-        columns = {name: hasher.hexdigest() for name, hasher in sorted(self._columns.items())}
-        return fingerprint({"rows": self._rows, "columns": columns})
+        streams = {name: stream.hexdigest() for name, stream in sorted(self._streams.items())}
+        return fingerprint({"rows": self._rows, "streams": streams})
+
+    def _feed(self, stream: str, data: Any) -> None:
+        self._streams.setdefault(stream, hashlib.blake2b(digest_size=DIGEST_BYTES)).update(data)
+
+    def _add(self, name: str, array: pa.Array) -> None:
+        if len(array) == 0:
+            return
+        self._feed(f"{name}/valid", np.asarray(pc.is_valid(array), dtype=np.uint8).tobytes())
+        kind = array.type
+        if pa.types.is_null(kind):
+            return
+        if any(test(kind) for test in _BYTE_STRINGS):
+            plain = pa.concat_arrays([pc.fill_null(array.cast(pa.large_binary()), b"")])
+            first = plain.offset
+            offsets = np.frombuffer(plain.buffers()[1], dtype=np.int64)[first : first + len(plain) + 1]
+            self._feed(f"{name}/lengths", np.diff(offsets).tobytes())
+            if plain.buffers()[2] is not None:
+                self._feed(f"{name}/values", memoryview(plain.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+        elif pa.types.is_map(kind):
+            present = array.filter(pc.is_valid(array))
+            offsets = np.asarray(present.offsets).astype(np.int64)
+            self._feed(f"{name}/lengths", np.diff(offsets).tobytes())
+            length = int(offsets[-1] - offsets[0])
+            self._add(f"{name}/keys", present.keys.slice(int(offsets[0]), length))
+            self._add(f"{name}/items", present.items.slice(int(offsets[0]), length))
+        elif pa.types.is_list(kind):
+            present = array.filter(pc.is_valid(array))
+            self._feed(f"{name}/lengths", np.asarray(pc.list_value_length(present), dtype=np.int64).tobytes())
+            self._add(f"{name}/items", present.flatten())
+        elif pa.types.is_boolean(kind):
+            self._feed(f"{name}/values", np.asarray(pc.fill_null(array, False), dtype=np.uint8).tobytes())
+        else:
+            plain = array.cast(pa.int64()) if pa.types.is_timestamp(kind) else array
+            values = pc.fill_null(plain, 0).to_numpy(zero_copy_only=False)
+            self._feed(f"{name}/values", np.ascontiguousarray(values).tobytes())
 
 
-def _hash_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
-    if len(array) == 0:
-        return
-    hasher.update(np.asarray(pc.is_valid(array), dtype=np.uint8).tobytes())
-    kind = array.type
-    if pa.types.is_null(kind):
-        return
-    if (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    ):
-        plain = pc.fill_null(array.cast(pa.large_binary()), b"")
-        plain = pa.concat_arrays([plain])
-        offsets = np.frombuffer(plain.buffers()[1], dtype=np.int64)[plain.offset : plain.offset + len(plain) + 1]
-        hasher.update(np.diff(offsets).tobytes())
-        data = plain.buffers()[2]
-        if data is not None:
-            hasher.update(memoryview(data)[int(offsets[0]) : int(offsets[-1])])
-    elif pa.types.is_map(kind):
-        present = array.filter(pc.is_valid(array))
-        lengths = np.diff(np.asarray(present.offsets)).astype(np.int64)
-        hasher.update(lengths.tobytes())
-        first, last = int(present.offsets[0].as_py()), int(present.offsets[len(present)].as_py())
-        _hash_array(hasher, present.keys.slice(first, last - first))
-        _hash_array(hasher, present.items.slice(first, last - first))
-    elif pa.types.is_list(kind):
-        present = array.filter(pc.is_valid(array))
-        hasher.update(np.asarray(pc.list_value_length(present), dtype=np.int64).tobytes())
-        _hash_array(hasher, present.flatten())
-    elif pa.types.is_boolean(kind):
-        hasher.update(np.asarray(pc.fill_null(array, False), dtype=np.uint8).tobytes())
-    else:
-        integer = array.cast(pa.int64()) if pa.types.is_timestamp(kind) else array
-        hasher.update(np.ascontiguousarray(pc.fill_null(integer, 0).to_numpy(zero_copy_only=False)).tobytes())
+_BYTE_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 
 
 def content_digest(table: pa.Table) -> str:

@@ -111,6 +111,8 @@ class LocalBackend:
             state = "succeeded" if result["exit_code"] == 0 else "failed"
             return JobStatus(state, result["exit_code"], result["cause"])
         if storage.exists(_record(spec)):
+            if storage.read_json(_record(spec)).get("cancelled"):
+                return JobStatus("failed", 143, {"what": "The job was cancelled before it began"})
             return JobStatus("failed", 137, {"what": "The job's launcher was killed"})
         return JobStatus("absent")
 
@@ -133,6 +135,7 @@ class LocalBackend:
         pid, started = record["pid"], record["started"]
         if not is_alive(pid, started):
             return
+        storage.write_json(_record(spec), {**record, "cancelled": True})
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + spec.grace_seconds + 5
         while is_alive(pid, started) and time.monotonic() < deadline:

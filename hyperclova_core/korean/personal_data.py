@@ -114,7 +114,7 @@ def luhn(digits: str) -> bool:
 
 def _card(match: re.Match[str], text: str) -> float:
     digits = _numbers(match)
-    if not 14 <= len(digits) <= 16 or digits[0] not in "3456789" or len(set(digits)) < 3:
+    if not 14 <= len(digits) <= 16 or digits[0] not in "3456789" or len(set(digits)) < 2:
         return 0.0
     if luhn(digits):
         return 0.97

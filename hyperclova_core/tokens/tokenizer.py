@@ -69,7 +69,7 @@ class MorphemeTokenizer:
         flat = sorted({piece for row in pieces for piece in row if piece not in self._specials})
         try:
             encoded = self._bpe.encode_batch_fast(flat, add_special_tokens=False)
-        except UnicodeEncodeError as error:
+        except (UnicodeEncodeError, TypeError) as error:
             raise DataError(
                 "A text cannot be encoded",
                 why="it holds half of a surrogate pair",

@@ -103,13 +103,19 @@ def shard_of(full: torch.Tensor, dimension: int, parts: int = 1) -> torch.Tensor
     return torch.cat(pieces, dimension).contiguous().clone()
 
 
+def sharded(parameter: nn.Parameter) -> nn.Parameter:
+    """Mark a parameter as this rank's share: DeepSpeed's gradient norm counts unmarked ones on the first rank only."""
+    parameter.tensor_model_parallel = _TENSOR.size > 1  # type: ignore[attr-defined]
+    return parameter
+
+
 class ColumnParallelLinear(nn.Module):
     """Output features divided among the ranks; input (…, inputs) whole, output (…, outputs / ranks)."""
 
     def __init__(self, name: str, inputs: int, outputs: int, deviation: float, seed: int, parts: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(shard_of(full_normal(name, (outputs, inputs), deviation, seed), 0, parts))
-        self.bias = nn.Parameter(torch.zeros(outputs // _TENSOR.size))
+        self.weight = sharded(nn.Parameter(shard_of(full_normal(name, (outputs, inputs), deviation, seed), 0, parts)))
+        self.bias = sharded(nn.Parameter(torch.zeros(outputs // _TENSOR.size)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(copy_to_group(x), self.weight, self.bias)
@@ -120,7 +126,7 @@ class RowParallelLinear(nn.Module):
 
     def __init__(self, name: str, inputs: int, outputs: int, deviation: float, seed: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(shard_of(full_normal(name, (outputs, inputs), deviation, seed), 1))
+        self.weight = sharded(nn.Parameter(shard_of(full_normal(name, (outputs, inputs), deviation, seed), 1)))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,7 +138,7 @@ class VocabularyParallelEmbedding(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, seed: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(shard_of(full_normal("wte", (vocabulary, width), 0.02, seed), 0))
+        self.weight = sharded(nn.Parameter(shard_of(full_normal("wte", (vocabulary, width), 0.02, seed), 0)))
         self.first = _TENSOR.rank * (vocabulary // _TENSOR.size)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

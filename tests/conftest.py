@@ -1,0 +1,102 @@
+"""What the tests share: small documents, datasets made of them, and one Spark session for the whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("shared machine")
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HYPERCLOVA_PSEUDONYM_KEY", "a key for tests, of no worth")
+
+from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
+from hyperclova_core.corpus.ingest.stage import ingest
+from hyperclova_core.foundation.datasets import Dataset, Target
+from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages import definition_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+PORTAL = ROOT / "conf" / "demo" / "portal"
+SMALL_JVM = {
+    "spark.driver.memory": "1g",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.shuffle.partitions": "3",
+}
+
+
+@pytest.fixture(scope="session")
+def spark_engine() -> Iterator[SparkEngine]:
+    """One engine for all tests that need Spark: starting a session is what costs."""
+    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real corpora for development, where they are."""
+    if not SHARED.is_dir():
+        pytest.skip("the development corpora are not beside this checkout")
+    return SHARED
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A JSONL file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def ingested(folder: Path, *sources: SourceConfig, buckets: int = 2, **settings: Any) -> Dataset:
+    """Files ingested into a dataset of their own."""
+    config = IngestConfig(sources=sources, **settings)
+    request = StageRequest(
+        definition_of(ingest),
+        config,
+        lambda identity: Target(str(folder / identity)),
+        files=find_files(config),
+        buckets=buckets,
+    )
+    return execute(plan_stage(request), LocalEngine()).dataset
+
+
+def run_function(
+    function: Any, config: Any, dataset: Dataset, folder: Path, engine: Any = None, **parts: Any
+) -> Dataset:
+    """A document or corpus stage over a dataset."""
+    request = StageRequest(
+        definition_of(function),
+        config,
+        lambda identity: Target(str(folder / identity)),
+        {"documents": dataset},
+        buckets=dataset.manifest.buckets,
+        **parts,
+    )
+    return execute(plan_stage(request), engine or LocalEngine()).dataset
+
+
+def portal_sources() -> list[SourceConfig]:
+    """The made-up portal of the demo."""
+    names = {"cafe": "cafe", "news": "news", "comments": "comment", "reviews": "review", "kin": "kin"}
+    return [
+        SourceConfig(name=name, paths=(str(PORTAL / f"{file}.jsonl"),), tier="portal") for file, name in names.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The demo's portal, ingested."""
+    return ingested(tmp_path_factory.mktemp("portal"), *portal_sources())

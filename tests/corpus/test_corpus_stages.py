@@ -1,0 +1,174 @@
+"""Stages that compare documents, in one Spark session: duplicates, percentiles, selection; same bytes at any partitioning."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyperclova_core.corpus.deduplicate.components import connected_components, split_by_survivor
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.corpus.deduplicate.signatures import signatures, similarity
+from hyperclova_core.corpus.deduplicate.stage import deduplicate
+from hyperclova_core.corpus.enrich import EnrichConfig, enrich
+from hyperclova_core.corpus.ingest.config import SourceConfig
+from hyperclova_core.corpus.select import SelectConfig, select
+from hyperclova_core.foundation.datasets import Dataset
+from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.korean.hangul import comparison_form
+from tests.conftest import ingested, run_function, write_lines
+
+
+def shingles(text: str, width: int) -> set[str]:
+    return {text[at : at + width] for at in range(len(text) - width + 1)}
+
+
+def test_signatures_estimate_jaccard_without_bias() -> None:
+    generator = np.random.Generator(np.random.PCG64(3))
+    letters = [chr(code) for code in range(0xAC00, 0xAC00 + 400)]
+    errors = []
+    for _ in range(60):
+        left = "".join(generator.choice(letters, 800))
+        cut = int(generator.integers(0, 800))
+        right = left[:cut] + "".join(generator.choice(letters, 800 - cut))
+        a, b = shingles(left, 9), shingles(right, 9)
+        minima = signatures([left, right], 9, 112)
+        errors.append(float(similarity(minima[:1], minima[1:])[0]) - len(a & b) / len(a | b))
+    assert abs(np.mean(errors)) < 0.02
+    assert np.std(errors) < 0.06
+    assert (signatures(["짧다"], 9, 112) == 0xFFFFFFFF).all()
+
+
+def test_a_chain_of_similar_documents_does_not_drop_its_far_end() -> None:
+    assert connected_components([("b", "a"), ("c", "b"), ("y", "x")]) == [["a", "b", "c"], ["x", "y"]]
+    row = np.arange(100, dtype=np.uint32)
+    minima = {
+        "a": row,
+        "b": np.where(row < 80, row, 1000 + row),
+        "c": np.where(row < 60, row, np.where(row < 80, 2000 + row, 1000 + row)),
+    }
+    minima["b"] = minima["b"].astype(np.uint32)
+    minima["c"] = minima["c"].astype(np.uint32)
+    ranks = {name: (0, 0, 0, name) for name in minima}
+    members = {m.doc_id: m for m in split_by_survivor(["a", "b", "c"], ranks, minima, 0.75)}
+    assert members["b"].survivor == "a"
+    assert members["c"].survivor == "c"
+    assert members["b"].similarity == pytest.approx(0.8)
+
+
+@pytest.mark.spark
+def test_duplicates_of_the_portal_fall_to_one_survivor(
+    portal: Dataset, tmp_path: Path, spark_engine: SparkEngine
+) -> None:
+    dataset = run_function(deduplicate, DeduplicateConfig(), portal, tmp_path, spark_engine)
+    counters = dataset.manifest.counters
+    assert counters.rejected == {"exact_duplicate": 3, "near_duplicate": 2}
+    kept = {row["doc_id"]: row for row in dataset.read("documents").to_pylist()}
+    for row in dataset.read("rejected").to_pylist():
+        survivor = row["detail"].removeprefix("survivor ")
+        assert survivor in kept
+        assert row["cluster_id"] == kept[survivor]["cluster_id"]
+        assert row["cluster_size"] == kept[survivor]["cluster_size"] >= 2
+        similar = dict(row["signals"])["duplicate_similarity"]
+        assert similar == 1.0 if row["reason"] == "exact_duplicate" else 0.75 <= similar < 1
+        # the survivor is the better of the two: the longer text, then the earlier
+        assert len(comparison_form(kept[survivor]["text"])) >= len(comparison_form(row["text"]))
+    assert all(
+        row["cluster_size"] == 1
+        for row in kept.values()
+        if row["cluster_id"] == row["doc_id"] and row["source"] == "review"
+    )
+
+
+@pytest.mark.spark
+def test_the_number_of_partitions_changes_no_byte(portal: Dataset, tmp_path: Path, spark_engine: SparkEngine) -> None:
+    results = defaultdict(set)
+    for partitions in (1, 7, 40):
+        spark_engine.spark().conf.set("spark.sql.shuffle.partitions", str(partitions))
+        folder = tmp_path / str(partitions)
+        duplicates = run_function(deduplicate, DeduplicateConfig(), portal, folder / "d", spark_engine)
+        enriched = run_function(
+            enrich, EnrichConfig(categories={"cafe": "생활"}), duplicates, folder / "e", spark_engine
+        )
+        chosen = run_function(
+            select, SelectConfig(min_percentile=0.1, min_source_documents=10), enriched, folder / "s", spark_engine
+        )
+        for name, dataset in (("d", duplicates), ("e", enriched), ("s", chosen)):
+            results[name].add(
+                (dataset.manifest.digest, *(entry.checksum for entry in dataset.table("documents").files))
+            )
+    spark_engine.spark().conf.set("spark.sql.shuffle.partitions", "3")
+    assert {name: len(values) for name, values in results.items()} == {"d": 1, "e": 1, "s": 1}
+
+
+@pytest.mark.spark
+def test_threads_are_rebuilt_and_percentiles_lie_within_a_source(
+    portal: Dataset, tmp_path: Path, spark_engine: SparkEngine
+) -> None:
+    dataset = run_function(enrich, EnrichConfig(categories={"comment": "댓글"}), portal, tmp_path, spark_engine)
+    rows = dataset.read("documents").to_pylist()
+    thread = sorted((row["turn"], row["source_id"]) for row in rows if row["thread_id"] == "cafe-thread-1")
+    assert thread == [(0, "cafe-001"), (1, "cafe-002"), (2, "cafe-003"), (3, "cafe-004")]
+    news = sorted((row["popularity"], row["source_id"]) for row in rows if row["source"] == "news")
+    assert news[0][0] == 0.0
+    assert news[-1] == (1.0, "news-001")
+    assert all(row["popularity"] is None for row in rows if row["source_id"] == "cafe-020")
+    kin = {row["source_id"]: row["reliability"] for row in rows if row["source"] == "kin"}
+    assert kin["kin-002"] > kin["kin-006"], "an accepted answer is more reliable than one that was not"
+    assert {row["category"] for row in rows if row["source"] == "comment"} == {"댓글"}
+
+
+@pytest.mark.spark
+def test_selection_drops_the_least_of_large_sources_only(
+    portal: Dataset, tmp_path: Path, spark_engine: SparkEngine
+) -> None:
+    dataset = run_function(
+        select, SelectConfig(min_percentile=0.2, min_source_documents=20), portal, tmp_path, spark_engine
+    )
+    by_source = dataset.manifest.counters.by_source
+    assert by_source["cafe"]["rejected"] == pytest.approx(0.2 * by_source["cafe"]["in"], abs=1.5)
+    assert "rejected" not in by_source["news"]
+    buckets = {dict(row["signals"])["selection_bucket"] for row in dataset.read("documents").to_pylist()}
+    assert buckets == {0.0, 1.0, 2.0}
+
+
+@pytest.mark.spark
+def test_an_empty_bucket_is_no_trouble(tmp_path: Path, spark_engine: SparkEngine) -> None:
+    path = write_lines(
+        tmp_path / "a.jsonl", [{"id": "1", "text": "문서가 하나뿐인 말뭉치입니다. 다른 문서는 없습니다."}]
+    )
+    dataset = ingested(tmp_path / "in", SourceConfig(name="x", paths=(str(path),)), buckets=8)
+    assert (
+        run_function(deduplicate, DeduplicateConfig(), dataset, tmp_path / "d", spark_engine).manifest.counters.kept
+        == 1
+    )
+
+
+@pytest.mark.spark
+def test_planted_duplicates_of_real_text_are_found(
+    shared_data: Path, tmp_path: Path, spark_engine: SparkEngine
+) -> None:
+    with gzip.open(shared_data / "dup" / "docs.jsonl.gz") as file:
+        documents = {row["id"]: row["text"] for row in map(json.loads, file)}
+    with gzip.open(shared_data / "dup" / "pairs.jsonl.gz") as file:
+        pairs = [json.loads(line) for line in file]
+    wanted = [
+        p
+        for p in pairs
+        if p["kind"] in ("exact", "spacing_removed", "spacing_added", "NFD", "newline_reflow", "punct_unicode")
+    ][:400]
+    ids = sorted({pair[side] for pair in wanted for side in "ab"})
+    path = write_lines(tmp_path / "dup.jsonl", [{"id": name, "text": documents[name]} for name in ids])
+    dataset = ingested(tmp_path / "in", SourceConfig(name="x", paths=(str(path),)))
+    result = run_function(deduplicate, DeduplicateConfig(), dataset, tmp_path / "out", spark_engine)
+    cluster = {
+        row["source_id"]: row["cluster_id"]
+        for table in ("documents", "rejected")
+        for row in result.read(table).to_pylist()
+    }
+    found = sum(cluster[pair["a"]] == cluster[pair["b"]] for pair in wanted)
+    assert found / len(wanted) > 0.98

@@ -1,0 +1,95 @@
+"""Lineage: kept while MLflow is away, delivered once when it is back; refused events hold nothing up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
+from hyperclova_core.foundation.warehouse import Warehouse
+
+
+def event(run: str, name: str | None, **parts: object) -> dict[str, object]:
+    digest = "0" * 32
+    return {
+        "run": run,
+        "name": name,
+        "status": "FINISHED",
+        "started": 1.0e9,
+        "ended": 1.0e9 + 5,
+        "params": {"a": 1},
+        "metrics": {"kept": 3},
+        "inputs": [dataset_entry("documents", digest, "somewhere")],
+        "outputs": [dataset_entry(name or "", digest, "there")] if name else [],
+        **parts,
+    }
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    house = Warehouse(str(tmp_path / "warehouse"))
+    house.run("r1").create(
+        {
+            "run_id": "r1",
+            "recipe": {"name": "demo"},
+            "code_version": "0",
+            "started": 1.0e9,
+            "sizes": [],
+            "kind": "pretrain",
+        }
+    )
+    return house
+
+
+def waiting(house: Warehouse) -> int:
+    return len(storage.list_names(storage.join(house.uri, "lineage", "outbox")))
+
+
+def test_events_wait_for_mlflow_and_arrive_once(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    record_event(warehouse, event("r1", "ingest"))
+    record_event(warehouse, event("r1", "filter", artifacts=[[str(tmp_path / "absent"), ""]]))
+    assert deliver(warehouse) == 0
+    assert waiting(warehouse) == 2
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    assert deliver(warehouse) == 2
+    assert waiting(warehouse) == 0
+    assert deliver(warehouse) == 0
+    # a crash between delivery and the note of it: the event comes again, and makes no second run
+    sent = storage.join(warehouse.uri, "lineage", "sent")
+    name = storage.list_names(sent)[0]
+    storage.local_path(storage.join(sent, name)).rename(
+        storage.local_path(storage.join(warehouse.uri, "lineage", "outbox", name))
+    )
+    assert deliver(warehouse) == 1
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("hyperclova")
+    runs = client.search_runs([experiment.experiment_id])
+    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert sorted(run.info.run_name for run in nested) == ["filter", "ingest"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
+    contexts = [tag.value for item in nested[0].inputs.dataset_inputs for tag in item.tags]
+    assert sorted(contexts) == ["input", "output"]
+    assert parent.info.start_time == 1_000_000_000_000
+
+
+def test_an_event_that_mlflow_refuses_does_not_hold_up_the_next(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    record_event(warehouse, event("r1", "ingest", params={"bad key \u0000 ?": "x"}))
+    record_event(warehouse, event("r1", "filter"))
+    assert deliver(warehouse) == 1
+    assert len(storage.list_names(storage.join(warehouse.uri, "lineage", "refused"))) == 1

@@ -1,0 +1,162 @@
+"""The runner: reuse, conservation, units that are taken over, gates that stop, kills that cost nothing twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.datasets import Dataset, Target, open_dataset
+from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.errors import ConfigError, DataError, GateError
+from hyperclova_core.foundation.gates import GateConfig
+from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages import StageBatch, StageContext, definition_of, document_stage
+
+
+class KeepConfig(Config):
+    """Which share of documents to keep."""
+
+    modulus: int = 2
+    lose: bool = False
+    fail_in_bucket: int = -1
+
+
+@document_stage("keep", version="1")
+def keep(documents: pa.RecordBatch, config: KeepConfig, context: StageContext) -> StageBatch:
+    marks = [int(doc_id[:8], 16) for doc_id in documents.column("doc_id").to_pylist()]
+    if any(mark >> 31 == config.fail_in_bucket for mark in marks):
+        raise RuntimeError("this unit fails")
+    stays = pa.array([mark % config.modulus == 0 for mark in marks])
+    dropped = pa.array([mark % config.modulus != 0 for mark in marks])
+    rejected = documents.filter(dropped)
+    if config.lose:
+        rejected = rejected.slice(1)
+    return StageBatch(documents.filter(stays), rejected, ["odd"] * rejected.num_rows, [""] * rejected.num_rows)
+
+
+def request(portal: Dataset, folder: Path, config: KeepConfig, gates: GateConfig | None = None) -> StageRequest:
+    return StageRequest(
+        definition_of(keep),
+        config,
+        lambda _: Target(str(folder)),
+        {"documents": portal},
+        buckets=2,
+        gates=gates,
+        made_by={"run": "r1"},
+    )
+
+
+def test_an_unchanged_stage_is_reused_and_says_by_whom_it_was_made(portal: Dataset, tmp_path: Path) -> None:
+    plan = plan_stage(request(portal, tmp_path, KeepConfig()))
+    assert not plan.reusable
+    first = execute(plan, LocalEngine())
+    again = plan_stage(request(portal, tmp_path, KeepConfig()))
+    assert again.reusable
+    second = execute(again, LocalEngine())
+    assert second.reused
+    assert second.dataset.attempt["run"] == "r1"
+    assert second.dataset.manifest == first.dataset.manifest
+    counters = first.dataset.manifest.counters
+    assert counters.rows_in == counters.kept + counters.rejected["odd"] == portal.table("documents").rows
+    assert first.dataset.table("rejected").rows == counters.rejected["odd"]
+
+
+def test_another_configuration_does_not_overwrite_an_output(portal: Dataset, tmp_path: Path) -> None:
+    execute(plan_stage(request(portal, tmp_path, KeepConfig())), LocalEngine())
+    with pytest.raises(ConfigError, match="another dataset"):
+        plan_stage(request(portal, tmp_path, KeepConfig(modulus=3)))
+
+
+def test_a_stage_that_loses_documents_commits_nothing(portal: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not conserve"):
+        execute(plan_stage(request(portal, tmp_path, KeepConfig(lose=True))), LocalEngine())
+    with pytest.raises(DataError, match="No committed dataset"):
+        open_dataset(str(tmp_path))
+
+
+def test_finished_units_are_taken_over_by_the_next_attempt(portal: Dataset, tmp_path: Path) -> None:
+    class Dies(LocalEngine):
+        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+            function(units[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan_stage(request(portal, tmp_path / "killed", KeepConfig())), Dies())
+    resumed = execute(plan_stage(request(portal, tmp_path / "killed", KeepConfig())), LocalEngine())
+    clean = execute(plan_stage(request(portal, tmp_path / "clean", KeepConfig())), LocalEngine())
+    assert resumed.taken_over == 1
+    assert clean.taken_over == 0
+    assert resumed.dataset.manifest.digest == clean.dataset.manifest.digest
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from tests.foundation.test_runner import *
+from tests.conftest import *
+from hyperclova_core.foundation import datasets, storage
+point = int(sys.argv[1])
+seen = 0
+def counted(function):
+    def wrapper(*args, **kwargs):
+        global seen
+        seen += 1
+        if seen == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+storage.create_once = counted(storage.create_once)
+storage._sync_file = counted(storage._sync_file)
+os.replace = counted(os.replace)
+portal = open_dataset({portal!r})
+execute(plan_stage(request(portal, Path({target!r}), KeepConfig())), LocalEngine())
+"""
+
+
+def test_killed_anywhere_a_second_run_ends_with_the_same_bytes(portal: Dataset, tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    clean = execute(plan_stage(request(portal, tmp_path / "clean", KeepConfig())), LocalEngine()).dataset.manifest
+    survived = 0
+    for point in range(1, 40):
+        target = tmp_path / f"killed-{point}"
+        script = KILLED.format(root=root, portal=portal.uri, target=str(target))
+        code = subprocess.run([sys.executable, "-c", script, str(point)], check=False, capture_output=True).returncode
+        ended = execute(plan_stage(request(portal, target, KeepConfig())), LocalEngine()).dataset.manifest
+        assert ended.digest == clean.digest, point
+        assert [e.checksum for e in ended.tables["documents"].files] == [
+            e.checksum for e in clean.tables["documents"].files
+        ]
+        if code == 0:
+            survived += 1
+            break
+        assert code == -signal.SIGKILL
+    assert survived == 1, "the last point lies beyond the end of the run"
+    assert point > 10
+
+
+def test_a_failing_gate_stops_names_ids_and_shows_no_value(portal: Dataset, tmp_path: Path) -> None:
+    strict = GateConfig(forbidden_patterns=(r"010-\d{4}-\d{4}",), max_rejected_share=0.9)
+    with pytest.raises(GateError) as caught:
+        execute(plan_stage(request(portal, tmp_path, KeepConfig(modulus=1), strict)), LocalEngine())
+    assert caught.value.exit_code == 66
+    assert "doc_ids" in caught.value.why
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".json", ".html")]
+    assert any(path.suffix == ".html" for path in found)
+    assert not [path for path in found if b"010-5550-1234" in path.read_bytes()]
+    # the output is kept: with thresholds that it meets only the gates run again
+    lenient = plan_stage(request(portal, tmp_path, KeepConfig(modulus=1), GateConfig()))
+    assert lenient.committed
+    assert not lenient.reusable
+    assert execute(lenient, LocalEngine()).reused
+    assert plan_stage(request(portal, tmp_path, KeepConfig(modulus=1), GateConfig())).reusable
+
+
+def test_gates_on_counters_say_what_was_found(portal: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="rejected_share.*found 0"):
+        execute(plan_stage(request(portal, tmp_path, KeepConfig(), GateConfig(max_rejected_share=0.01))), LocalEngine())
