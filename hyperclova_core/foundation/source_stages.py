@@ -235,7 +235,7 @@ def _resolve(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
         (name, "ascending")
         for name in ("url", "title", "user_id", "thread_id", "reply_to", "category", "published_at", "license")
     ]
-    table = table.take(pc.sort_indices(table, sort_keys=order, null_placement="at_end"))
+    table = table.take(pc.sort_indices(table, sort_keys=order))
     ids, hashes = table.column("doc_id").to_pylist(), table.column("content_hash").to_pylist()
     collected = table.column("collected_at").to_pylist()
     kept: list[int] = []

@@ -240,6 +240,7 @@ def _event(
     }
     if manifest.stage == "train" and not outcome.reused:
         event["job_folder"] = job_folder
+        event["metrics"] = {}  # the job's own run has them, each at its step
         event["model"] = {
             "name": f"hyperclova-{key.removeprefix('train-')}",
             "folder": storage.join(outcome.dataset.uri, manifest.info["model"]),

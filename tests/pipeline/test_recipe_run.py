@@ -1,0 +1,176 @@
+"""The smallest recipe from sources to evaluated models without Airflow, again with everything reused, then a night's refresh."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import open_dataset
+from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.pipeline.graph import CORPUS_STAGES, SPARK_STAGES
+from hyperclova_core.pipeline.jobs import run_job
+from hyperclova_core.pipeline.recipe import load_recipe
+from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh, published
+from hyperclova_core.pipeline.run import finish_run, plan_key, prepare_run, run_key, run_keys
+from tests.conftest import ROOT, write_lines
+
+pytestmark = [pytest.mark.spark, pytest.mark.ranks]
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(ROOT / "conf" / "demo", folder / "data" / "demo")
+    (folder / "data" / "landing").mkdir()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HYPERCLOVA_DATA", str(folder / "data"))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    patch.chdir(folder)
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def first(place: Path, spark_engine: SparkEngine) -> tuple[Warehouse, dict[str, object]]:
+    warehouse = Warehouse(str(place / "warehouse"))
+    run = prepare_run(warehouse, "first", load_recipe("smoke"))
+    for key in run_keys(run):
+        outcome = run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        assert not outcome.reused
+    return warehouse, finish_run(warehouse, run)
+
+
+def test_every_document_is_accounted_for(first: tuple[Warehouse, dict[str, object]]) -> None:
+    _, summary = first
+    stages = {stage["stage"]: stage for stage in summary["stages"]}  # type: ignore[attr-defined]
+    for stage in stages.values():
+        assert stage["in"] == stage["kept"] + stage["dropped"]
+        assert sum(stage["reasons"].values()) == stage["dropped"]
+    for before, after in zip(CORPUS_STAGES, CORPUS_STAGES[1:], strict=False):
+        assert stages[before]["kept"] == stages[after]["in"]
+    reasons = {reason for stage in stages.values() for reason in stage["reasons"]}
+    assert {"not_indexable", "exact_duplicate", "near_duplicate", "mostly_personal_data", "abuse", "advertising", "gibberish", "repetitive"} <= reasons
+    models = summary["models"]
+    assert [model["size"] for model in models] == ["tiny-a", "tiny-b"]  # type: ignore[attr-defined]
+    assert models[0]["processes"] == 2  # type: ignore[index]
+    assert models[1]["validation_loss"] < models[0]["validation_loss"] < 6.5  # type: ignore[index]
+
+
+def test_a_change_of_behaviour_raises_the_stages_version(first: tuple[Warehouse, dict[str, object]]) -> None:
+    """Digests of what each stage makes of the made-up portal. When one changes, raise that stage's version, then
+    write the new value with UPDATE_GOLDEN=1."""
+    warehouse, _ = first
+    run = warehouse.run("first")
+    found = {}
+    for key in SPARK_STAGES:
+        manifest = run.dataset(key).manifest
+        found[key] = {"version": manifest.stage_version, "digest": manifest.digest}
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    assert found == json.loads(GOLDEN.read_text())
+
+
+def test_lineage_joins_on_digests(first: tuple[Warehouse, dict[str, object]], place: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("hyperclova").experiment_id], max_results=100)
+    made, read = {}, {}
+    for run in runs:
+        for item in run.inputs.dataset_inputs:
+            side = made if item.tags[0].value == "output" else read
+            side.setdefault(item.dataset.digest, set()).add(run.info.run_name)
+    files = {digest for digest, names in read.items() if names == {"ingest"}}
+    assert len(files) == 5
+    assert set(read) - files <= set(made)
+    parent = next(run for run in runs if run.data.tags.get("hyperclova.parent") == "true")
+    assert parent.info.status == "FINISHED"
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"summary.json", "summary.md", "waterfall", "data_docs"} <= artifacts
+    train = next(run for run in runs if run.info.run_name == "train tiny-a")
+    steps = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss")]
+    tokens = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss_by_tokens")]
+    assert [(step * 8 * 64, value) for step, value in steps] == tokens
+    assert {"gradient_norm", "learning_rate", "tokens_per_second", "validation_loss", "tokens"} <= set(train.data.metrics)
+    version = client.get_latest_versions("hyperclova-tiny-a")[0]
+    assert version.tags["corpus_digest"] == first[0].run("first").dataset("serialize").manifest.digest
+
+
+def test_a_second_run_reuses_everything_and_says_whose_work_it_is(first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine) -> None:
+    warehouse, _ = first
+    run = prepare_run(warehouse, "second", load_recipe("smoke"))
+    for key in run_keys(run):
+        assert plan_key(warehouse, run, key).reusable
+        outcome = run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        assert outcome.reused
+    summary = finish_run(warehouse, run)
+    assert {stage["made_by"] for stage in summary["stages"]} == {"first"}
+
+
+def test_another_threshold_runs_from_that_stage_on_only(first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine) -> None:
+    warehouse, _ = first
+    run = prepare_run(warehouse, "third", load_recipe("smoke", ("filter.max_abuse=100",)), sizes=())
+    reused = {key: run_key(warehouse, run, key, spark_engine).reused for key in run_keys(run)}
+    assert [key for key, value in reused.items() if value] == ["ingest", "deduplicate", "deidentify", "enrich"]
+    kept = run.dataset("filter").manifest.counters
+    assert "abuse" not in kept.rejected
+
+
+def test_everything_raw_or_dropped_lies_in_the_restricted_folder(first: tuple[Warehouse, dict[str, object]], place: Path) -> None:
+    warehouse, _ = first
+    secrets = ["010-5550-1234", "hobby.club99@example.com", "900101-1234568"]
+    for key in ("deidentify", "filter", "select", "mix", "serialize"):
+        dataset = warehouse.run("first").dataset(key)
+        for name, table in dataset.manifest.tables.items():
+            assert table.restricted == (name in ("rejected", "audit"))
+    for path in (place / "warehouse").rglob("*"):
+        if path.is_file() and "restricted" not in path.relative_to(place).parts:
+            body = path.read_bytes()
+            assert not [secret for secret in secrets if secret.encode() in body], path
+
+
+def test_a_night_takes_what_is_new_and_publishes_a_version(first: tuple[Warehouse, dict[str, object]], place: Path, spark_engine: SparkEngine) -> None:
+    warehouse, _ = first
+    recipe = load_recipe("smoke")
+    assert prepare_refresh(warehouse, "night-0", recipe) is None
+
+    def night(name: str) -> dict[str, object]:
+        run = prepare_refresh(warehouse, name, recipe)
+        assert run is not None
+        for key in CORPUS_STAGES:
+            run_key(warehouse, run, key, spark_engine)
+        return publish_refresh(warehouse, run)
+
+    texts = (
+        "새로 도착한 글입니다. 오늘은 도서관에서 책을 읽고 공원을 걸었습니다.",
+        "어제 심은 나무에 물을 주었더니 잎이 금세 살아났습니다. 내일은 거름을 주려고 합니다.",
+        "시장에서 사 온 감자로 국을 끓였는데 아이들이 두 그릇씩 먹었습니다.",
+    )
+    write_lines(place / "data" / "landing" / "a.jsonl", [{"id": f"a{n}", "text": text} for n, text in enumerate(texts)])
+    one = night("night-1")
+    assert (one["version"], one["documents"]) == (1, 3)
+    assert prepare_refresh(warehouse, "night-2", recipe) is None
+    other = "둘째 날에 온 글은 바다 이야기입니다. 파도가 높아 배가 뜨지 못했고 사람들은 항구에서 기다렸습니다."
+    write_lines(place / "data" / "landing" / "b.jsonl", [{"id": "b1", "text": other}])
+    two = night("night-3")
+    assert (two["version"], two["documents"]) == (2, 4)
+    assert two["digest"] != one["digest"]
+    assert publish_refresh(warehouse, warehouse.run("night-3"))["version"] == 2
+    assert published(warehouse, "smoke")["documents"] == 4
+
+
+def test_datasets_verify_to_the_checksum(first: tuple[Warehouse, dict[str, object]]) -> None:
+    warehouse, _ = first
+    reference = warehouse.reference("runs/first")
+    assert reference is not None
+    for uri in reference.values():
+        open_dataset(uri).verify(checksums=True)
+    assert storage.list_names(storage.join(warehouse.uri, "lineage", "refused")) == []
