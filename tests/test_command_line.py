@@ -18,7 +18,12 @@ from tests.conftest import PORTAL, ROOT, write_lines
 def hyperclova(*arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HYPERCLOVA_HOME": str(folder / "home")}
     done = subprocess.run(
-        [sys.executable, "-m", "hyperclova_core.cli.main", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hyperclova_core.cli.main", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code, done.stderr
     return done
@@ -52,7 +57,17 @@ def test_stages_one_by_one_on_a_persons_own_files(tmp_path: Path) -> None:
             {"id": "c", "text": "오늘은 산에 올라가서 도시락을 먹었습니다. 바람이 시원했습니다."},
         ],
     )
-    done = hyperclova("deidentify", "mine.jsonl", "--output", "clean", "--spans", "spans.jsonl", "--jsonl", "clean.jsonl", folder=tmp_path)
+    done = hyperclova(
+        "deidentify",
+        "mine.jsonl",
+        "--output",
+        "clean",
+        "--spans",
+        "spans.jsonl",
+        "--jsonl",
+        "clean.jsonl",
+        folder=tmp_path,
+    )
     assert "deidentify: 3 in, 3 kept" in done.stderr
     (span,) = lines(tmp_path / "spans.jsonl")
     original = lines(tmp_path / "mine.jsonl")[0]["text"]
@@ -60,7 +75,9 @@ def test_stages_one_by_one_on_a_persons_own_files(tmp_path: Path) -> None:
     assert set(span) == {"source_id", "start", "end", "type", "rule", "confidence"}
     assert "[PHONE]" in {row["id"]: row["text"] for row in lines(tmp_path / "clean.jsonl")}["a"]  # type: ignore[operator]
 
-    hyperclova("filter", "clean", "--output", "good", "--scores", "scores.jsonl", "--set", "min_characters=5", folder=tmp_path)
+    hyperclova(
+        "filter", "clean", "--output", "good", "--scores", "scores.jsonl", "--set", "min_characters=5", folder=tmp_path
+    )
     verdicts = {row["source_id"]: row for row in lines(tmp_path / "scores.jsonl")}
     assert verdicts["b"]["reason"] == "gibberish"
     assert verdicts["c"]["kept"]
@@ -76,18 +93,34 @@ def test_tokenizer_mix_and_serialize(tmp_path: Path) -> None:
     files = [str(path) for path in sorted(PORTAL.glob("*.jsonl"))]
     hyperclova("tokenizer", "train", *files, "--vocab-size", "700", "--output", "tok", folder=tmp_path)
     ids = hyperclova("tokenizer", "encode", "--tokenizer", "tok", "안녕하세요 [PHONE]", folder=tmp_path).stdout
-    assert hyperclova("tokenizer", "decode", "--tokenizer", "tok", ids.strip(), folder=tmp_path).stdout == "안녕하세요 [PHONE]\n"
+    assert (
+        hyperclova("tokenizer", "decode", "--tokenizer", "tok", ids.strip(), folder=tmp_path).stdout
+        == "안녕하세요 [PHONE]\n"
+    )
     done = hyperclova("serialize", *files, "--tokenizer", "tok", "--output", "shards/all", folder=tmp_path)
     assert "documents" in done.stdout
     assert {path.name for path in (tmp_path / "shards").iterdir()} == {"all.bin", "all.idx", "all.provenance.parquet"}
-    plan = hyperclova("mix", "smoke", "--documents", "tok/input", "--tokenizer", "tok", "--output", "mixed", "--plan-only", folder=tmp_path)
+    plan = hyperclova(
+        "mix",
+        "smoke",
+        "--documents",
+        "tok/input",
+        "--tokenizer",
+        "tok",
+        "--output",
+        "mixed",
+        "--plan-only",
+        folder=tmp_path,
+    )
     assert "held out for validation" in plan.stdout
     assert (tmp_path / "mixed" / "plan.json").exists()
 
 
 @pytest.mark.spark
 def test_clusters_of_duplicates(tmp_path: Path) -> None:
-    hyperclova("deduplicate", str(PORTAL / "cafe.jsonl"), "--output", "d", "--clusters", "clusters.jsonl", folder=tmp_path)
+    hyperclova(
+        "deduplicate", str(PORTAL / "cafe.jsonl"), "--output", "d", "--clusters", "clusters.jsonl", folder=tmp_path
+    )
     rows = lines(tmp_path / "clusters.jsonl")
     assert {frozenset(row) for row in rows} == {frozenset(("doc_id", "source_id", "cluster_id", "kept", "similarity"))}
     dropped = [row for row in rows if not row["kept"]]
@@ -99,8 +132,16 @@ def test_clusters_of_duplicates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        (("ingest", "absent.jsonl", "--source", "blog", "--output", "o"), 65, ("does not exist", "absent.jsonl", "remedy")),
-        (("filter", "x.jsonl", "--output", "o", "--set", "max_giberish=1"), 64, ("unknown key `max_giberish`", "max_gibberish")),
+        (
+            ("ingest", "absent.jsonl", "--source", "blog", "--output", "o"),
+            65,
+            ("does not exist", "absent.jsonl", "remedy"),
+        ),
+        (
+            ("filter", "x.jsonl", "--output", "o", "--set", "max_giberish=1"),
+            64,
+            ("unknown key `max_giberish`", "max_gibberish"),
+        ),
         (("run", "nonsense"), 64, ("no recipe nonsense", "demo")),
         (("run", "smoke", "--set", "train.settings.stepz=1", "--warehouse", "w"), 64, ("stepz",)),
         (("dataset", "show", "nowhere"), 65, ("No committed dataset", "nowhere")),
@@ -110,7 +151,9 @@ def test_clusters_of_duplicates(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
-def test_mistakes_get_one_clear_message(tmp_path: Path, arguments: tuple[str, ...], code: int, parts: tuple[str, ...]) -> None:
+def test_mistakes_get_one_clear_message(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, parts: tuple[str, ...]
+) -> None:
     write_lines(tmp_path / "x.jsonl", [{"id": "1", "text": "글"}])
     done = hyperclova(*arguments, folder=tmp_path, code=code)
     assert "Traceback" not in done.stderr

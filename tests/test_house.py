@@ -20,7 +20,13 @@ HEAVY = ("pyspark", "torch", "mlflow", "pandas", "deepspeed", "great_expectation
 
 
 def test_the_import_rules_hold() -> None:
-    done = subprocess.run([str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -35,8 +41,15 @@ def test_a_dag_file_loads_nothing_heavy_and_loads_fast(path: Path, tmp_path: Pat
         f"heavy = sorted(set({HEAVY!r}) & (sys.modules.keys() - before))\n"
         "print('RESULT', time.perf_counter() - started, *heavy)\n"
     )
-    environment = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "AIRFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     seconds, *heavy = done.stdout.split("RESULT")[1].split()
     assert not heavy
@@ -80,8 +93,15 @@ def test_the_lock_covers_what_is_declared() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    locked = {re.split(r"==", line)[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    declared = [*project["dependencies"], *(item for group in project["optional-dependencies"].values() for item in group)]
+    locked = {
+        re.split(r"==", line)[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    declared = [
+        *project["dependencies"],
+        *(item for group in project["optional-dependencies"].values() for item in group),
+    ]
     explained = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     for requirement in declared:
         name = re.split(r"[<>=\[~!]", requirement)[0].lower()
@@ -100,4 +120,3 @@ def _code(page: Path) -> str:
     """Fenced blocks of a page, and commands between backticks."""
     text = page.read_text(encoding="utf-8")
     return "\n".join([*re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL), *re.findall(r"`(make [a-z-]+)`", text)])
-

@@ -58,7 +58,7 @@ def test_files_in_nsmcs_format(tmp_path: Path) -> None:
     assert sum(review.label for review in reviews) == 30
     shots = {review.text for review in read_reviews(str(ROOT / "conf" / "demo" / "nsmc_shots.tsv"))}
     assert not shots & {review.text for review in reviews}
-    (tmp_path / "a.tsv").write_text("id\tdocument\tlabel\n1\t\t1\n2\t\"따옴표\t0\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text('id\tdocument\tlabel\n1\t\t1\n2\t"따옴표\t0\n', encoding="utf-8")
     assert read_reviews(str(tmp_path / "a.tsv")) == [Review('"따옴표', 0)]
     (tmp_path / "b.tsv").write_text("id\tdocument\tlabel\n1\t글\t긍정\n", encoding="utf-8")
     with pytest.raises(DataError, match="neither 0 nor 1") as caught:

@@ -43,7 +43,9 @@ def first(place: Path, spark_engine: SparkEngine) -> tuple[Warehouse, dict[str, 
     warehouse = Warehouse(str(place / "warehouse"))
     run = prepare_run(warehouse, "first", load_recipe("smoke"))
     for key in run_keys(run):
-        outcome = run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        outcome = (
+            run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        )
         assert not outcome.reused
     return warehouse, finish_run(warehouse, run)
 
@@ -57,7 +59,16 @@ def test_every_document_is_accounted_for(first: tuple[Warehouse, dict[str, objec
     for before, after in zip(CORPUS_STAGES, CORPUS_STAGES[1:], strict=False):
         assert stages[before]["kept"] == stages[after]["in"]
     reasons = {reason for stage in stages.values() for reason in stage["reasons"]}
-    assert {"not_indexable", "exact_duplicate", "near_duplicate", "mostly_personal_data", "abuse", "advertising", "gibberish", "repetitive"} <= reasons
+    assert {
+        "not_indexable",
+        "exact_duplicate",
+        "near_duplicate",
+        "mostly_personal_data",
+        "abuse",
+        "advertising",
+        "gibberish",
+        "repetitive",
+    } <= reasons
     models = summary["models"]
     assert [model["size"] for model in models] == ["tiny-a", "tiny-b"]  # type: ignore[attr-defined]
     assert models[0]["processes"] == 2  # type: ignore[index]
@@ -99,23 +110,31 @@ def test_lineage_joins_on_digests(first: tuple[Warehouse, dict[str, object]], pl
     steps = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss")]
     tokens = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss_by_tokens")]
     assert [(step * 8 * 64, value) for step, value in steps] == tokens
-    assert {"gradient_norm", "learning_rate", "tokens_per_second", "validation_loss", "tokens"} <= set(train.data.metrics)
+    assert {"gradient_norm", "learning_rate", "tokens_per_second", "validation_loss", "tokens"} <= set(
+        train.data.metrics
+    )
     version = client.get_latest_versions("hyperclova-tiny-a")[0]
     assert version.tags["corpus_digest"] == first[0].run("first").dataset("serialize").manifest.digest
 
 
-def test_a_second_run_reuses_everything_and_says_whose_work_it_is(first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine) -> None:
+def test_a_second_run_reuses_everything_and_says_whose_work_it_is(
+    first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine
+) -> None:
     warehouse, _ = first
     run = prepare_run(warehouse, "second", load_recipe("smoke"))
     for key in run_keys(run):
         assert plan_key(warehouse, run, key).reusable
-        outcome = run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        outcome = (
+            run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
+        )
         assert outcome.reused
     summary = finish_run(warehouse, run)
     assert {stage["made_by"] for stage in summary["stages"]} == {"first"}
 
 
-def test_another_threshold_runs_from_that_stage_on_only(first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine) -> None:
+def test_another_threshold_runs_from_that_stage_on_only(
+    first: tuple[Warehouse, dict[str, object]], spark_engine: SparkEngine
+) -> None:
     warehouse, _ = first
     run = prepare_run(warehouse, "third", load_recipe("smoke", ("filter.max_abuse=100",)), sizes=())
     reused = {key: run_key(warehouse, run, key, spark_engine).reused for key in run_keys(run)}
@@ -124,7 +143,9 @@ def test_another_threshold_runs_from_that_stage_on_only(first: tuple[Warehouse, 
     assert "abuse" not in kept.rejected
 
 
-def test_everything_raw_or_dropped_lies_in_the_restricted_folder(first: tuple[Warehouse, dict[str, object]], place: Path) -> None:
+def test_everything_raw_or_dropped_lies_in_the_restricted_folder(
+    first: tuple[Warehouse, dict[str, object]], place: Path
+) -> None:
     warehouse, _ = first
     secrets = ["010-5550-1234", "hobby.club99@example.com", "900101-1234568"]
     for key in ("deidentify", "filter", "select", "mix", "serialize"):
@@ -137,7 +158,9 @@ def test_everything_raw_or_dropped_lies_in_the_restricted_folder(first: tuple[Wa
             assert not [secret for secret in secrets if secret.encode() in body], path
 
 
-def test_a_night_takes_what_is_new_and_publishes_a_version(first: tuple[Warehouse, dict[str, object]], place: Path, spark_engine: SparkEngine) -> None:
+def test_a_night_takes_what_is_new_and_publishes_a_version(
+    first: tuple[Warehouse, dict[str, object]], place: Path, spark_engine: SparkEngine
+) -> None:
     warehouse, _ = first
     recipe = load_recipe("smoke")
     assert prepare_refresh(warehouse, "night-0", recipe) is None
