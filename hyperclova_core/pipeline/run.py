@@ -273,6 +273,7 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     """Sum a run up, keep it alive by name, and send the summary, figures and Data Docs to MLflow's parent run."""
     from hyperclova_core.pipeline.summary import summary_of, to_markdown
 
+    deliver(warehouse)
     summary = summary_of(run)
     summary["curves"] = curves_address(run)
     storage.write_json(storage.join(run.uri, "summary.json"), summary)
