@@ -17,12 +17,9 @@ SIZES = ["15k", "115k", "450k", "1.5M", "137M", "350M", "760M", "1.3B", "6.9B", 
 
 def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
     """Close the parent run in MLflow when the DAG run fails."""
-    from hyperclova_core.pipeline.run import fail_run
-    from operators.warehouse import warehouse
+    from operators.warehouse import close_failed_run
 
-    house = warehouse()
-    run = house.run(context["run_id"])
-    fail_run(house, run, str(context.get("reason", "the DAG run failed")))
+    close_failed_run(context)
 
 
 @dag(

@@ -15,11 +15,19 @@ RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
 CORPUS = Asset(name="hyperclova_corpus", uri="hyperclova://corpus")
 
 
+def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
+    """Close the night's run in MLflow when it fails."""
+    from operators.warehouse import close_failed_run
+
+    close_failed_run(context)
+
+
 @dag(
     schedule=CronTriggerTimetable("0 3 * * *", timezone="Asia/Seoul"),
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
     max_active_runs=1,
+    on_failure_callback=mark_failed,
     default_args={"retries": 2, "retry_delay": datetime.timedelta(seconds=10)},
     params={
         "recipe": Param(

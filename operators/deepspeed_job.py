@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from hyperclova_core.foundation.errors import HyperclovaError
 from operators.warehouse import as_airflow_error, warehouse
@@ -46,6 +47,7 @@ class DeepSpeedJobOperator(BaseOperator):
         """Run the job to its end; what the UI may know of it."""
         from hyperclova_core.foundation.lineage import deliver
         from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
+        from hyperclova_core.jobs.causes import cause_of
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
 
         house = warehouse()
@@ -64,6 +66,8 @@ class DeepSpeedJobOperator(BaseOperator):
                 )
                 status = wait(backend, job.spec, self.log.info, POLL_SECONDS, offset)
                 self.log.info("Job %s: %s", job.spec.name, status.explain())
+                if status.exit_code and not cause_of(status.exit_code).retries:
+                    raise AirflowFailException(f"Job {job.spec.name}: {status.explain()}")
             outcome = finish_job(house, run, job, status, started)
             if outcome.reused:
                 self.log.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
@@ -22,6 +23,17 @@ def warehouse() -> Warehouse:
     if not uri:
         raise AirflowFailException(f"{VARIABLE} is not set: Airflow's workers need it to find the warehouse")
     return Warehouse(uri)
+
+
+def close_failed_run(context: dict[str, Any]) -> None:
+    """Mark the parent run in MLflow as failed; nothing to do where the run had not been recorded."""
+    from hyperclova_core.foundation import storage
+    from hyperclova_core.pipeline.run import fail_run
+
+    house = warehouse()
+    run = house.run(context["run_id"])
+    if storage.exists(storage.join(run.uri, "run.json")):
+        fail_run(house, run, str(context.get("reason", "the DAG run failed")))
 
 
 def as_airflow_error(error: HyperclovaError) -> AirflowException:

@@ -55,12 +55,12 @@ def config_of(definition: StageDefinition, config: str | None, settings: tuple[s
 
 
 def input_dataset(path: tuple[str, ...] | str, output: str, seed: int) -> Dataset:
-    """The dataset at a path; files are ingested first, into `OUTPUT/input`."""
+    """The dataset at a path; files are ingested first, into `OUTPUT.input` beside it (raw text: keep it apart)."""
     paths = (path,) if isinstance(path, str) else path
     if len(paths) == 1 and storage.exists(storage.join(paths[0], MANIFEST)):
         return open_dataset(paths[0])
     source = SourceConfig(name="input", paths=tuple(os.path.abspath(item) for item in paths))
-    return ingest_files(IngestConfig(sources=(source,)), storage.join(output, "input"), seed, "auto").dataset
+    return ingest_files(IngestConfig(sources=(source,)), f"{output.rstrip('/')}.input", seed, "auto").dataset
 
 
 def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> Outcome:

@@ -17,7 +17,7 @@ def dataset() -> None:
 
 
 @dataset.command("list")
-@click.option("--warehouse", default=default_warehouse, show_default="HYPERCLOVA_WAREHOUSE, or ~/.hyperclova/warehouse")
+@click.option("--warehouse", default=default_warehouse, show_default="as for `hyperclova run`")
 def list_(warehouse: str) -> None:
     """All committed datasets of a warehouse."""
     root = storage.join(warehouse, "datasets")

@@ -14,9 +14,10 @@ from hyperclova_core.foundation.errors import HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.secrets import home
 from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.local.demo_text import gather
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
-from hyperclova_core.pipeline.recipe import load_recipe
+from hyperclova_core.pipeline.recipe import conf_folder, load_recipe, recipe_path
 from hyperclova_core.pipeline.run import fail_run, finish_run, prepare_run, run_key, run_keys
 from hyperclova_core.pipeline.summary import to_markdown
 
@@ -31,7 +32,7 @@ def default_warehouse() -> str:
 @click.option(
     "--warehouse",
     default=default_warehouse,
-    show_default="HYPERCLOVA_WAREHOUSE, or ~/.hyperclova/warehouse",
+    show_default="HYPERCLOVA_WAREHOUSE, else warehouse/ in HYPERCLOVA_HOME, in .hyperclova here, or in ~/.hyperclova",
     help="Where datasets are kept.",
 )
 @click.option("--name", "run_id", help="Name of the run; the same name again goes on with it.  [default: the time]")
@@ -49,6 +50,7 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     Without MLFLOW_TRACKING_URI, lineage goes to `mlflow.db` in the warehouse: look at it with
     `mlflow server --backend-store-uri sqlite:///WAREHOUSE/mlflow.db`.
     """
+    _find_data(recipe)
     place = Warehouse(os.path.abspath(warehouse))
     storage.make_folder(place.uri)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{place.uri}/mlflow.db")
@@ -83,6 +85,15 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     summary = finish_run(place, started)
     deliver(place)
     click.echo(to_markdown(summary))
+
+
+def _find_data(recipe: str) -> None:
+    """The recipes of conf/ read the data folder of this installation: lay out what is theirs if it is not there."""
+    if os.environ.get("HYPERCLOVA_DATA") or recipe_path(recipe).resolve().parent != conf_folder().resolve():
+        return
+    data = home() / "data"
+    os.environ["HYPERCLOVA_DATA"] = str(data)
+    gather(data, fetch=recipe_path(recipe).stem == "demo")
 
 
 COMMANDS = (run,)

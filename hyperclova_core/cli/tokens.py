@@ -161,7 +161,7 @@ def serialize(path: tuple[str, ...], folder: str, output: str, seed: int) -> Non
 
     dataset = input_dataset(path, f"{output}.work", seed)
     result = write_single_shard(dataset, folder, output, seed)
-    storage.remove_tree(f"{output}.work")
+    storage.remove_tree(f"{output}.work.input")
     size = (
         f"{result['documents']:,} documents, {result['tokens']:,} tokens, {result['bytes_per_token']:.3f} bytes a token"
     )

@@ -27,6 +27,10 @@ AUDIT_SCHEMA = pa.schema(
 """Character offsets are those of the original text."""
 
 
+ADDRESSES = ("url", "source_id", "thread_id", "reply_to")
+"""Columns that may hold an e-mail address, a number or a session's token as (part of) an address or id."""
+
+
 class DeidentifyConfig(Config):
     """What is replaced, and from when on a document is dropped."""
 
@@ -42,7 +46,7 @@ class DeidentifyConfig(Config):
 
 @document_stage("deidentify", version="1", extras={"audit": AUDIT_SCHEMA}, restricted_extras=frozenset({"audit"}))
 def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: StageContext) -> StageBatch:
-    """Replace personal data in text and title; `pii` counts what was replaced, by type."""
+    """Replace personal data in text, title, address and ids; `pii` counts what was replaced in text and title, by type."""
     texts: list[str] = documents.column("text").to_pylist()
     titles: list[str | None] = documents.column("title").to_pylist()
     ids = list(zip(documents.column("doc_id").to_pylist(), documents.column("source_id").to_pylist(), strict=True))
@@ -71,6 +75,9 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
         "content_hash": pa.array(hashes, pa.string()),
         "pii": pa.array(counts, DOCUMENT_SCHEMA.field("pii").type),
     }
+    for name in ADDRESSES:
+        addresses = [_without(value, config) for value in documents.column(name).to_pylist()]
+        columns[name] = pa.array(addresses, pa.string())
     changed = pa.RecordBatch.from_arrays(
         [columns.get(field.name, documents.column(field.name)) for field in DOCUMENT_SCHEMA], schema=DOCUMENT_SCHEMA
     )
@@ -86,6 +93,10 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
         extras={"audit": pa.RecordBatch.from_pylist(audit, AUDIT_SCHEMA)},
         custom={key: float(value) for key, value in totals.items()},
     )
+
+
+def _without(value: str | None, config: DeidentifyConfig) -> str | None:
+    return replace_spans(value, _wanted(value, config)) if value else value
 
 
 def _wanted(text: str, config: DeidentifyConfig) -> list[Span]:

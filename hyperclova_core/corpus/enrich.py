@@ -44,17 +44,14 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
     from pyspark.sql import functions as F
 
     def evidence(name: str) -> Column:
-        return F.coalesce(F.col("signals")[name], F.lit(0.0))
+        return F.greatest(F.coalesce(F.col("signals")[name], F.lit(0.0)), F.lit(0.0))
 
     known = F.array_intersect(
         F.map_keys("signals"), F.array(*(F.lit(name) for name in sorted(config.popularity_weights)))
     )
-    terms = [
-        F.lit(weight) * F.log1p(F.greatest(evidence(name), F.lit(0.0)))
-        for name, weight in sorted(config.popularity_weights.items())
-    ]
-    popularity_raw = terms[0]
-    for term in terms[1:]:
+    terms = [F.lit(weight) * F.log1p(evidence(name)) for name, weight in sorted(config.popularity_weights.items())]
+    popularity_raw = F.lit(0.0)
+    for term in terms:
         popularity_raw = popularity_raw + term
     likes, dislikes = evidence("likes") + evidence("sympathy"), evidence("dislikes")
     by_user = Window.partitionBy("source", "user_id")

@@ -18,9 +18,9 @@ BUCKETS = ("low", "middle", "high")
 class SelectConfig(Config):
     """A document's score is the weighted mean of what is known of it; sources are ranked within themselves."""
 
-    quality_weight: float = 1.0
-    popularity_weight: float = 0.5
-    reliability_weight: float = 0.5
+    quality_weight: float = Field(1.0, gt=0)
+    popularity_weight: float = Field(0.5, ge=0)
+    reliability_weight: float = Field(0.5, ge=0)
     min_percentile: float = Field(0.0, ge=0, lt=1, description="documents of a source below it are left out")
     min_source_documents: int = Field(50, ge=1, description="sources with fewer documents are kept whole")
     high_from: float = Field(2 / 3, gt=0, le=1)

@@ -23,7 +23,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.hashing import ContentHasher, digest128, fingerprint
+from hyperclova_core.foundation.hashing import ContentHasher, fingerprint
 
 MANIFEST = "manifest.json"
 ROW_GROUP_ROWS = 4096
@@ -379,13 +379,3 @@ def plain_file_entry(root: str, path: str, rows: int = 0) -> FileEntry:
     full = storage.join(root, path)
     checksum = file_checksum(full)
     return FileEntry(path=path, rows=rows, bytes=storage.size(full), checksum=checksum, digest=checksum)
-
-
-def folder_digest(paths: list[str], base: str) -> str:
-    """Identity of a set of files by relative name and content."""
-    return fingerprint([[os.path.relpath(path, base), file_checksum(path)] for path in sorted(paths)])
-
-
-def text_digest(text: str) -> str:
-    """128-bit identity of a text."""
-    return digest128(text.encode())

@@ -75,8 +75,3 @@ def content_hash(text: str) -> str:
 def bucket_of(doc_id: str, buckets: int) -> int:
     """The bucket file of a document: the leading bits of its id; `buckets` is a power of two up to 2^32."""
     return int(doc_id[:8], 16) >> (32 - (buckets.bit_length() - 1)) if buckets > 1 else 0
-
-
-def empty_documents() -> pa.Table:
-    """No documents, in the right columns."""
-    return DOCUMENT_SCHEMA.empty_table()

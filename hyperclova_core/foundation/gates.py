@@ -33,7 +33,7 @@ NAMED_ROWS = 20
 class GateConfig(Config):
     """Thresholds of one stage. Shares are of the rows that came in, 0 to 1."""
 
-    min_rows: int = Field(1, description="documents kept, at least")
+    min_rows: int = Field(1, ge=0, description="documents kept, at least")
     max_rejected_share: float = Field(1.0, ge=0, le=1)
     max_quarantined_share: float = Field(0.05, ge=0, le=1)
     max_rejected_share_by_source: float = Field(1.0, ge=0, le=1)
@@ -99,21 +99,21 @@ def counters_row(counters: Counters) -> dict[str, float]:
     }
 
 
-def seeded_sample(dataset: Dataset, rows: int) -> pa.Table:
-    """Up to `rows` documents, spread over the buckets: the smallest ids of each."""
+SAMPLED = ("doc_id", "text", "source", "language")
+
+
+def seeded_sample(dataset: Dataset, rows: int, more: tuple[str, ...] = ()) -> pa.Table:
+    """Up to `rows` documents, spread over the buckets: the smallest ids of each; `more` names further columns."""
+    columns = list(dict.fromkeys([*SAMPLED, *more]))
     files = dataset.files()
     each = -(-rows // max(1, len(files)))
     parts = []
     for path in files:
         with pq.ParquetFile(storage.local_path(path)) as file:
-            first = next(file.iter_batches(batch_size=each, columns=["doc_id", "text", "source", "language"]), None)
+            first = next(file.iter_batches(batch_size=each, columns=columns), None)
         if first is not None:
             parts.append(pa.Table.from_batches([first]))
-    return (
-        pa.concat_tables(parts)
-        if parts
-        else pa.table({name: pa.array([], pa.string()) for name in ("doc_id", "text", "source", "language")})
-    )
+    return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
         (f"{stage}.counters", pd.DataFrame([counters]), _counter_expectations(config))
     ]
     if "documents" in dataset.manifest.tables:
-        sample = seeded_sample(dataset, config.sample_rows)
+        sample = seeded_sample(dataset, config.sample_rows, tuple(sorted(config.max_null_share)))
         suites[0][1]["sample_rows"] = sample.num_rows
         suites[0][2].extend(_share_expectations(config, sample, suites[0][1]))
         if sample.num_rows:

@@ -97,6 +97,12 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def _artifacts(warehouse: str) -> str | None:
+    """Where artifacts go: as the server says; without a server into the warehouse, not into the current folder."""
+    served = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
+    return None if served else f"file://{os.path.abspath(warehouse)}/mlflow-artifacts"
+
+
 def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
     """(experiment id, parent run id) of a run; made once, however many ask at the same time."""
     path = storage.join(run.uri, "mlflow.json")
@@ -104,7 +110,11 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
         record = run.record()
         experiment_name = record.get("experiment", EXPERIMENT)
         experiment = client.get_experiment_by_name(experiment_name)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(experiment_name)
+        if experiment:
+            experiment_id = experiment.experiment_id
+        else:
+            place = _artifacts(storage.join(run.uri, "..", ".."))
+            experiment_id = client.create_experiment(experiment_name, artifact_location=place)
         tags = {
             RUN_TAG: run.name,
             "hyperclova.recipe": record["recipe"]["name"],
@@ -135,8 +145,8 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
     experiment, parent = parent_run(client, warehouse.run(event["run"]))
     if event["name"] is None:
         target = parent
-    elif event.get("job_folder") and storage.exists(storage.join(event["job_folder"], "mlflow.json")):
-        target = _finish_history(client, event["job_folder"])
+    elif event.get("job_folder") and storage.exists(storage.join(event["job_folder"], "metrics.jsonl")):
+        target = _finish_history(client, event, experiment, parent)
     else:
         known = client.search_runs([experiment], f"tags.`{EVENT_TAG}` = '{event['id']}'")
         if known:
@@ -169,11 +179,17 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
     client.set_terminated(target, status=event["status"], end_time=stamp)
 
 
-def _finish_history(client: MlflowClient, job_folder: str) -> str:
-    """The run that a training made itself, with the rows it could not send."""
-    delivery = storage.join(job_folder, "mlflow.json")
+def _finish_history(client: MlflowClient, event: dict[str, Any], experiment: str, parent: str) -> str:
+    """The run that a training made itself (or one for it, if MLflow was away then), with the rows it could not send."""
+    delivery = storage.join(event["job_folder"], "mlflow.json")
+    if not storage.exists(delivery):
+        tags = {"mlflow.parentRunId": parent, "mlflow.runName": event.get("job_name", event["name"])}
+        made = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
+        storage.write_json(delivery, {"run_id": made, "rows": 0})
     record = storage.read_json(delivery)
-    rows = [json.loads(line) for line in storage.read_bytes(storage.join(job_folder, "metrics.jsonl")).splitlines()]
+    rows = [
+        json.loads(line) for line in storage.read_bytes(storage.join(event["job_folder"], "metrics.jsonl")).splitlines()
+    ]
     if len(rows) > record["rows"]:
         send_rows(client, record["run_id"], rows[record["rows"] :])
         storage.write_json(delivery, {**record, "rows": len(rows)})

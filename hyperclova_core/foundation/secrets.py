@@ -15,8 +15,12 @@ MIN_KEY_CHARACTERS = 16
 
 
 def home() -> Path:
-    """The folder of this user's or installation's state: HYPERCLOVA_HOME, or `~/.hyperclova`."""
-    return Path(os.environ.get("HYPERCLOVA_HOME") or Path.home() / ".hyperclova")
+    """The folder of an installation's state: HYPERCLOVA_HOME; else `.hyperclova` of the current folder, where `make run`
+    has made one; else `~/.hyperclova`."""
+    if os.environ.get("HYPERCLOVA_HOME"):
+        return Path(os.environ["HYPERCLOVA_HOME"])
+    here = Path.cwd() / ".hyperclova"
+    return here if here.is_dir() else Path.home() / ".hyperclova"
 
 
 def pseudonym_key() -> bytes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, Target
+from hyperclova_core.foundation.datasets import Counters, FileEntry, Target
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.hashing import fingerprint
 
@@ -252,7 +252,3 @@ def load_stage(reference: str) -> StageDefinition:
     """The stage behind `module:function`."""
     module, _, name = reference.partition(":")
     return definition_of(getattr(importlib.import_module(module), name))
-
-
-ArtifactFunction = Callable[[Mapping[str, Dataset], Any, StageContext], Artifact]
-SourceFunction = Callable[[str, Any, Any, StageContext], Iterator[SourceBatch]]

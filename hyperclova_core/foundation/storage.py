@@ -132,13 +132,28 @@ def create_once(uri: str, data: bytes) -> bool:
 
 
 def list_files(uri: str) -> list[str]:
-    """All files below a folder, sorted; hidden and temporary ones left out."""
+    """All files below a folder, sorted; hidden and temporary ones left out.
+
+    Raises:
+        DataError: a folder below cannot be read: its files would be lost without a word.
+    """
     root = local_path(uri)
     found: list[str] = []
-    for folder, names, files in os.walk(root):
+    for folder, names, files in os.walk(root, onerror=_unreadable):
         names[:] = sorted(name for name in names if not name.startswith("."))
         found.extend(os.path.join(folder, name) for name in files if not name.startswith("."))
     return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        return
+    raise DataError(
+        "A folder cannot be read",
+        where=str(error.filename),
+        why=error.strerror or str(error),
+        remedy=f"chmod u+rx {error.filename}",
+    ) from error
 
 
 def list_names(uri: str) -> list[str]:

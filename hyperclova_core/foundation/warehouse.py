@@ -3,7 +3,7 @@
 ```
 warehouse/
   datasets/STAGE/FINGERPRINT/     committed datasets
-  restricted/STAGE/FINGERPRINT/   raw, rejected, quarantined and not yet de-identified data, with a time to live
+  restricted/STAGE/FINGERPRINT/   raw, rejected, quarantined and not yet de-identified data
   runs/RUN/                       the recipe as it ran, what each stage ended with, Data Docs, job folders
   refs/                           names that keep things alive: releases, runs kept, models
   lineage/                        events for MLflow: outbox (not yet delivered) and sent

@@ -17,6 +17,9 @@ from hyperclova_core.foundation.warehouse import now
 from hyperclova_core.jobs.causes import cause_of
 from hyperclova_core.jobs.spec import TrainJobSpec
 
+JOB_VARIABLE = "HYPERCLOVA_JOB"
+"""In the environment of a job's processes, with its output folder: by it orphans are found."""
+
 
 @dataclass(frozen=True)
 class JobStatus:
@@ -81,6 +84,8 @@ class LocalBackend:
             storage.local_path(storage.join(spec.output, name)).unlink(missing_ok=True)
         spec_path = storage.join(spec.output, "spec.json")
         storage.write_json(spec_path, {"spec": spec.to_dict(), "hash": spec.hash})
+        for pid in members(spec):
+            _end(pid, signal.SIGKILL)
         with storage.local_path(_log(spec)).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "hyperclova_core.jobs.launcher", "--spec", spec_path],
@@ -88,6 +93,7 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, JOB_VARIABLE: spec.output},
             )
         record = {
             "pid": process.pid,
@@ -140,8 +146,8 @@ class LocalBackend:
         deadline = time.monotonic() + spec.grace_seconds + 5
         while is_alive(pid, started) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if is_alive(pid, started):
-            os.killpg(pid, signal.SIGKILL)
+        for member in members(spec):
+            _end(member, signal.SIGKILL)
 
 
 def wait(
@@ -172,6 +178,27 @@ def _record(spec: TrainJobSpec) -> str:
 
 def _log(spec: TrainJobSpec) -> str:
     return storage.join(spec.output, "job.log")
+
+
+def members(spec: TrainJobSpec) -> list[int]:
+    """All processes of a job: ranks are in sessions of their own, and outlive a launcher that is killed."""
+    marker = f"{JOB_VARIABLE}={spec.output}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if marker in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def _end(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
 
 
 def start_time(pid: int) -> str:

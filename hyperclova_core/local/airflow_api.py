@@ -10,6 +10,7 @@ import requests
 from hyperclova_core.foundation.errors import ConfigError, TransientError
 
 SECONDS = 60
+PATIENCE = 120
 
 
 class AirflowApi:
@@ -29,7 +30,7 @@ class AirflowApi:
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = self._session.request(method, f"{self._url}/api/v2{path}", json=body, timeout=SECONDS)
+        answer = self._answer(method, path, body)
         if answer.status_code == 404:
             return None
         if not answer.ok:
@@ -40,6 +41,37 @@ class AirflowApi:
                 remedy="correct what it names",
             )
         return answer.json()
+
+    def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> requests.Response:
+        """The server's answer; questions are asked again while a busy server fails or does not answer."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                answer = self._session.request(method, f"{self._url}/api/v2{path}", json=body, timeout=SECONDS)
+                if method != "GET" or answer.status_code < 500 or time.monotonic() > deadline:
+                    return answer
+            except requests.RequestException as error:
+                if method != "GET" or time.monotonic() > deadline:
+                    raise TransientError(
+                        "Airflow does not answer",
+                        where=self._url,
+                        why=str(error),
+                        remedy="see the log of the api-server",
+                    ) from error
+            time.sleep(1)
+
+    def wait_for_recipe(self, dag_id: str, recipe: str, seconds: float = 180) -> None:
+        """Until the DAG's form offers a recipe: a file just put into conf/ shows at the next reading of the DAG."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            details = self._call("GET", f"/dags/{dag_id}/details") or {}
+            schema = (details.get("params") or {}).get("recipe", {})
+            if recipe in (schema.get("schema") or {}).get("enum", [recipe]):
+                return
+            time.sleep(2)
+        raise TransientError(
+            f"The DAG does not offer recipe {recipe}", where=self._url, remedy="see the log of the dag-processor"
+        )
 
     def wait_for_dag(self, dag_id: str, seconds: float = 120) -> None:
         """Until the DAG processor has read the DAG.
@@ -73,10 +105,10 @@ class AirflowApi:
         """`queued`, `running`, `success` or `failed`."""
         return str(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-    def running_runs(self, dag_id: str) -> list[str]:
-        """Ids of runs that are not over."""
+    def running_runs(self, dag_id: str) -> list[tuple[str, dict[str, Any]]]:
+        """Ids and parameters of runs that are not over."""
         runs = self._call("GET", f"/dags/{dag_id}/dagRuns?state=running&state=queued")
-        return [str(run["dag_run_id"]) for run in runs["dag_runs"]]
+        return [(str(run["dag_run_id"]), run.get("conf") or {}) for run in runs["dag_runs"]]
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Task instances of a run."""

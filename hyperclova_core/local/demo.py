@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.local.airflow_api import AirflowApi
 from hyperclova_core.local.services import Platform
@@ -24,9 +25,17 @@ def trigger_and_watch(platform: Platform, recipe: str, params: dict[str, Any], s
     for dag in (DAG, "refresh_corpus"):
         api.wait_for_dag(dag)
         api.unpause(dag)
+    api.wait_for_recipe(DAG, recipe)
     going = api.running_runs(DAG)
+    if going and going[0][1].get("recipe", "demo") != recipe:
+        raise ConfigError(
+            "Another run is going on",
+            where=going[0][0],
+            why=f"it runs recipe {going[0][1].get('recipe', 'demo')}, and one run goes at a time",
+            remedy="wait for its end, or end it in Airflow",
+        )
     if going:
-        run_id = going[0]
+        run_id = going[0][0]
         say(f"A run is going on already, watching it: {run_id}")
     else:
         run_id = api.trigger(DAG, {"recipe": recipe, **params})

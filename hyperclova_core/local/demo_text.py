@@ -102,9 +102,10 @@ def _refresh_lists() -> None:
         if os.geteuid() != 0:
             log.warning("apt does not know %s: run `sudo apt-get update` for more demo text", DEBIAN[0].package)
             return
-        subprocess.run(
-            ["apt-get", "update", "-q"], capture_output=True, text=True, check=False, timeout=DOWNLOAD_SECONDS
-        )
+        try:
+            subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False, timeout=DOWNLOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("`apt-get update` does not end: Debian's texts may be missing")
 
 
 def _debian(text: DebianText, folder: Path) -> None:

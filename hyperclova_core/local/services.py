@@ -21,9 +21,12 @@ import requests
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, TransientError
+from hyperclova_core.foundation.secrets import PSEUDONYM_VARIABLE
 from hyperclova_core.jobs.backends import is_alive, start_time
 
 AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
+OWNER_VARIABLE = "HYPERCLOVA_SERVICES_OF"
+"""Set for services and all they start, by nobody else: `stop` ends what carries it."""
 START_SECONDS = 240
 STOP_SECONDS = 20
 
@@ -82,7 +85,8 @@ class Platform:
             "HYPERCLOVA_WAREHOUSE": str(self.warehouse),
             "HYPERCLOVA_DATA": str(self.data),
             "HYPERCLOVA_CONF": str(self.root / "conf"),
-            "HYPERCLOVA_PSEUDONYM_KEY": self._secret("pseudonym.key"),
+            PSEUDONYM_VARIABLE: os.environ.get(PSEUDONYM_VARIABLE) or self._secret("pseudonym.key"),
+            OWNER_VARIABLE: str(self.home),
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "AIRFLOW_HOME": str(airflow),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.root / "dags"),
@@ -103,7 +107,7 @@ class Platform:
             "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "10",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": f"local[{os.cpu_count() or 1}]"}),
@@ -296,7 +300,7 @@ def stop(platform: Platform) -> list[str]:
     """End all services with everything they started; names of what is left (none, if all is well)."""
     folder = platform.home / "services"
     records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    sessions = {record["pid"] for record in records.values()}
+    sessions = {record["pid"] for record in records.values() if is_alive(record["pid"], record["started"])}
     owned = _members(sessions, str(platform.home))
     for pid in owned:
         _signal(pid, signal.SIGTERM)
@@ -318,9 +322,9 @@ def stop(platform: Platform) -> list[str]:
 
 
 def _members(sessions: set[int], home: str) -> list[int]:
-    """Processes of the services' sessions, and any other that carries this installation's HYPERCLOVA_HOME (jobs, Spark)."""
+    """Processes of the services' sessions, and all that they started, wherever it went (jobs, Spark)."""
     found = []
-    marker = f"HYPERCLOVA_HOME={home}".encode()
+    marker = f"{OWNER_VARIABLE}={home}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue

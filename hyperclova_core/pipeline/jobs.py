@@ -79,7 +79,7 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
     artifact = request.definition.function(request.inputs, request.config, context)
     dataset, reused = commit_artifact(job.plan, artifact, ATTEMPT)
     outcome = Outcome(dataset, reused, time.time() - started)
-    record_outcome(warehouse, run, job.key, job.plan, outcome, started, job.spec.output)
+    record_outcome(warehouse, run, job.key, job.plan, outcome, started)
     return outcome
 
 

@@ -30,6 +30,9 @@ class RefreshConfig(Config):
     """The nightly refresh: files of these sources that no night before has seen are new."""
 
     sources: IngestConfig = IngestConfig()
+    gates: dict[str, GateConfig] = Field(
+        default_factory=dict, description="stage → thresholds of a night; none: no least number of rows"
+    )
 
 
 class Recipe(Config):
@@ -120,7 +123,7 @@ def validated(data: dict[str, Any], where: str) -> Recipe:
         )
     from hyperclova_core.pipeline.graph import GATED
 
-    unknown = sorted(set(recipe.gates) - set(GATED))
+    unknown = sorted((set(recipe.gates) | set(recipe.refresh.gates)) - set(GATED))
     if unknown:
         raise ConfigError(
             "Gates for stages that have none",

@@ -15,13 +15,12 @@ from urllib.parse import quote
 from hyperclova_core import __version__
 from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
 from hyperclova_core.foundation.runner import Outcome, StagePlan, StageRequest, execute, input_references, plan_stage
 from hyperclova_core.foundation.stages import Engine, load_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
-from hyperclova_core.pipeline.graph import GATED, NODES, SPARK_STAGES, stage_of
+from hyperclova_core.pipeline.graph import GATED, SPARK_STAGES, stage_of
 from hyperclova_core.pipeline.recipe import Recipe, validated
 
 log = logging.getLogger(__name__)
@@ -135,10 +134,18 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
         files=files,
         seed=recipe.seed,
         buckets=recipe.buckets,
-        gates=recipe.gates.get(node.name, DEFAULT_GATES.get(node.name, GateConfig())) if node.name in GATED else None,
+        gates=_gates(recipe, node.name, record["kind"]) if node.name in GATED else None,
         docs_folder=storage.join(run.uri, "gates"),
         made_by={"run": record["run_id"]},
     )
+
+
+def _gates(recipe: Recipe, stage: str, kind: str) -> GateConfig:
+    """A stage's thresholds; a night has its own, for it may bring a handful of documents."""
+    default = DEFAULT_GATES.get(stage, GateConfig())
+    if kind == "refresh":
+        return recipe.refresh.gates.get(stage, default.model_copy(update={"min_rows": 0}))
+    return recipe.gates.get(stage, default)
 
 
 def plan_key(warehouse: Warehouse, run: RunFolder, key: str) -> StagePlan:
@@ -162,7 +169,6 @@ def record_outcome(
     plan: StagePlan,
     outcome: Outcome,
     started: float,
-    job_folder: str | None = None,
 ) -> dict[str, Any]:
     """Record a stage's end in the run, and keep the event for MLflow."""
     manifest = outcome.dataset.manifest
@@ -183,7 +189,7 @@ def record_outcome(
         "ended_at": now(),
     }
     run.finish_stage(key, result)
-    record_event(warehouse, _event(run, key, plan, outcome, result, started, job_folder))
+    record_event(warehouse, _event(run, key, plan, outcome, result, started))
     return result
 
 
@@ -194,7 +200,6 @@ def _event(
     outcome: Outcome,
     result: dict[str, Any],
     started: float,
-    job_folder: str | None,
 ) -> dict[str, Any]:
     manifest = outcome.dataset.manifest
     counters = manifest.counters
@@ -238,8 +243,10 @@ def _event(
         ],
         "artifacts": [],
     }
-    if manifest.stage == "train" and not outcome.reused:
-        event["job_folder"] = job_folder
+    mine = outcome.dataset.attempt.get("run") == run.record()["run_id"]
+    if manifest.stage == "train" and (mine or not outcome.reused):
+        event["job_folder"] = storage.join(outcome.dataset.uri, manifest.info["folder"])
+        event["job_name"] = f"train {key.removeprefix('train-')}"
         event["metrics"] = {}  # the job's own run has them, each at its step
         event["model"] = {
             "name": f"hyperclova-{key.removeprefix('train-')}",
@@ -360,13 +367,3 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
         },
     )
     deliver(warehouse)
-
-
-def check_key(key: str) -> None:
-    """Raises ConfigError for a key that names no stage."""
-    if key not in NODES and not key.startswith("train-"):
-        raise ConfigError(
-            f"There is no stage {key}",
-            why=f"the stages are {', '.join(NODES)}",
-            remedy="choose one of them; `train-SIZE` for one model",
-        )

@@ -26,6 +26,7 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
 from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.tokens.units import analyser_resources
 
 COUNTS_SCHEMA = pa.schema(
     [
@@ -85,7 +86,7 @@ def split_and_plan(counts: pa.Table, config: MixConfig, seed: int) -> tuple[Plan
     return make_plan(available, documents, config), training, validation
 
 
-@artifact_stage("mix", version="1")
+@artifact_stage("mix", version="1", resources=analyser_resources)
 def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext) -> Artifact:
     """Plan the composition and choose the documents; what is chosen is listed in the order training will see it."""
     documents = inputs["documents"]

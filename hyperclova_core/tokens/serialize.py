@@ -27,6 +27,7 @@ from hyperclova_core.tokens.megatron import ShardWriter
 from hyperclova_core.tokens.mix_stage import SPLITS
 from hyperclova_core.tokens.specials import EOD_ID
 from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.tokens.units import analyser_resources
 
 PROVENANCE_SCHEMA = pa.schema(
     [
@@ -64,7 +65,7 @@ class SerializeConfig(Config):
     shard_tokens: int = Field(1 << 30, ge=1024, description="a shard ends with the document that reaches it")
 
 
-@artifact_stage("serialize", version="1")
+@artifact_stage("serialize", version="1", resources=analyser_resources)
 def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: StageContext) -> Artifact:
     """Write the shards that the mix's selection names, and check what came out against what was planned."""
     assert context.engine is not None

@@ -14,7 +14,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.korean.hangul import nfc
 from hyperclova_core.tokens.specials import EOD_ID, PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
-from hyperclova_core.tokens.units import UNIT_CHARACTERS, morphemes_of, units_of
+from hyperclova_core.tokens.units import UNIT_CHARACTERS, analyser_identity, morphemes_of, units_of
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -130,6 +130,13 @@ class MorphemeTokenizer:
                 why=f"format {description.get('format')}, this code reads {FORMAT}",
                 remedy="train it again with this version",
             )
+        if description["analyser"] != analyser_identity():
+            raise DataError(
+                "The tokenizer was made with another morphological analyser",
+                where=folder,
+                why=f"{description['analyser']}; here is {analyser_identity()}: words would be cut differently",
+                remedy="install those versions, or train the tokenizer again",
+            )
         return MorphemeTokenizer(storage.read_json(storage.join(folder, MODEL_FILE)), description)
 
 
@@ -181,6 +188,7 @@ def train(joined: Iterator[str], vocabulary_size: int, description: dict[str, An
         "unit": r"\s*\S+",
         "unit_characters": UNIT_CHARACTERS,
         "normalisation": "NFC",
+        "analyser": analyser_identity(),
         "special_tokens": list(SPECIAL_TOKENS),
         "eod": EOD_ID,
         "vocabulary_size": len(model["model"]["vocab"]),

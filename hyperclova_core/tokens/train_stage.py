@@ -19,6 +19,7 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_key
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
+from hyperclova_core.tokens.units import analyser_resources
 
 
 class TokenizerConfig(Config):
@@ -30,7 +31,7 @@ class TokenizerConfig(Config):
     )
 
 
-@artifact_stage("tokenizer", version="1")
+@artifact_stage("tokenizer", version="1", resources=analyser_resources)
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
     """Learn a tokenizer from the one dataset given; the sample is the same whatever the number of tasks."""
     from hyperclova_core.tokens.tokenizer import train

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 
 from hyperclova_core.foundation.errors import ConfigError
@@ -29,6 +30,17 @@ _PLAIN = re.compile(r"[^\W\d_]+|\d{1,3}|[\W_]", re.DOTALL)
 def units_of(text: str) -> list[str]:
     """The units of a text; joined, they are the text."""
     return _UNIT.findall(text)
+
+
+@lru_cache(maxsize=1)
+def analyser_identity() -> str:
+    """Versions of mecab and of its dictionary: another of either may cut differently, and makes other tokens."""
+    return f"mecab-python3 {version('mecab-python3')}, python-mecab-ko-dic {version('python-mecab-ko-dic')}"
+
+
+def analyser_resources(config: object) -> dict[str, str]:
+    """The analyser as a resource of stages whose output depends on it."""
+    return {"analyser": analyser_identity()}
 
 
 @lru_cache(maxsize=1)

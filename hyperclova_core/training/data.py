@@ -6,6 +6,7 @@ parallel size, and shards are read forwards. Documents are packed with end-of-do
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from hyperclova_core.foundation.hashing import order_key
 from hyperclova_core.tokens.megatron import Shard
 
 CHECKED_AT_ONCE = 1 << 22
+IDENTITY_BLOCKS, IDENTITY_TOKENS = 64, 4096
 
 
 class TokenStream:
@@ -32,6 +34,14 @@ class TokenStream:
     def tokens(self) -> int:
         """Ids in all shards."""
         return int(self._starts[-1])
+
+    def identity(self) -> str:
+        """Identity of the ids: of a sample of blocks at fixed places, so that terabytes need not be read again."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for place in range(IDENTITY_BLOCKS):
+            start = self.tokens * place // IDENTITY_BLOCKS
+            hasher.update(self.slice(start, min(IDENTITY_TOKENS, self.tokens - start)).tobytes())
+        return hasher.hexdigest()
 
     def slice(self, start: int, length: int) -> npt.NDArray[np.int64]:
         """`length` ids from `start` on, across shard borders."""

@@ -52,6 +52,9 @@ class MetricsLog:
             else []
         )
         storage.write_bytes(self._path, "".join(f"{row}\n" for row in rows).encode())
+        if storage.exists(self._delivery):
+            record = storage.read_json(self._delivery)
+            storage.write_json(self._delivery, {**record, "rows": min(record["rows"], len(rows))})
 
     def _begin(self, uri: str, run: RunFolder, name: str, tags: dict[str, str], parameters: dict[str, Any]) -> None:
         from mlflow.entities import Param

@@ -19,6 +19,7 @@ from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import parse
+from hyperclova_core.foundation.datasets import file_checksum
 from hyperclova_core.foundation.errors import (
     CommunicationError,
     DataError,
@@ -49,7 +50,8 @@ def train(job: JobConfig) -> dict[str, Any]:
     config, model = job.train, job.train.size.model
     topology = start_processes(job)
     chief = dist.get_rank() == 0
-    samples = Samples(TokenStream(job.shards, job.vocabulary), config.context, config.seed, config.shuffle_window)
+    stream = TokenStream(job.shards, job.vocabulary)
+    samples = Samples(stream, config.context, config.seed, config.shuffle_window)
     if samples.count < config.global_batch:
         raise DataError(
             "The corpus is shorter than one batch",
@@ -59,7 +61,14 @@ def train(job: JobConfig) -> dict[str, Any]:
         )
     validation = TokenStream(job.validation_shards, job.vocabulary) if job.validation_shards else None
     engine = build_engine(job, topology)
-    identity = fingerprint(config.model_dump(mode="json"))
+    identity = fingerprint(
+        {
+            "train": config.model_dump(mode="json"),
+            "vocabulary": [job.vocabulary, job.padded_vocabulary],
+            "shards": [file_checksum(f"{prefix}.idx") for prefix in job.shards],
+            "ids": stream.identity(),
+        }
+    )
     checkpoints = storage.join(job.output, "checkpoints")
     resumed = load_newest(engine, checkpoints, identity) if job.resume else None
     step = resumed["step"] if resumed else 0

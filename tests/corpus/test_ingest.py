@@ -245,3 +245,87 @@ def test_an_archive_that_breaks_off_is_noticed(shared_data: Path, tmp_path: Path
     counters = ingested(tmp_path / "out", source(tmp_path / "cut.warc.gz")).manifest.counters
     assert counters.kept > 50
     assert counters.quarantined
+
+
+ODD_FIELDS = [
+    {"user": "\ud800"},
+    {"title": "\ud800"},
+    {"date": "0001-01-01T00:00:00+09:00"},
+    {"views": 10**400},
+    {"likes": -1, "rating": float("inf")},
+    {"url": ["a list"], "thread": {"an": "object"}},
+    {"created_at": "어제"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_FIELDS, ids=lambda odd: ",".join(odd))
+def test_an_odd_field_never_stops_the_rest(tmp_path: Path, odd: dict[str, object]) -> None:
+    rows = [{"id": "1", "text": TEXT}, {"id": "2", "text": TEXT + " 둘", **odd}, {"id": "3", "text": TEXT + " 셋"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counters = ingested(tmp_path / "out", source(path)).manifest.counters
+    assert counters.rows_in == 3
+    assert counters.kept + sum(counters.quarantined.values()) == 3
+    assert counters.kept >= 2
+    assert set(counters.quarantined) <= {"invalid_field", "invalid_json"}
+
+
+def test_a_number_too_long_for_python_is_one_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"id": "1", "text": TEXT}) + '\n{"text": "x", "n": ' + "9" * 5000 + "}\n")
+    counters = ingested(tmp_path / "out", source(path)).manifest.counters
+    assert (counters.kept, counters.quarantined) == (1, {"invalid_json": 1})
+
+
+def test_a_charset_that_does_not_exist_is_passed_over() -> None:
+    assert TEXT in decode_page(PAGE.format(head='<meta charset="undefined">', text=TEXT).encode())[0]
+
+
+def test_xml_in_a_korean_charset_and_xml_with_entities(tmp_path: Path) -> None:
+    page = f"<page><title>산</title><ns>0</ns><id>1</id><revision><text>{TEXT}</text></revision></page>"
+    (tmp_path / "a.xml").write_bytes(
+        f'<?xml version="1.0" encoding="euc-kr"?><mediawiki>{page}</mediawiki>'.encode("cp949")
+    )
+    assert texts(ingested(tmp_path / "a", source(tmp_path / "a.xml"))) == [TEXT]
+    (tmp_path / "b.xml").write_text('<!DOCTYPE x [<!ENTITY a "b">]><mediawiki>&a;</mediawiki>')
+    assert ingested(tmp_path / "b", source(tmp_path / "b.xml")).manifest.counters.quarantined == {"invalid_xml": 1}
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2"])
+def test_every_compression_is_read_and_its_end_is_noticed(tmp_path: Path, suffix: str) -> None:
+    import bz2
+
+    import zstandard
+
+    body = "".join(json.dumps({"id": str(n), "text": f"{n * 104729} {TEXT}"}) + "\n" for n in range(3000)).encode()
+    pack = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress}[suffix]
+    whole = tmp_path / f"a.jsonl.{suffix}"
+    whole.write_bytes(pack(body))
+    assert ingested(tmp_path / "a", source(whole)).manifest.counters.kept == 3000
+    broken = tmp_path / f"b.jsonl.{suffix}"
+    broken.write_bytes(pack(body)[: len(pack(body)) * 2 // 3])
+    counters = ingested(tmp_path / "b", source(broken)).manifest.counters
+    assert counters.kept < 3000
+    assert counters.quarantined
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from hyperclova_core.foundation import storage
+
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    write_lines(tmp_path / "in" / "a.jsonl", [{"id": "1", "text": TEXT}])
+    (tmp_path / "in" / "locked").chmod(0)
+    if os.geteuid() == 0:  # root reads everything: let the operating system's answer come by hand
+        real = os.scandir
+
+        def scandir(path: str) -> object:
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        monkeypatch.setattr(storage.os, "scandir", scandir)
+    with pytest.raises(DataError, match="folder cannot be read") as caught:
+        find_files(IngestConfig(sources=(source(tmp_path / "in", optional=True),)))
+    assert caught.value.where.endswith("locked")

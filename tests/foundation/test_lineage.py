@@ -93,3 +93,36 @@ def test_an_event_that_mlflow_refuses_does_not_hold_up_the_next(
     record_event(warehouse, event("r1", "filter"))
     assert deliver(warehouse) == 1
     assert len(storage.list_names(storage.join(warehouse.uri, "lineage", "refused"))) == 1
+
+
+def test_curves_of_a_training_that_began_without_mlflow_arrive_later(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperclova_core.training.metrics import MetricsLog
+
+    job = tmp_path / "job"
+    job.mkdir()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    metrics = MetricsLog(str(job), warehouse.run("r1"), "train 15k", {}, {"size": "15k"}, 0)
+    for step in range(1, 6):
+        metrics.add(step, step * 100, {"loss": 5.0 / step})
+    metrics.close()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    record_event(warehouse, event("r1", "train-15k", job_folder=str(job), job_name="train 15k"))
+    assert deliver(warehouse) == 1
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("hyperclova")
+    assert experiment.artifact_location.startswith(f"file://{tmp_path}/warehouse/")
+    (run,) = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "train 15k"]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss_by_tokens")] == [100, 200, 300, 400, 500]
+    # resumed from step 3: what came after is forgotten, and comes again once
+    again = MetricsLog(str(job), warehouse.run("r1"), "train 15k", {}, {"size": "15k"}, 3)
+    again.add(4, 400, {"loss": 1.2})
+    again.close()
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 4]

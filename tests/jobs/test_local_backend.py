@@ -12,7 +12,7 @@ import pytest
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.jobs.backends import JobStatus, LocalBackend, is_alive, start_time, wait
+from hyperclova_core.jobs.backends import JobStatus, LocalBackend, is_alive, members, start_time, wait
 from hyperclova_core.jobs.causes import cause_of
 from hyperclova_core.jobs.launcher import command_of
 from hyperclova_core.jobs.spec import TrainJobSpec
@@ -128,6 +128,21 @@ def test_a_killed_launcher_is_a_failed_job_and_may_be_submitted_again(program: s
     assert backend.get(job).exit_code == 137
     assert backend.submit(job)
     backend.cancel(job)
+
+
+def test_orphans_of_a_killed_launcher_are_ended_before_the_next_attempt(program: str, tmp_path: Path) -> None:
+    job = spec(program, tmp_path, seconds=60)
+    backend = LocalBackend()
+    backend.submit(job)
+    until(lambda: "hello" in backend.logs(job, 0)[0])
+    os.kill(storage.read_json(f"{job.output}/job.json")["pid"], signal.SIGKILL)
+    until(lambda: backend.get(job).state == "failed")
+    orphans = members(job)
+    assert orphans
+    backend.submit(job)
+    until(lambda: not any(is_alive(pid, start_time(pid)) for pid in orphans))
+    backend.cancel(job)
+    until(lambda: not members(job))
 
 
 def test_a_process_id_alone_is_no_identity() -> None:

@@ -190,6 +190,18 @@ def test_a_night_takes_what_is_new_and_publishes_a_version(
     assert published(warehouse, "smoke")["documents"] == 4
 
 
+def test_a_small_night_passes_under_a_recipe_with_large_thresholds(
+    first: tuple[Warehouse, dict[str, object]], place: Path, spark_engine: SparkEngine
+) -> None:
+    warehouse, _ = first
+    recipe = load_recipe("demo")
+    run = prepare_refresh(warehouse, "demo-night", recipe)
+    assert run is not None
+    for key in CORPUS_STAGES:
+        run_key(warehouse, run, key, spark_engine)
+    assert publish_refresh(warehouse, run)["documents"] == 4
+
+
 def test_datasets_verify_to_the_checksum(first: tuple[Warehouse, dict[str, object]]) -> None:
     warehouse, _ = first
     reference = warehouse.reference("runs/first")

@@ -234,3 +234,11 @@ def test_a_rank_that_fails_says_why(shards: list[str], tmp_path: Path) -> None:
     status, _ = launch(config)
     assert status.exit_code == 65
     assert "shorter than one" in status.explain()
+
+
+@pytest.mark.ranks
+def test_a_checkpoint_of_other_data_is_refused(single: tuple[JobConfig, list[float]], shards: list[str]) -> None:
+    config = JobConfig.model_validate({**single[0].model_dump(), "shards": shards[::-1]})
+    status, _ = launch(config)
+    assert status.exit_code == 65
+    assert "another training" in status.explain()

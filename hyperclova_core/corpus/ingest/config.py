@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.source_stages import describe_file
 
 Format = Literal["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]
+
+log = logging.getLogger(__name__)
 
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -116,7 +119,13 @@ def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     if os.path.isfile(path):
         return {path: os.path.dirname(path)}
     if os.path.isdir(path):
-        return {file: path for file in storage.list_files(path) if known_format(file)}
+        files = storage.list_files(path)
+        known = {file: path for file in files if source.format != "auto" or known_format(file)}
+        if len(known) < len(files):
+            log.warning(
+                "source %s: %d files of unknown format in %s are not read", source.name, len(files) - len(known), path
+            )
+        return known
     if any(sign in pattern for sign in "*?["):
         fixed = Path(*list(_fixed_parts(path)))
         return {file: str(fixed) for file in glob.glob(path, recursive=True) if os.path.isfile(file)}

@@ -7,12 +7,14 @@ the container itself (a compression stream, an XML tree) is broken, which is one
 from __future__ import annotations
 
 import bz2
+import codecs
 import gettext
 import gzip
 import io
 import json
 import lzma
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +22,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, known_format
 from hyperclova_core.corpus.ingest.extract import ExtractionError, ExtractionTimeoutError, Extractor, shared_extractor
@@ -30,10 +31,34 @@ from hyperclova_core.corpus.ingest.text import UndecodableError, declared_charse
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest128
 
-BROKEN_STREAM = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+BROKEN_STREAM = (EOFError, OSError, zlib.error, lzma.LZMAError)
 MESSAGE_MIN_CHARACTERS = 60
 """A shorter message of a translation catalogue is a label, not a document."""
 PAGE_TYPES = ("text/html", "application/xhtml")
+
+
+class _ZstdStream(io.RawIOBase):
+    """A zstd file's bytes; a stream that breaks off is an EOFError, as for the other compressions."""
+
+    def __init__(self, path: str) -> None:
+        import zstandard
+
+        self._broken = zstandard.ZstdError
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._stream = zstandard.ZstdDecompressor().stream_reader(self._file, read_across_frames=True)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._stream.readinto(buffer))
+        except self._broken as error:
+            raise EOFError(str(error)) from error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def open_stream(path: str) -> IO[bytes]:
@@ -43,9 +68,7 @@ def open_stream(path: str) -> IO[bytes]:
     if path.endswith(".bz2"):
         return cast(IO[bytes], bz2.open(path, "rb"))
     if path.endswith(".zst"):
-        return cast(
-            IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True))
-        )
+        return cast(IO[bytes], io.BufferedReader(_ZstdStream(path)))
     return open(path, "rb")
 
 
@@ -115,7 +138,7 @@ def _json_item(line: bytes, location: str, offset: int) -> Item:
     except UnicodeDecodeError as error:
         detail = f"byte {offset + error.start} of the file is not UTF-8 ({error.reason}); re-encode the export as UTF-8"
         return Unreadable(location, offset, "invalid_utf8", detail, line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return Unreadable(location, offset, "invalid_json", f"{error}; correct the line, or leave it out", line)
     if not isinstance(fields, dict):
         return Unreadable(
@@ -291,7 +314,7 @@ def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestCon
     number = 0
     with open_stream(path) as stream:
         try:
-            for _, element in iterparse(stream, events=("end",)):
+            for _, element in iterparse(_as_utf8(stream), events=("end",)):
                 if element.tag.rpartition("}")[2] != "page":
                     continue
                 number += 1
@@ -314,7 +337,7 @@ def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestCon
                 else:
                     yield Record(location, number, fields)
                 element.clear()
-        except ParseError as error:
+        except (ParseError, ValueError) as error:
             yield Unreadable(
                 f"{name}#{number + 1}",
                 number + 1,
@@ -323,6 +346,42 @@ def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestCon
             )
         except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}#{number + 1}", number + 1, error)
+
+
+class _Recoded(io.RawIOBase):
+    """A CP949 stream as UTF-8, its XML declaration corrected: expat knows no multi-byte charset but Unicode's."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._reader = codecs.getreader("cp949")(stream, "replace")
+        self._first, self._rest = True, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            text = self._reader.read(65_536)
+            if self._first:
+                text, self._first = XML_DECLARATION.sub("", text, count=1), False
+            self._rest = text.encode("utf-8", "replace")
+        part = self._rest[: len(buffer)]
+        self._rest = self._rest[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+KOREAN_DECLARATION = re.compile(
+    rb"^\s*<\?xml[^>]*encoding\s*=\s*[\"'](?:euc-kr|cp949|ks_c_5601-1987|ms949)[\"']", re.IGNORECASE
+)
+
+
+def _as_utf8(stream: IO[bytes]) -> IO[bytes]:
+    """An XML stream that expat can read, whatever Korean charset it declares."""
+    buffered = io.BufferedReader(stream)  # type: ignore[type-var]
+    if KOREAN_DECLARATION.match(buffered.peek(200)[:200]):
+        return io.BufferedReader(_Recoded(buffered))
+    return buffered
 
 
 def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
@@ -346,13 +405,12 @@ def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) 
 
 def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """One page a file of Mallard, the XML of GNOME's help."""
-    from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import ParseError, parse
 
     try:
         with open_stream(path) as stream:
-            root: Any = parse(stream).getroot()
-    except (ParseError, DefusedXmlException) as error:
+            root: Any = parse(_as_utf8(stream)).getroot()
+    except (ParseError, ValueError) as error:
         yield Unreadable(name, 0, "invalid_xml", f"{error}; correct the file, or leave it out")
         return
     except BROKEN_STREAM as error:

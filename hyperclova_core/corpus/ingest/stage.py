@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.readers import read_file
-from hyperclova_core.corpus.ingest.records import Refused, Unreadable
+from hyperclova_core.corpus.ingest.records import Record, Refused, Unreadable
 from hyperclova_core.foundation.documents import (
     DOCUMENT_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -39,6 +41,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """A document's field → the names under which exports have it, first match counts."""
 
+BATCH_CHARACTERS = 8 << 20
+MAX_EVIDENCE = 1e15
 EVIDENCE = ("rating", "votes", "likes", "dislikes", "views", "comments", "shares", "sympathy", "accepted")
 """Numbers that say how a document was received: kept in `signals`, used by enrich."""
 
@@ -59,7 +63,11 @@ def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) ->
         if isinstance(item, Unreadable):
             batch.quarantine.append(_quarantined(item, source, context.stage))
         else:
-            row = to_document(item.fields, source, pseudonym_key())
+            try:
+                row = to_document(item.fields, source, pseudonym_key())
+            except (ValueError, OverflowError) as error:
+                batch.quarantine.append(_quarantined(_invalid_field(item, error), source, context.stage))
+                continue
             reason = (
                 item.reason
                 if isinstance(item, Refused)
@@ -69,7 +77,8 @@ def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) ->
                 batch.rejected.append({**row, "stage": context.stage, "reason": reason, "detail": item.location})
             else:
                 batch.documents.append(row)
-        if batch.rows >= config.batch_rows:
+            batch.characters += len(row["text"])
+        if batch.rows >= config.batch_rows or batch.characters >= BATCH_CHARACTERS:
             yield batch.take()
     yield batch.take()
 
@@ -79,6 +88,7 @@ class _Batch:
         self.documents: list[dict[str, Any]] = []
         self.rejected: list[dict[str, Any]] = []
         self.quarantine: list[dict[str, Any]] = []
+        self.characters = 0
 
     @property
     def rows(self) -> int:
@@ -90,8 +100,14 @@ class _Batch:
             pa.RecordBatch.from_pylist(self.rejected, REJECTED_SCHEMA),
             pa.RecordBatch.from_pylist(self.quarantine, QUARANTINE_SCHEMA),
         )
-        self.documents, self.rejected, self.quarantine = [], [], []
+        self.documents, self.rejected, self.quarantine, self.characters = [], [], [], 0
         return taken
+
+
+def _invalid_field(record: Record, error: Exception) -> Unreadable:
+    detail = f"{type(error).__name__}: {str(error)[:200]}; correct the field, or leave it out"
+    raw = json.dumps(record.fields, default=str)[:RAW_KEPT_BYTES].encode()
+    return Unreadable(record.location, record.offset, "invalid_field", detail, raw)
 
 
 def to_document(fields: dict[str, Any], source: SourceConfig, key: bytes) -> dict[str, Any]:
@@ -130,12 +146,17 @@ def _first(fields: dict[str, Any], names: tuple[str, ...]) -> str | None:
     for name in names:
         value = fields.get(name)
         if value is not None and value != "" and not isinstance(value, (dict, list)):
-            return value.isoformat() if isinstance(value, datetime.datetime) else nfc(str(value))
+            plain = value.isoformat() if isinstance(value, datetime.datetime) else nfc(str(value))
+            plain.encode("utf-8")  # half a surrogate pair is an error here, where its record is known
+            return plain
     return None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    """Whether a value is a count or a rating: -1, infinity and the like say "unknown" in exports."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value < MAX_EVIDENCE and math.isfinite(value)
 
 
 def _time(value: str | None) -> datetime.datetime | None:
@@ -149,7 +170,10 @@ def _time(value: str | None) -> datetime.datetime | None:
             moment = datetime.datetime.fromtimestamp(float(value), datetime.UTC)
         except (ValueError, OverflowError, OSError):
             return None
-    return moment.replace(tzinfo=datetime.UTC) if moment.tzinfo is None else moment.astimezone(datetime.UTC)
+    try:
+        return moment.replace(tzinfo=datetime.UTC) if moment.tzinfo is None else moment.astimezone(datetime.UTC)
+    except OverflowError:
+        return None
 
 
 def _quarantined(item: Unreadable, source: SourceConfig, stage: str) -> dict[str, Any]:

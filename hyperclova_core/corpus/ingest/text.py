@@ -54,7 +54,7 @@ def decode_page(body: bytes, header_charset: str | None = None) -> tuple[str, st
         )
         try:
             return body.decode(charset), charset.removesuffix("-sig")
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue
     for charset in ("cp949", "utf-8"):
         text = body.decode(charset, errors="replace")
