@@ -138,7 +138,10 @@ class Service:
 
 
 def services_of(platform: Platform) -> tuple[Service, ...]:
-    """What runs, in the order it is started."""
+    """What runs, in the order it is started.
+
+    Log servers are left out: the API server reads the same disk, and they would hold ports on every interface.
+    """
     python = sys.executable
     airflow = (python, "-m", "airflow")
     mlflow_home = platform.home / "mlflow"
@@ -169,9 +172,9 @@ def services_of(platform: Platform) -> tuple[Service, ...]:
             (*airflow, "api-server", "--host", "127.0.0.1", "--port", str(platform.airflow_port)),
             platform.airflow_port,
         ),
-        Service("airflow-scheduler", (*airflow, "scheduler")),
+        Service("airflow-scheduler", (*airflow, "scheduler", "--skip-serve-logs")),
         Service("airflow-dag-processor", (*airflow, "dag-processor")),
-        Service("airflow-triggerer", (*airflow, "triggerer")),
+        Service("airflow-triggerer", (*airflow, "triggerer", "--skip-serve-logs")),
     )
 
 
