@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hyperclova_core.jobs.spec import TrainJobSpec
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 
 
 class DeepSpeedJobOperator(BaseOperator):

@@ -15,6 +15,7 @@ from hyperclova_core.local.services import Platform
 from hyperclova_core.pipeline.summary import accuracy_in_words, reasons_in_words
 
 DAG = "pretrain_hyperclova"
+WATCH_SECONDS = 2.0
 SIGNS = {"success": "✔", "failed": "✘", "upstream_failed": "✘", "skipped": "–", "up_for_retry": "↻"}
 
 
@@ -75,7 +76,7 @@ def watch(api: AirflowApi, run_id: str, seconds: float) -> str:
         if time.monotonic() - started > seconds:
             say(f"Still {state} after {seconds:.0f} s: giving up watching, the run goes on")
             return state
-        time.sleep(1.0)
+        time.sleep(WATCH_SECONDS)
 
 
 def show_table(platform: Platform, run_id: str, seconds: float) -> None:
