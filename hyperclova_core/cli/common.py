@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,7 +58,7 @@ def input_dataset(path: tuple[str, ...] | str, output: str, seed: int) -> Datase
     paths = (path,) if isinstance(path, str) else path
     if len(paths) == 1 and storage.exists(storage.join(paths[0], MANIFEST)):
         return open_dataset(paths[0])
-    source = SourceConfig(name="input", paths=tuple(os.path.abspath(item) for item in paths))
+    source = SourceConfig(name="input", paths=tuple(storage.absolute(item) for item in paths))
     return ingest_files(IngestConfig(sources=(source,)), f"{output.rstrip('/')}.input", seed, "auto").dataset
 
 
@@ -147,7 +146,7 @@ def write_jsonl(path: str | None, rows: Iterator[dict[str, Any]]) -> None:
     """Write rows as JSONL, whole or not at all; no path, nothing."""
     if not path:
         return
-    with storage.replacing(os.path.abspath(path)) as temporary, Path(temporary).open("w", encoding="utf-8") as file:
+    with storage.replacing(storage.absolute(path)) as temporary, Path(temporary).open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -51,9 +51,11 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     `mlflow server --backend-store-uri sqlite:///WAREHOUSE/mlflow.db`.
     """
     _find_data(recipe)
-    place = Warehouse(os.path.abspath(warehouse))
+    place = Warehouse(storage.absolute(warehouse))
     storage.make_folder(place.uri)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{place.uri}/mlflow.db")
+    state = str(home()) if storage.is_remote(place.uri) else place.uri
+    storage.make_folder(state)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{os.path.abspath(state)}/mlflow.db")
     loaded = load_recipe(recipe, settings)
     started = prepare_run(
         place, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded

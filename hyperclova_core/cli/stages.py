@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from hyperclova_core.corpus.filter import filter_documents
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.stage import ingest as ingest_stage
 from hyperclova_core.corpus.select import select as select_stage
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages import definition_of
 
@@ -56,7 +56,7 @@ def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: s
     config = config_of(definition_of(ingest_stage), options["config"], options["settings"])
     assert isinstance(config, IngestConfig)
     found = SourceConfig(
-        name=source, paths=tuple(os.path.abspath(path) for path in paths), tier=tier, format=kind, license=licence
+        name=source, paths=tuple(storage.absolute(path) for path in paths), tier=tier, format=kind, license=licence
     )
     outcome = ingest_files(
         config.model_copy(update={"sources": (found,)}), options["output"], options["seed"], options["engine"]

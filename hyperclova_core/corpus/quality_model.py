@@ -84,7 +84,7 @@ class QualityModel:
                 remedy="train one: hyperclova quality train LABELLED.jsonl --output MODEL",
             )
         labels = tuple(json.loads(storage.read_bytes(storage.join(folder, "model.json")))["labels"])
-        with np.load(storage.local_path(storage.join(folder, WEIGHTS)), allow_pickle=False) as arrays:
+        with np.load(storage.localized(storage.join(folder, WEIGHTS)), allow_pickle=False) as arrays:
             return QualityModel(labels, arrays["weights"], arrays["biases"])
 
 

@@ -6,6 +6,7 @@ import os
 
 from pydantic import Field
 
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 
 
@@ -40,4 +41,6 @@ class EvaluationJobConfig(Config):
 
 def data_path(path: str) -> str:
     """A path as the recipe gives it, from HYPERCLOVA_DATA or the current folder on."""
+    if storage.is_remote(path):
+        return path
     return os.path.join(os.environ.get("HYPERCLOVA_DATA") or os.getcwd(), path)

@@ -10,6 +10,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,8 +50,7 @@ def read_reviews(path: str) -> list[Review]:
     Raises:
         DataError: the file is missing or is not NSMC's format.
     """
-    local = storage.local_path(path)
-    if not local.exists():
+    if not storage.exists(path):
         raise DataError(
             "An evaluation file is missing",
             where=path,
@@ -58,7 +58,7 @@ def read_reviews(path: str) -> list[Review]:
             remedy="give a TSV file with the columns id, document, label",
         )
     reviews = []
-    with local.open(encoding="utf-8", newline="") as file:
+    with Path(storage.localized(path)).open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not rows.fieldnames or not {"document", "label"} <= set(rows.fieldnames):
             raise DataError(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, file_checksum, write_table
+from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, write_table
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
 from hyperclova_core.foundation.errors import DataError
@@ -39,7 +38,7 @@ def frame_of(dataset: Dataset, definition: StageDefinition, config: Config, cont
         parsed = stage.config.model_validate(settings)
         for batch in batches:
             for index in batch.column(0).to_pylist():
-                with pq.ParquetFile(storage.local_path(files[index])) as file:
+                with storage.open_parquet(files[index]) as file:
                     for documents in file.iter_batches(batch_size=1024):
                         yield stage.project(documents, parsed, inner)
 
@@ -49,8 +48,9 @@ def frame_of(dataset: Dataset, definition: StageDefinition, config: Config, cont
 
 def run_corpus_stage(
     definition: StageDefinition, config: Config, dataset: Dataset, context: StageContext
-) -> tuple[dict[str, Table], Tally, dict[str, Any]]:
-    """Decide on the frame, then write the documents with the decisions: tables, counts and the stage's info."""
+) -> tuple[dict[str, Table], Tally, dict[str, Any], int]:
+    """Decide on the frame, then write the documents with the decisions: tables, counts, the stage's info, and units
+    taken over from an earlier attempt."""
     assert context.engine is not None
     decisions: Decisions = definition.function(frame_of(dataset, definition, config, context), config, context)
     decided = _write_decisions(decisions, context, dataset)
@@ -59,16 +59,16 @@ def run_corpus_stage(
             "identity": {
                 "checksum": entry.checksum,
                 "bucket": entry.bucket,
-                "decisions": file_checksum(decided[entry.bucket or 0]),
+                "decisions": decided[entry.bucket or 0][1],
             },
             "path": path,
             "bucket": entry.bucket,
-            "decisions": decided[entry.bucket or 0],
+            "decisions": decided[entry.bucket or 0][0],
         }
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
     ]
     work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
-    results, _ = run_units(context.engine, context.target, work, units, "merge")
+    results, taken = run_units(context.engine, context.target, work, units, "merge")
     tables = {
         name: Table(
             files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted
@@ -78,15 +78,14 @@ def run_corpus_stage(
     for name, extra in decisions.extras.items():
         entry = write_table(context.target.root(False), f"{context.attempt_path}/{name}.parquet", extra)
         tables[name] = Table(files=(entry,))
-    for path in decided.values():
-        storage.local_path(path).unlink(missing_ok=True)
+    context.scrap.extend(path for path, _ in decided.values())
     tally = merge_tallies(results)
     tally.custom.update(decisions.custom)
-    return tables, tally, decisions.info
+    return tables, tally, decisions.info, taken
 
 
-def _write_decisions(decisions: Decisions, context: StageContext, dataset: Dataset) -> dict[int, str]:
-    """Decisions as one file a bucket, rows sorted by doc_id."""
+def _write_decisions(decisions: Decisions, context: StageContext, dataset: Dataset) -> dict[int, tuple[str, str]]:
+    """bucket → (path, checksum) of its decisions, rows sorted by doc_id."""
     from pyspark.sql import functions as F
 
     buckets = len(dataset.files())
@@ -123,7 +122,7 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
         .sortWithinPartitions("bucket", "doc_id")
     )
     entries = [json.loads(row["entry"]) for row in ordered.mapInArrow(write, "entry string").collect()]
-    paths = {entry["bucket"]: storage.join(folder, entry["path"]) for entry in entries}
+    paths = {entry["bucket"]: (storage.join(folder, entry["path"]), entry["checksum"]) for entry in entries}
     expected = {entry.bucket for entry in dataset.table("documents").files if entry.rows}
     if set(paths) != expected:
         raise DataError(
@@ -134,14 +133,14 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
         )
     for entry in dataset.table("documents").files:
         if entry.bucket not in paths:
-            path = storage.join(folder, f"bucket-{entry.bucket or 0:05d}.parquet")
-            pq.write_table(pa.table({"doc_id": pa.array([], pa.string())}), storage.local_path(path))
-            paths[entry.bucket or 0] = path
+            name = f"bucket-{entry.bucket or 0:05d}.parquet"
+            made = write_table(folder, name, pa.table({"doc_id": pa.array([], pa.string())}))
+            paths[entry.bucket or 0] = (storage.join(folder, name), made.checksum)
     return paths
 
 
 def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: StageContext) -> dict[str, Any]:
-    decided = pq.read_table(storage.local_path(unit["decisions"]))
+    decided = storage.read_parquet(unit["decisions"])
     tally = Tally()
     writers = {
         "documents": TableWriter(
@@ -155,7 +154,7 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
         ),
     }
     position = 0
-    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+    with storage.open_parquet(unit["path"]) as file:
         for documents in file.iter_batches(batch_size=1024):
             tally.see_in(documents)
             part = decided.slice(position, documents.num_rows).combine_chunks()

@@ -8,11 +8,15 @@ of the attempt that was committed, and records of finished units. What is raw, r
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,12 +26,16 @@ from pydantic import Field, ValidationError
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.errors import DataError, TransientError
 from hyperclova_core.foundation.hashing import ContentHasher, fingerprint
 
 MANIFEST = "manifest.json"
+ATTEMPT = "attempt.json"
+EXPIRED = "expired.json"
 ROW_GROUP_ROWS = 4096
-FORMAT = 1
+FORMAT = 2
+UNSEALED_FORMAT = 1
+RESTORE = "restore it from a backup, or remove the dataset's folder and run the stage again"
 
 
 class FileEntry(Config):
@@ -77,6 +85,8 @@ class Counters(Config):
     quarantined: dict[str, int] = Field(default_factory=dict)
     text_bytes_in: int = 0
     text_bytes_kept: int = 0
+    rejected_bytes: dict[str, int] = Field(default_factory=dict, description="reason → UTF-8 bytes of text")
+    quarantined_bytes: dict[str, int] = Field(default_factory=dict, description="reason → raw bytes")
     by_source: dict[str, dict[str, int]] = Field(default_factory=dict)
     custom: dict[str, float] = Field(default_factory=dict)
 
@@ -112,6 +122,16 @@ class Manifest(Config):
     buckets: int = 1
     restricted_folder: str = "restricted"
     info: dict[str, Any] = Field(default_factory=dict)
+    seal: str = Field("", description="hash over all the rest: an edit by hand shows")
+
+    def sealed(self) -> Manifest:
+        """The same with its seal."""
+        plain = json.loads(storage.pretty_json(self.model_dump()))
+        return self.model_copy(update={"seal": _seal(plain)})
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return fingerprint({key: value for key, value in data.items() if key != "seal"})
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,7 @@ class Target:
     @property
     def restricted_uri(self) -> str:
         """The restricted folder as a path."""
-        return os.path.normpath(storage.join(self.uri, self.restricted_folder))
+        return storage.normalized(storage.join(self.uri, self.restricted_folder))
 
     def root(self, restricted: bool) -> str:
         """The folder below which a table's files lie."""
@@ -138,6 +158,7 @@ class Dataset:
     uri: str
     manifest: Manifest
     attempt: Mapping[str, Any] = field(default_factory=dict)
+    expired: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -164,13 +185,27 @@ class Dataset:
         return self.manifest.tables[name]
 
     def files(self, table: str = "documents") -> list[str]:
-        """Paths of a table's files, in order."""
+        """Paths of a table's files, in order.
+
+        Raises:
+            DataError: there is no such table, or its files have passed their time to live.
+        """
+        if table in self.expired.get("tables", ()):
+            raise DataError(
+                f"Table `{table}` has passed its time to live",
+                where=self.uri,
+                why=f"its files were removed at {self.expired.get('at')}",
+                remedy="run the stage again from the sources if they may still be kept",
+            )
+        return self._paths(table)
+
+    def _paths(self, table: str) -> list[str]:
         root = self.root(table)
         return [storage.join(root, entry.path) for entry in self.table(table).files]
 
     def read(self, table: str = "documents", columns: list[str] | None = None) -> pa.Table:
         """A whole table in memory: for narrow columns and small tables."""
-        parts = [pq.read_table(storage.local_path(path), columns=columns) for path in self.files(table)]
+        parts = [storage.read_parquet(path, columns) for path in self.files(table)]
         if not parts:
             return DOCUMENT_SCHEMA.empty_table() if table == "documents" else pa.table({})
         return pa.concat_tables(parts)
@@ -180,7 +215,7 @@ class Dataset:
     ) -> Iterator[pa.RecordBatch]:
         """A table streamed in order."""
         for path in self.files(table):
-            with pq.ParquetFile(storage.local_path(path)) as file:
+            with storage.open_parquet(path) as file:
                 yield from file.iter_batches(batch_size=rows, columns=columns)
 
     def verify(self, checksums: bool = False) -> None:
@@ -189,34 +224,55 @@ class Dataset:
         Raises:
             DataError: naming the first file that is missing, truncated or altered.
         """
-        for name, table in sorted(self.manifest.tables.items()):
-            for path, entry in zip(self.files(name), table.files, strict=True):
-                _verify_file(path, entry, checksums)
+        names = sorted(set(self.manifest.tables) - set(self.expired.get("tables", ())))
+        pairs = [
+            (path, entry)
+            for name in names
+            for path, entry in zip(self._paths(name), self.manifest.tables[name].files, strict=True)
+        ]
+        check_sizes(((path, entry.bytes) for path, entry in pairs), {self.root(name) for name in names})
+        for path, entry in pairs if checksums else ():
+            if file_checksum(path) != entry.checksum:
+                raise DataError(
+                    "A file of a dataset was altered",
+                    where=path,
+                    why="its checksum differs from the manifest's",
+                    remedy=RESTORE,
+                )
 
 
-def _verify_file(path: str, entry: FileEntry, checksums: bool) -> None:
-    remedy = "restore the file, or remove the dataset's folder and run the stage again"
-    if not storage.exists(path):
-        raise DataError("A file of a dataset is missing", where=path, why="the manifest names it", remedy=remedy)
-    if storage.size(path) != entry.bytes:
-        raise DataError(
-            "A file of a dataset has the wrong size",
-            where=path,
-            why=f"{storage.size(path)} bytes instead of {entry.bytes}",
-            remedy=remedy,
-        )
-    if checksums and file_checksum(path) != entry.checksum:
-        raise DataError(
-            "A file of a dataset was altered", where=path, why="its checksum differs from the manifest's", remedy=remedy
-        )
+def check_sizes(expected: Iterable[tuple[str, int]], roots: Iterable[str]) -> None:
+    """Every file is there with its size; an object store is asked by listing, not object by object.
+
+    Raises:
+        DataError: naming the first file that is missing or has another size.
+    """
+    listed = {
+        path: size
+        for root in sorted(roots)
+        if storage.is_remote(root)
+        for path, size, _ in storage.list_objects(storage.join(root, "attempts"))
+    }
+    for path, size in expected:
+        found: int | None = listed.get(path)
+        if not storage.is_remote(path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found = storage.size(path)
+        if found is None:
+            raise DataError("A file of a dataset is missing", where=path, why="the manifest names it", remedy=RESTORE)
+        if found != size:
+            raise DataError(
+                "A file of a dataset has the wrong size",
+                where=path,
+                why=f"{found} bytes instead of {size}",
+                remedy=RESTORE,
+            )
 
 
 def file_checksum(path: str) -> str:
     """128-bit hash of a file's bytes."""
-    import hashlib
-
     hasher = hashlib.blake2b(digest_size=16)
-    with storage.local_path(path).open("rb") as file:
+    with storage.open_binary(path) as file:
         while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
@@ -226,26 +282,38 @@ def read_manifest(uri: str) -> Manifest | None:
     """The manifest of a dataset folder, or None where nothing is committed.
 
     Raises:
-        DataError: it is there but damaged.
+        DataError: it is there but damaged or edited.
     """
     path = storage.join(uri, MANIFEST)
-    if not storage.exists(path):
-        return None
     try:
-        manifest = Manifest.model_validate(storage.read_json(path))
+        data = storage.read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return manifest_from(data, path)
+
+
+def manifest_from(data: Any, path: str) -> Manifest:
+    """A manifest from its JSON value.
+
+    Raises:
+        DataError: it is damaged or was edited.
+    """
+    try:
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise DataError(
             "The manifest of a dataset is damaged",
             where=path,
             why=f"{error.error_count()} fields are not valid",
-            remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
+            remedy=RESTORE,
         ) from error
-    if manifest.digest != content_digest(manifest.tables, manifest.counters):
+    sealed = manifest.format == UNSEALED_FORMAT or manifest.seal == _seal(data)
+    if not sealed or manifest.digest != content_digest(manifest.tables, manifest.counters):
         raise DataError(
             "The manifest of a dataset was edited",
             where=path,
-            why="its digest does not match what it lists",
-            remedy="restore it from a backup, or remove the dataset's folder and run the stage again",
+            why="its seal or digest does not match what it lists",
+            remedy=RESTORE,
         )
     return manifest
 
@@ -258,16 +326,24 @@ def open_dataset(uri: str) -> Dataset:
     """
     manifest = read_manifest(uri)
     if manifest is None:
+        expired = _optional(storage.join(uri, EXPIRED))
         raise DataError(
             "No committed dataset here",
             where=uri,
-            why=f"there is no {MANIFEST}",
+            why=f"it passed its time to live at {expired['at']}" if expired else f"there is no {MANIFEST}",
             remedy="give the folder that a stage wrote (its --output), or run the stage first",
         )
-    attempt_path = storage.join(uri, "attempt.json")
-    dataset = Dataset(uri, manifest, storage.read_json(attempt_path) if storage.exists(attempt_path) else {})
+    dataset = Dataset(uri, manifest, _optional(storage.join(uri, ATTEMPT)), _optional(storage.join(uri, EXPIRED)))
     dataset.verify()
     return dataset
+
+
+def _optional(path: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = storage.read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return value
 
 
 def content_digest(tables: Mapping[str, Table], counters: Counters) -> str:
@@ -278,7 +354,8 @@ def content_digest(tables: Mapping[str, Table], counters: Counters) -> str:
                 name: [[entry.rows, entry.digest, entry.bucket] for entry in table.files]
                 for name, table in tables.items()
             },
-            "counters": counters.model_dump(exclude={"custom"}),
+            # bytes by reason say nothing that the rows of the tables do not
+            "counters": counters.model_dump(exclude={"custom", "rejected_bytes", "quarantined_bytes"}),
         }
     )
 
@@ -289,8 +366,30 @@ def new_attempt() -> str:
 
 
 def commit(target: Target, manifest: Manifest, attempt: str, made_by: Mapping[str, Any]) -> tuple[Dataset, bool]:
-    """Make a dataset visible. Of two writers one commits; the other gets the winner's dataset and False."""
-    created = storage.create_once(storage.join(target.uri, MANIFEST), storage.pretty_json(manifest.model_dump()))
+    """Make a dataset visible. Of two writers one commits; the other gets the winner's dataset and False.
+
+    Raises:
+        TransientError: a file is gone before it was committed (such as by a clean-up that took this attempt for dead).
+    """
+    roots = {target.root(table.restricted) for table in manifest.tables.values()}
+    expected = [
+        (storage.join(target.root(table.restricted), entry.path), entry.bytes)
+        for table in manifest.tables.values()
+        for entry in table.files
+    ]
+    try:
+        check_sizes(expected, roots)
+    except DataError as error:
+        if read_manifest(target.uri) is not None:
+            return open_dataset(target.uri), False
+        raise TransientError(
+            "Files of this attempt are gone or damaged: nothing was committed",
+            where=error.where,
+            why=error.why,
+            remedy="run the stage again; give `dataset gc --older-than` more days than a stage takes",
+        ) from error
+    data = storage.pretty_json(manifest.sealed().model_dump())
+    created = storage.create_once(storage.join(target.uri, MANIFEST), data)
     if created:
         record = {
             "attempt": attempt,
@@ -298,7 +397,7 @@ def commit(target: Target, manifest: Manifest, attempt: str, made_by: Mapping[st
             "committed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **made_by,
         }
-        storage.write_json(storage.join(target.uri, "attempt.json"), record)
+        storage.write_json(storage.join(target.uri, ATTEMPT), record)
     return open_dataset(target.uri), created
 
 
@@ -313,11 +412,12 @@ class TableWriter:
         self._hasher = ContentHasher()
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = self._rows = self._text_bytes = 0
-        storage.make_folder(os.path.dirname(storage.join(root, path)))
-        self._temporary = storage.join(root, f"{path}.{uuid.uuid4().hex}.part")
-        self._writer = pq.ParquetWriter(
-            self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True
-        )
+        self._uri = storage.join(root, path)
+        self._temporary = storage.temporary_for(self._uri)
+        with storage.explained(self._uri):
+            self._writer = pq.ParquetWriter(
+                self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True
+            )
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; the batch has the writer's columns."""
@@ -338,7 +438,8 @@ class TableWriter:
         table = pa.Table.from_batches(self._pending, self._schema)
         head = table.slice(0, rows).combine_chunks()
         self._hasher.update(head)
-        self._writer.write_table(head, row_group_size=ROW_GROUP_ROWS)
+        with storage.explained(self._uri):
+            self._writer.write_table(head, row_group_size=ROW_GROUP_ROWS)
         rest = table.slice(rows)
         self._pending, self._pending_rows = rest.to_batches(), rest.num_rows
 
@@ -346,24 +447,25 @@ class TableWriter:
         """Finish the file, give it its name, and describe it."""
         if self._pending_rows:
             self._flush(self._pending_rows)
-        self._writer.close()
-        final = storage.join(self._root, self._path)
-        with storage.replacing(final) as name:
-            os.replace(self._temporary, name)
+        with storage.explained(self._uri):
+            self._writer.close()
+        size, checksum = os.path.getsize(self._temporary), file_checksum(self._temporary)
+        storage.install(self._temporary, self._uri, checksum)
         return FileEntry(
             path=self._path,
             rows=self._rows,
-            bytes=storage.size(final),
-            checksum=file_checksum(final),
+            bytes=size,
+            checksum=checksum,
             digest=self._hasher.hexdigest(),
             bucket=self._bucket,
             text_bytes=self._text_bytes,
         )
 
     def abandon(self) -> None:
-        """Close and remove what was written."""
-        self._writer.close()
-        storage.local_path(self._temporary).unlink(missing_ok=True)
+        """Close and remove what was written; the reason for it is on its way, and a full disk fails here again."""
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+        Path(self._temporary).unlink(missing_ok=True)
 
 
 def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None) -> FileEntry:

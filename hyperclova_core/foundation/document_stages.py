@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
@@ -88,7 +87,7 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
         for name, schema in schemas.items()
     }
     try:
-        with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+        with storage.open_parquet(unit["path"]) as file:
             for documents in file.iter_batches(batch_size=BATCH_ROWS):
                 tally.see_in(documents)
                 answer = definition.function(documents, settings, context)

@@ -14,7 +14,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
@@ -63,7 +62,8 @@ def check_gates(dataset: Dataset, config: GateConfig, docs_folder: str) -> dict[
     Raises:
         GateError: naming each failed expectation and the doc_ids of failing rows.
     """
-    results = _evaluate(dataset, config, docs_folder)
+    with storage.local_folder(docs_folder) as folder:
+        results = _evaluate(dataset, config, folder)
     failed = [result for result in results if not result["success"]]
     summary = {"expectations": len(results), "failed": len(failed), "results": results}
     if failed:
@@ -109,7 +109,7 @@ def seeded_sample(dataset: Dataset, rows: int, more: tuple[str, ...] = ()) -> pa
     each = -(-rows // max(1, len(files)))
     parts = []
     for path in files:
-        with pq.ParquetFile(storage.local_path(path)) as file:
+        with storage.open_parquet(path) as file:
             first = next(file.iter_batches(batch_size=each, columns=columns), None)
         if first is not None:
             parts.append(pa.Table.from_batches([first]))
@@ -135,7 +135,7 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
     results: list[dict[str, Any]] = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        context = gx.get_context(mode="file", project_root_dir=str(storage.local_path(docs_folder)))
+        context = gx.get_context(mode="file", project_root_dir=docs_folder)
         context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
         source = context.data_sources.add_or_update_pandas("stages")
         for name, frame, expectations in suites:

@@ -14,9 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 
 if TYPE_CHECKING:
@@ -82,9 +84,9 @@ def deliver(warehouse: Warehouse) -> int:
 
 
 def _move(warehouse: Warehouse, name: str, folder: str) -> None:
-    target = storage.local_path(storage.join(warehouse.uri, "lineage", folder, name))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    storage.local_path(storage.join(warehouse.uri, "lineage", "outbox", name)).replace(target)
+    waiting = storage.join(warehouse.uri, "lineage", "outbox", name)
+    storage.write_bytes(storage.join(warehouse.uri, "lineage", folder, name), storage.read_bytes(waiting))
+    storage.remove(waiting)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -100,7 +102,10 @@ def connect(uri: str) -> MlflowClient:
 def _artifacts(warehouse: str) -> str | None:
     """Where artifacts go: as the server says; without a server into the warehouse, not into the current folder."""
     served = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
-    return None if served else f"file://{os.path.abspath(warehouse)}/mlflow-artifacts"
+    if served:
+        return None
+    place = storage.normalized(storage.absolute(warehouse))
+    return f"{place}/mlflow-artifacts" if storage.is_remote(place) else f"file://{place}/mlflow-artifacts"
 
 
 def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
@@ -170,13 +175,21 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
     if datasets:
         client.log_inputs(target, datasets=datasets)
     for path, folder in event.get("artifacts", []):
-        if os.path.isdir(path):
-            client.log_artifacts(target, path, folder)
-        elif storage.exists(path):
-            client.log_artifact(target, path, folder or None)
+        _log_artifact(client, target, path, folder)
     if event.get("model"):
         _register_model(client, target, event["model"])
     client.set_terminated(target, status=event["status"], end_time=stamp)
+
+
+def _log_artifact(client: MlflowClient, run_id: str, path: str, folder: str) -> None:
+    """A file or a folder of files; one that is gone (a clean-up came first) is left out."""
+    if storage.is_remote(path) and not storage.is_file(path):
+        with storage.local_folder(path, publish=False) as copy:
+            client.log_artifacts(run_id, copy, folder)
+    elif storage.is_file(path):
+        client.log_artifact(run_id, storage.localized(path), folder or None)
+    elif storage.exists(path):
+        client.log_artifacts(run_id, path, folder)
 
 
 def _finish_history(client: MlflowClient, event: dict[str, Any], experiment: str, parent: str) -> str:
@@ -206,7 +219,7 @@ def _register_model(client: MlflowClient, run_id: str, model: dict[str, Any]) ->
         client.create_registered_model(model["name"])
     known = client.search_model_versions(f"name = '{model['name']}' and run_id = '{run_id}'")
     if not known:
-        client.log_artifacts(run_id, model["folder"], "model")
+        _log_artifact(client, run_id, model["folder"], "model")
         source = f"{client.get_run(run_id).info.artifact_uri}/model"
         client.create_model_version(model["name"], source, run_id=run_id, tags=model["tags"])
 
@@ -234,7 +247,7 @@ def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetIn
         dataset = Dataset(
             name=entry["name"],
             digest=entry["digest"],
-            source_type="local",
+            source_type="s3" if storage.is_remote(entry["uri"]) else "local",
             source=json.dumps({"uri": entry["uri"]}),
             profile=json.dumps(entry.get("profile", {})),
         )
@@ -243,8 +256,11 @@ def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetIn
 
 @contextmanager
 def _locked(uri: str) -> Iterator[None]:
-    path = storage.local_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if storage.is_remote(uri):  # between machines each event's tag keeps it from being delivered twice
+        path = Path(storage.scratch_folder("locks"), f"{digest_parts(uri)}.lock")
+    else:
+        path = storage.local_path(uri)
+        storage.make_folder(str(path.parent))
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

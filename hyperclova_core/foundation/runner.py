@@ -155,13 +155,22 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
         tables, tally, taken = run_document_stage(definition, request.config, _single(request), context)
         counters = tally.counters()
     elif definition.kind == "corpus":
-        tables, tally, info = run_corpus_stage(definition, request.config, _single(request), context)
+        tables, tally, info, taken = run_corpus_stage(definition, request.config, _single(request), context)
         counters = tally.counters()
     else:
         artifact: Artifact = definition.function(request.inputs, request.config, context)
-        return (*commit_artifact(plan, artifact, attempt), 0)
+        dataset, reused = commit_artifact(plan, artifact, attempt)
+        _clear(context)
+        return dataset, reused, 0
     dataset, created = _commit(plan, tables, counters, info, attempt)
+    _clear(context)
     return dataset, not created, taken
+
+
+def _clear(context: StageContext) -> None:
+    """Only after the commit: until then the next attempt may still take them over."""
+    for path in context.scrap:
+        storage.remove(path)
 
 
 def commit_artifact(plan: StagePlan, artifact: Artifact, attempt: str) -> tuple[Dataset, bool]:

@@ -12,11 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import FileEntry, Table, TableWriter, file_checksum
+from hyperclova_core.foundation.datasets import FileEntry, Table, TableWriter, file_checksum, write_table
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.documents import (
     DOCUMENT_SCHEMA,
@@ -32,6 +31,10 @@ from hyperclova_core.foundation.units import run_units
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 256
 STAGED_TEXT_BYTES = 64 << 20
+FILES_SCHEMA = pa.schema(
+    [("source", pa.string()), ("name", pa.string()), ("bytes", pa.int64()), ("checksum", pa.string())]
+)
+"""The foreign files a source stage read: the roots of the lineage."""
 
 
 def group_files(files: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -52,10 +55,10 @@ def describe_file(path: str, base: str, source: str) -> dict[str, Any]:
     """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
     return {
         "path": path,
-        "name": os.path.relpath(path, base),
+        "name": path[len(base) :].lstrip("/") if storage.is_remote(path) else os.path.relpath(path, base),
         "source": source,
         "bytes": storage.size(path),
-        "checksum": file_checksum(path),
+        "checksum": storage.version_of(path) or file_checksum(path),
     }
 
 
@@ -90,15 +93,26 @@ def run_source_stage(
     tally = merge_tallies(read)
     tally.kept = tally.text_bytes_kept = 0
     tally.merge(merge_tallies(gathered).to_dict())
+    listed = write_table(
+        context.target.root(True),
+        f"{context.attempt_path}/files.parquet",
+        pa.Table.from_pylist(
+            sorted(
+                ({name: file[name] for name in FILES_SCHEMA.names} for file in files),
+                key=lambda row: (row["source"], row["name"], row["checksum"]),
+            ),
+            FILES_SCHEMA,
+        ),
+    )
     tables = {
         "documents": _table(gathered, "documents"),
+        "files": Table(files=(listed,), restricted=True),
         "rejected": Table(files=_table(read, "rejected").files + _table(gathered, "rejected").files, restricted=True),
         "quarantine": Table(
             files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True
         ),
     }
-    for path in staged:
-        storage.local_path(path).unlink(missing_ok=True)
+    context.scrap.extend(staged)
     return tables, tally, taken_read + taken_gathered
 
 
@@ -154,13 +168,14 @@ def _read_unit(
     tally = Tally()
     try:
         for file in unit["files"]:
-            batches: Iterator[SourceBatch] = definition.function(file, settings, context)
-            for batch in batches:
-                staging.add(batch.documents)
-                rejected.write(batch.rejected)
-                quarantine.write(batch.quarantine)
-                tally.see_in(batch.documents)
-                _count_dropped(tally, batch)
+            with storage.fetched(file["path"]) as path:
+                batches: Iterator[SourceBatch] = definition.function({**file, "path": path}, settings, context)
+                for batch in batches:
+                    staging.add(batch.documents)
+                    rejected.write(batch.rejected)
+                    quarantine.write(batch.quarantine)
+                    tally.see_in(batch.documents)
+                    _count_dropped(tally, batch)
         staging.flush()
     except BaseException:
         rejected.abandon()
@@ -180,16 +195,16 @@ def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
     dropped = batch.rejected.select(DOCUMENT_SCHEMA.names)
     tally.see_in(dropped)
     tally.see_rejected(dropped, batch.rejected.column("reason").to_pylist())
-    for row in batch.quarantine.select(["source", "reason"]).to_pylist():
+    for row in batch.quarantine.select(["source", "reason", "raw_bytes"]).to_pylist():
         tally.rows_in += 1
         tally.by_source[row["source"]]["in"] += 1
-        tally.see_quarantined(row["source"], row["reason"])
+        tally.see_quarantined(row["source"], row["reason"], row["raw_bytes"])
 
 
 def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any]:
     bucket, root = unit["bucket"], context.target.root(restricted=True)
     parts = [
-        pq.read_table(storage.local_path(path), filters=[("bucket", "=", bucket)])
+        storage.read_parquet(path, filters=[("bucket", "=", bucket)])
         .select(DOCUMENT_SCHEMA.names)
         .cast(DOCUMENT_SCHEMA)
         for path in unit["staged"]
@@ -214,8 +229,9 @@ def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, An
         tally.see_rejected(batch, reasons)
     for batch in conflicts.to_batches():
         writers["quarantine"].write(_conflicts(batch, context.stage))
-        for source in batch.column("source").to_pylist():
-            tally.see_quarantined(source, "conflicting_versions")
+        lengths = pc.binary_length(batch.column("text")).to_pylist()
+        for source, length in zip(batch.column("source").to_pylist(), lengths, strict=True):
+            tally.see_quarantined(source, "conflicting_versions", length)
     entries = {name: writer.close() for name, writer in writers.items()}
     return {
         "files": [storage.join(root, entry.path) for entry in entries.values()],

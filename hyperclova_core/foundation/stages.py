@@ -54,6 +54,8 @@ class StageContext:
     attempt: str
     target: Target
     engine: Engine | None = None
+    scrap: list[str] = field(default_factory=list)
+    """Files that only this attempt needs: the runner removes them once the output is committed."""
 
     @property
     def attempt_path(self) -> str:

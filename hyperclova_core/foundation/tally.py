@@ -20,6 +20,8 @@ class Tally:
         self.rejected: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.by_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.rejected_bytes: Counter[str] = Counter()
+        self.quarantined_bytes: Counter[str] = Counter()
         self.custom: Counter[str] = Counter()
 
     def see_in(self, documents: pa.RecordBatch) -> None:
@@ -36,12 +38,18 @@ class Tally:
 
     def see_rejected(self, documents: pa.RecordBatch, reasons: Iterable[str]) -> None:
         """Documents that fall out, one reason each."""
+        reasons = list(reasons)
         self.rejected.update(reasons)
+        if reasons:
+            lengths = pc.binary_length(documents.column("text")).to_pylist()
+            for reason, length in zip(reasons, lengths, strict=True):
+                self.rejected_bytes[reason] += length
         self._by_source(documents, "rejected")
 
-    def see_quarantined(self, source: str, reason: str, rows: int = 1) -> None:
+    def see_quarantined(self, source: str, reason: str, raw_bytes: int, rows: int = 1) -> None:
         """Records that cannot be read."""
         self.quarantined[reason] += rows
+        self.quarantined_bytes[reason] += raw_bytes
         self.by_source[source]["quarantined"] += rows
 
     def _by_source(self, documents: pa.RecordBatch, what: str) -> None:
@@ -55,6 +63,8 @@ class Tally:
             setattr(self, name, getattr(self, name) + other[name])
         self.rejected.update(other["rejected"])
         self.quarantined.update(other["quarantined"])
+        self.rejected_bytes.update(other["rejected_bytes"])
+        self.quarantined_bytes.update(other["quarantined_bytes"])
         self.custom.update(other["custom"])
         for source, counts in other["by_source"].items():
             self.by_source[source].update(counts)
@@ -73,6 +83,8 @@ class Tally:
             quarantined=dict(sorted(self.quarantined.items())),
             text_bytes_in=self.text_bytes_in,
             text_bytes_kept=self.text_bytes_kept,
+            rejected_bytes=dict(sorted(self.rejected_bytes.items())),
+            quarantined_bytes=dict(sorted(self.quarantined_bytes.items())),
             by_source={source: dict(sorted(counts.items())) for source, counts in sorted(self.by_source.items())},
             custom=dict(sorted(self.custom.items())),
         )

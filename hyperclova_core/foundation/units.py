@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import Target
+from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages import Engine
 
@@ -20,21 +20,32 @@ def run_units(
 ) -> tuple[list[dict[str, Any]], int]:
     """Results of all units in order, and how many were taken over from an earlier attempt.
 
-    A result is a JSON value with `files`: paths below the target that must still be there, else the unit runs again.
+    A result is a JSON value with `files`: addresses that must still be there with the size they had, else the unit runs
+    again.
     """
+    known = set(storage.list_names(storage.join(target.uri, "units")))
     results: list[dict[str, Any] | None] = []
     for unit in units:
         record = _record_path(target, phase, unit)
-        result = json.loads(storage.read_bytes(record)) if storage.exists(record) else None
-        if result is not None and not all(storage.exists(path) for path in result["files"]):
-            storage.local_path(record).unlink()
-            result = None
-        results.append(result)
+        results.append(_taken_over(record) if record.rsplit("/", 1)[-1] in known else None)
     missing = [index for index, result in enumerate(results) if result is None]
     run = partial(_run_and_record, function=function, target=target, phase=phase)
     for index, result in zip(missing, engine.map_units(run, [units[index] for index in missing]), strict=True):
         results[index] = result
     return [result for result in results if result is not None], len(units) - len(missing)
+
+
+def _taken_over(record: str) -> dict[str, Any] | None:
+    """What a record says, if its files are there; a record that cannot be used is removed, and the unit runs again."""
+    try:
+        saved = storage.read_json(record)
+        result: dict[str, Any] = saved["result"]
+        if all(storage.size(path) == size for path, size in saved["sizes"].items()):
+            return result
+    except (DataError, KeyError, TypeError, FileNotFoundError, NotADirectoryError):
+        pass
+    storage.remove(record)
+    return None
 
 
 def _record_path(target: Target, phase: str, unit: dict[str, Any]) -> str:
@@ -45,7 +56,9 @@ def _record_path(target: Target, phase: str, unit: dict[str, Any]) -> str:
 def _run_and_record(unit: dict[str, Any], *, function: UnitFunction, target: Target, phase: str) -> dict[str, Any]:
     result = function(unit)
     record = _record_path(target, phase, unit)
-    if not storage.create_once(record, storage.pretty_json(result)):
-        taken: dict[str, Any] = json.loads(storage.read_bytes(record))
-        return taken
+    saved = {"result": result, "sizes": {path: storage.size(path) for path in result["files"]}}
+    if not storage.create_once(record, storage.pretty_json(saved)):
+        taken = _taken_over(record)
+        if taken is not None:
+            return taken
     return result

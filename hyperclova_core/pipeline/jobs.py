@@ -40,6 +40,8 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
         return JobPlan(key, plan, None)
     request = plan.request
     output = storage.join(plan.target.uri, "attempts", ATTEMPT)
+    if storage.is_remote(output):  # a job writes, and resumes from, its machine's disk; what it made is uploaded
+        output = storage.scratch_folder("jobs", plan.fingerprint)
     name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
     if isinstance(request.config, TrainConfig):
         tags = {
@@ -73,6 +75,9 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
     if status is None or status.state != "succeeded":
         raise failure_of(job.spec, status)
     request = job.plan.request
+    storage.publish_folder(
+        job.spec.output, storage.join(job.plan.target.uri, "attempts", ATTEMPT), leave_out=("checkpoints",)
+    )
     context = StageContext(
         request.definition.name, request.definition.version, request.seed, request.buckets, ATTEMPT, job.plan.target
     )

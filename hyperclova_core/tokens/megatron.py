@@ -39,9 +39,9 @@ class ShardWriter:
         self._type = id_type(vocabulary_size)
         self._lengths: list[int] = []
         self._documents = [0]
-        storage.make_folder(os.path.dirname(prefix) or ".")
-        self._temporary = f"{prefix}.bin.part"
-        self._bin: IO[bytes] = open(self._temporary, "wb")  # noqa: SIM115 - closed by close()
+        self._temporary = storage.temporary_for(f"{prefix}.bin")
+        with storage.explained(f"{prefix}.bin"):
+            self._bin: IO[bytes] = open(self._temporary, "wb")  # noqa: SIM115 - closed by close()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -58,20 +58,20 @@ class ShardWriter:
     def add(self, ids: npt.NDArray[np.integer]) -> None:
         """Append one document; one without ids has no sequence but is a document still, as Megatron-LM writes it."""
         if len(ids):
-            self._bin.write(ids.astype(self._type).tobytes())
+            with storage.explained(f"{self._prefix}.bin"):
+                self._bin.write(ids.astype(self._type).tobytes())
             self._lengths.append(len(ids))
         self._documents.append(len(self._lengths))
 
     def close(self) -> None:
         """Finish both files."""
-        self._bin.flush()
-        os.fsync(self._bin.fileno())
-        self._bin.close()
+        with storage.explained(f"{self._prefix}.bin"):
+            self._bin.close()
         storage.write_bytes(
             f"{self._prefix}.idx",
             index_bytes(np.asarray(self._lengths, np.int32), np.asarray(self._documents, np.int64), self._type),
         )
-        os.replace(self._temporary, f"{self._prefix}.bin")
+        storage.install(self._temporary, f"{self._prefix}.bin")
 
 
 def index_bytes(
@@ -90,20 +90,20 @@ class Shard:
     """A shard opened for reading: ids are memory-mapped."""
 
     def __init__(self, prefix: str) -> None:
-        path = storage.local_path(f"{prefix}.idx")
+        path = f"{prefix}.idx"
         try:
-            head = path.read_bytes()
+            head = storage.read_bytes(path)
         except OSError as error:
             raise DataError(
                 "A shard's index cannot be read",
-                where=str(path),
+                where=path,
                 why=error.strerror or str(error),
                 remedy="give the prefix that serialize wrote, without .bin or .idx",
             ) from error
         if head[:9] != MAGIC:
             raise DataError(
                 "Not a Megatron index",
-                where=str(path),
+                where=path,
                 why="its first bytes differ",
                 remedy="give the prefix that serialize wrote",
             )
@@ -113,7 +113,8 @@ class Shard:
         self.offsets = np.frombuffer(head, np.int64, sequences, at + 4 * sequences)
         self.documents = np.frombuffer(head, np.int64, documents, at + 12 * sequences)
         kind = CODES[code]
-        size = os.path.getsize(f"{prefix}.bin")
+        ids = storage.localized(f"{prefix}.bin")
+        size = os.path.getsize(ids)
         expected = int(self.lengths.sum(dtype=np.int64)) * np.dtype(kind).itemsize
         if size != expected:
             raise DataError(
@@ -122,7 +123,7 @@ class Shard:
                 why=f"{size} bytes instead of {expected}",
                 remedy="serialize again",
             )
-        self.ids: npt.NDArray[np.integer] = np.memmap(f"{prefix}.bin", kind, "r") if size else np.zeros(0, kind)
+        self.ids: npt.NDArray[np.integer] = np.memmap(ids, kind, "r") if size else np.zeros(0, kind)
 
     @property
     def tokens(self) -> int:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hyperclova_core.corpus.mix import (
     Candidate,
@@ -58,7 +57,7 @@ def count_tokens(documents: Dataset, tokenizer: str, context: StageContext) -> p
     ]
     work = partial(_count_unit, tokenizer=tokenizer, context=context.for_workers())
     results, _ = run_units(context.engine, context.target, work, units, "counts")
-    return pa.concat_tables([pq.read_table(storage.local_path(result["files"][0])) for result in results])
+    return pa.concat_tables([storage.read_parquet(result["files"][0]) for result in results])
 
 
 def split_and_plan(counts: pa.Table, config: MixConfig, seed: int) -> tuple[Plan, list[Candidate], list[Candidate]]:
@@ -147,7 +146,7 @@ def _count_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) 
 
     encoder = MorphemeTokenizer.load(tokenizer)
     parts = []
-    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+    with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(batch_size=512, columns=["doc_id", "source", "cluster_id", "text"]):
             texts = batch.column("text").to_pylist()
             parts.append(

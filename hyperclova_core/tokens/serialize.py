@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
@@ -101,8 +100,7 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
         shard_units,
         "shards",
     )
-    for path in paths:
-        storage.local_path(path).unlink(missing_ok=True)
+    context.scrap.extend(paths)
     emitted: Counter[str] = Counter()
     for result in written:
         emitted.update(result["tokens_by_source"] if result["shard"].startswith("train") else {})
@@ -196,7 +194,7 @@ def _encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext)
     encoder = MorphemeTokenizer.load(tokenizer)
     wanted: dict[str, list[list[Any]]] = unit["wanted"]
     rows = []
-    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+    with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(batch_size=512, columns=["doc_id", "source", "content_hash", "text"]):
             batch = batch.filter(
                 pa.array([doc_id in wanted for doc_id in batch.column("doc_id").to_pylist()], pa.bool_())
@@ -225,9 +223,7 @@ def _encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext)
 
 def _write_shard(unit: dict[str, Any], *, vocabulary: int, context: StageContext) -> dict[str, Any]:
     name, root = unit["shard"], context.target.root(False)
-    parts = [
-        pq.read_table(storage.local_path(path), filters=[("shard", "=", name)]).cast(_STAGED) for path in unit["staged"]
-    ]
+    parts = [storage.read_parquet(path, filters=[("shard", "=", name)]).cast(_STAGED) for path in unit["staged"]]
     table = pa.concat_tables(parts).sort_by("position")
     prefix = f"{context.attempt_path}/shards/{name}"
     rows: list[dict[str, Any]] = []

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
@@ -66,8 +65,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     tokenizer = train(_texts(paths), config.vocabulary_size, description)
     root, folder = context.target.root(False), f"{context.attempt_path}/tokenizer"
     tokenizer.save(storage.join(root, folder))
-    for path in paths:
-        storage.local_path(path).unlink(missing_ok=True)
+    context.scrap.extend(paths)
     files = [plain_file_entry(root, f"{folder}/{name}") for name in storage.list_names(storage.join(root, folder))]
     documents = dataset.table("documents").rows
     counters = Counters(
@@ -96,7 +94,7 @@ def tokenizer_folder(dataset: Dataset) -> str:
 
 def _source_bytes(unit: dict[str, Any]) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
-    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+    with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(columns=["source", "text"]):
             table = pa.table({"source": batch.column("source"), "bytes": pc.binary_length(batch.column("text"))})
             for row in table.group_by("source").aggregate([("bytes", "sum")]).to_pylist():
@@ -109,7 +107,7 @@ def _cut_sample(unit: dict[str, Any], *, share: float, context: StageContext) ->
 
     limit = int(share * 2**64)
     joined, size = [], 0
-    with pq.ParquetFile(storage.local_path(unit["path"])) as file:
+    with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(columns=["doc_id", "text"]):
             for doc_id, text in zip(batch.column("doc_id").to_pylist(), batch.column("text").to_pylist(), strict=True):
                 if int.from_bytes(order_key(context.seed, "tokenizer", doc_id), "big") < limit:
@@ -122,6 +120,6 @@ def _cut_sample(unit: dict[str, Any], *, share: float, context: StageContext) ->
 
 def _texts(paths: list[str]) -> Iterator[str]:
     for path in paths:
-        with pq.ParquetFile(storage.local_path(path)) as file:
+        with storage.open_parquet(path) as file:
             for batch in file.iter_batches(columns=["joined"]):
                 yield from batch.column("joined").to_pylist()

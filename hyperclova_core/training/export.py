@@ -131,7 +131,7 @@ def load_model(folder: str) -> WholeModel:
     config = storage.read_json(storage.join(folder, CONFIG))
     shape = ModelSize(layers=config["n_layer"], width=config["n_embd"], heads=config["n_head"], learning_rate=1.0)
     model = WholeModel(shape, config["vocab_size"], config["n_positions"])
-    theirs = load_file(str(storage.local_path(storage.join(folder, WEIGHTS))))
+    theirs = load_file(storage.localized(storage.join(folder, WEIGHTS)))
     state = {"embedding.weight": theirs["transformer.wte.weight"], "positions.weight": theirs["transformer.wpe.weight"]}
     for kind in ("weight", "bias"):
         state[f"norm.ln.{kind}"] = theirs[f"transformer.ln_f.{kind}"]

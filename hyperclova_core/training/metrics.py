@@ -109,4 +109,4 @@ class MetricsLog:
 
 def read_history(path: str) -> list[dict[str, Any]]:
     """All rows of a `metrics.jsonl`."""
-    return [json.loads(line) for line in storage.local_path(path).read_text().splitlines()]
+    return [json.loads(line) for line in storage.read_bytes(path).splitlines()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import posixpath
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +89,7 @@ def find_files(config: IngestConfig) -> list[dict[str, Any]]:
                 remedy="correct `paths`, or mark the source `optional: true`",
             )
         for path in sorted(files):
-            if not os.access(path, os.R_OK):
+            if not storage.is_remote(path) and not os.access(path, os.R_OK):
                 raise DataError(
                     f"A file of source {source.name} cannot be read",
                     where=path,
@@ -113,25 +115,61 @@ def find_files(config: IngestConfig) -> list[dict[str, Any]]:
 
 def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     """Path → base folder (for relative names) of everything a pattern names."""
-    if "://" in pattern:
-        storage.local_path(pattern)
-    path = os.path.join(data_root(), pattern)
+    if storage.is_remote(pattern):
+        return _expand_remote(pattern, source)
+    path = os.path.join(data_root(), pattern.removeprefix("file://"))
     if os.path.isfile(path):
         return {path: os.path.dirname(path)}
     if os.path.isdir(path):
         files = storage.list_files(path)
-        known = {file: path for file in files if source.format != "auto" or known_format(file)}
-        if len(known) < len(files):
-            log.warning(
-                "source %s: %d files of unknown format in %s are not read", source.name, len(files) - len(known), path
-            )
-        return known
+        return dict.fromkeys(_of_known_format(files, path, source), path)
     if any(sign in pattern for sign in "*?["):
         fixed = Path(*list(_fixed_parts(path)))
         return {file: str(fixed) for file in glob.glob(path, recursive=True) if os.path.isfile(file)}
     if source.optional:
         return {}
-    raise DataError(
+    raise _absent(path, source)
+
+
+def _expand_remote(pattern: str, source: SourceConfig) -> dict[str, str]:
+    fixed = posixpath.join(*_fixed_parts(pattern.removeprefix("s3://"), "/"))
+    base = f"s3://{fixed}"
+    found = storage.list_files(base)
+    if base != pattern.rstrip("/"):
+        matching = re.compile(_translated(pattern))
+        return {path: base for path in found if matching.match(path)}
+    if found:
+        return dict.fromkeys(_of_known_format(found, base, source), base)
+    if storage.exists(pattern):
+        return {pattern: pattern.rpartition("/")[0]}
+    if source.optional:
+        return {}
+    raise _absent(pattern, source)
+
+
+def _translated(pattern: str) -> str:
+    """A glob pattern as a regular expression: `**` crosses folders, `*` and `?` do not."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", pattern)
+    plain = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return (
+        "".join(
+            plain.get(part) or (part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts
+        )
+        + r"\Z"
+    )
+
+
+def _of_known_format(files: list[str], path: str, source: SourceConfig) -> list[str]:
+    known = [file for file in files if source.format != "auto" or known_format(file)]
+    if len(known) < len(files):
+        log.warning(
+            "source %s: %d files of unknown format in %s are not read", source.name, len(files) - len(known), path
+        )
+    return known
+
+
+def _absent(path: str, source: SourceConfig) -> DataError:
+    return DataError(
         f"A path of source {source.name} does not exist",
         where=path,
         why="no such file or folder",
@@ -139,9 +177,9 @@ def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     )
 
 
-def _fixed_parts(path: str) -> list[str]:
+def _fixed_parts(path: str, separator: str = "") -> list[str]:
     fixed = []
-    for part in Path(path).parts:
+    for part in path.rstrip("/").split(separator) if separator else Path(path).parts:
         if any(sign in part for sign in "*?["):
             break
         fixed.append(part)

@@ -1,0 +1,185 @@
+"""Files on local or mounted disks: whole or absent, synced before they get their name, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what a disk refuses while writing into an error for a person.
+
+    Raises:
+        TransientError: the disk or the quota is full.
+        ConfigError: the target is read-only, forbidden, or no folder.
+    """
+    try:
+        yield
+    except (HyperclovaError, FileNotFoundError):
+        raise
+    except OSError as error:
+        number = error.errno or _number_in(str(error))
+        if number in FULL:
+            raise TransientError(
+                "The disk is full",
+                where=uri,
+                why=os.strerror(number),
+                remedy="free space (`hyperclova dataset gc` shows what nothing needs) or raise the quota, then run"
+                " again: nothing was committed, finished units are taken over",
+            ) from None
+        if number in READ_ONLY:
+            raise ConfigError(
+                "The target cannot be written",
+                where=uri,
+                why=os.strerror(number),
+                remedy="choose a folder that this user may write, or mount it writable; nothing was lost",
+            ) from None
+        raise
+
+
+def _number_in(message: str) -> int:
+    """Arrow tells the number in its text only: `... [errno 28] No space left on device`."""
+    for number in (*FULL, *READ_ONLY):
+        if f"[errno {number}]" in message.lower():
+            return number
+    return 0
+
+
+def make_folder(path: Path) -> None:
+    """A folder and its parents, if absent."""
+    with explained(str(path)):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A hidden name in the same folder, which is made if absent."""
+    make_folder(path.parent)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def install(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, when it is safe on the disk."""
+    with explained(str(path)):
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a small file atomically."""
+    temporary = beside(path)
+    try:
+        with explained(str(path)):
+            temporary.write_bytes(data)
+        install(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_once(path: Path, data: bytes) -> bool:
+    """Create a file that must not be there yet; False when somebody else made it first.
+
+    `os.link` gives a name only to a complete, synced file, and fails when the name is taken. (Opening with
+    O_EXCL alone could leave an empty file behind a crash, which would block everyone for ever.)
+    """
+    temporary = beside(path)
+    try:
+        with explained(str(path)):
+            temporary.write_bytes(data)
+            sync_file(temporary)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            sync_folder(path.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def list_files(root: Path) -> list[str]:
+    """All files below a folder, sorted; hidden and temporary ones left out.
+
+    Raises:
+        DataError: a folder below cannot be read: its files would be lost without a word.
+    """
+    found: list[str] = []
+    for folder, names, files in os.walk(root, onerror=_unreadable):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        found.extend(os.path.join(folder, name) for name in files if not name.startswith("."))
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        return
+    raise DataError(
+        "A folder cannot be read",
+        where=str(error.filename),
+        why=error.strerror or str(error),
+        remedy=f"chmod u+rx {error.filename}",
+    ) from error
+
+
+def list_names(root: Path) -> list[str]:
+    """Names directly inside a folder, sorted; none when it is absent."""
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+
+
+def objects(root: Path) -> Iterator[tuple[str, int, float]]:
+    """(path, bytes, seconds since 1970 of the last change) of all files below, hidden and temporary ones too."""
+    for folder, _, files in os.walk(root, onerror=_unreadable):
+        for name in files:
+            path = os.path.join(folder, name)
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                continue
+            yield path, found.st_size, found.st_mtime
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and everything below; absent is fine."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def remove_empty_folders(path: Path) -> None:
+    """Delete folders below (and the folder itself) that hold nothing."""
+    for folder, _, _ in sorted(os.walk(path), reverse=True):
+        try:
+            os.rmdir(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes are safe."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's names are safe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,473 @@
+"""Objects on S3 and its kin: conditional writes, listing, ranged reads that survive faults, multipart uploads.
+
+Credentials, region and endpoint come from boto3's own chain (environment, profile, web identity, instance); nothing of
+them is ever put into a message. boto3's retries are off: `retries` does them, over whole operations.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
+from hyperclova_core.foundation.storage.retries import with_retries
+
+PART_BYTES = 16 << 20
+WRITER_KEY = "hyperclova-writer"
+CHECKSUM_KEY = "hyperclova-checksum"
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+TIMEOUT_VARIABLE = "HYPERCLOVA_S3_TIMEOUT"
+
+TRANSIENT_CODES = frozenset(
+    [
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "TooManyRequests",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "InternalError",
+        "500",
+        "502",
+        "503",
+        "504",
+        "429",
+        "408",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        "409",
+        "BadDigest",
+        "IncompleteBody",
+        "XAmzContentSHA256Mismatch",
+        "RequestTimeoutException",
+    ]
+)
+DENIED_CODES = frozenset(
+    [
+        "AccessDenied",
+        "403",
+        "Forbidden",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "AllAccessDisabled",
+    ]
+)
+MISSING_CODES = frozenset(["NoSuchKey", "404", "NotFound"])
+TAKEN_CODES = frozenset(["PreconditionFailed", "412"])
+
+Result = TypeVar("Result")
+_clients: dict[int, Any] = {}
+_lock = threading.Lock()
+
+
+def split(uri: str) -> tuple[str, str]:
+    """(bucket, key) of `s3://bucket/key`.
+
+    Raises:
+        ConfigError: there is no bucket in it.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ConfigError("An S3 address without a bucket", where=uri, remedy="write s3://bucket/folder")
+    return bucket, key
+
+
+def client() -> Any:
+    """The process's client; a forked worker makes its own."""
+    with _lock:
+        if os.getpid() not in _clients:
+            import boto3
+            from botocore.config import Config
+
+            settings = Config(
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=float(os.environ.get(TIMEOUT_VARIABLE, READ_SECONDS)),
+                max_pool_connections=16,
+                s3={"addressing_style": os.environ.get("HYPERCLOVA_S3_ADDRESSING", "auto")},
+            )
+            _clients.clear()
+            _clients[os.getpid()] = boto3.session.Session().client("s3", config=settings)
+        return _clients[os.getpid()]
+
+
+def forget_clients() -> None:
+    """Make the next operation build a client anew: settings of the environment have changed."""
+    with _lock:
+        _clients.clear()
+
+
+def code_of(error: Exception) -> str:
+    """The service's code of a refusal; empty for what is none."""
+    response = getattr(error, "response", None)
+    return str(response["Error"].get("Code", "")) if isinstance(response, dict) and "Error" in response else ""
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status of a refusal; 0 for what is none."""
+    response = getattr(error, "response", None)
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(response, dict) else 0
+
+
+class TruncatedBodyError(Exception):
+    """A body ended before its announced length."""
+
+
+def reason_to_retry(error: Exception) -> str | None:
+    """Why another try may go better, or None."""
+    import urllib3.exceptions as http
+    from boto3.exceptions import S3UploadFailedError
+    from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, S3UploadFailedError) and error.__cause__ is None and error.__context__ is not None:
+        return reason_to_retry(error.__context__) if isinstance(error.__context__, Exception) else None
+    if isinstance(error, TruncatedBodyError):
+        return str(error)
+    code = code_of(error)
+    if code in TRANSIENT_CODES or status_of(error) >= 500:
+        return f"it answered {code or status_of(error)}"
+    broken = (
+        boto.EndpointConnectionError,
+        boto.ConnectionClosedError,
+        boto.ConnectTimeoutError,
+        boto.ReadTimeoutError,
+        boto.ResponseStreamingError,
+        boto.IncompleteReadError,
+        boto.HTTPClientError,
+        ResponseParserError,
+        boto.FlexibleChecksumError,
+        http.ProtocolError,
+        http.TimeoutError,
+        ConnectionError,
+        TimeoutError,
+    )
+    return type(error).__name__ if isinstance(error, broken) else None
+
+
+def call(operation: Callable[[], Result], what: str, uri: str) -> Result:
+    """An operation with retries, its refusals as errors for a person.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        ConfigError: denied, no credentials, no such bucket, or a clock that is off.
+        TransientError: it did not go well in any try.
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return with_retries(operation, what, uri, reason_to_retry)
+    except HyperclovaError:
+        raise
+    except ClientError as error:
+        raise _explained(error, what, uri) from None
+    except (BotoCoreError, Boto3Error) as error:
+        inner = error.__context__ or error.__cause__
+        if isinstance(inner, ClientError):
+            raise _explained(inner, what, uri) from None
+        raise ConfigError(
+            f"S3 cannot be used: {what}",
+            where=uri,
+            why=type(error).__name__,
+            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role), AWS_DEFAULT_REGION, and"
+            " AWS_ENDPOINT_URL_S3 for a store that is not AWS",
+        ) from None
+
+
+def _explained(error: Any, what: str, uri: str) -> Exception:
+    code, bucket = code_of(error), split(uri)[0]
+    if code == "NoSuchBucket" or (code == "AccessDenied" and _is_missing(bucket)):
+        return _no_bucket(uri)
+    if code in ("RequestTimeTooSkewed", "RequestExpired"):
+        return ConfigError(
+            "The clock of this machine is off",
+            where=uri,
+            why=f"the store refuses its signatures ({code})",
+            remedy="set the clock (chrony or ntpd), then run again: nothing is lost",
+        )
+    if code in DENIED_CODES:
+        return ConfigError(
+            f"Access is denied: {what}",
+            where=uri,
+            why=f"the store answered {code}",
+            remedy=f"give the credentials in use the right to list, read and write s3://{bucket}, or use others",
+        )
+    if code in MISSING_CODES:
+        return FileNotFoundError(2, "No such object", uri)
+    return DataError(
+        f"The object store refuses: {what}",
+        where=uri,
+        why=f"it answered {code or status_of(error)}",
+        remedy="look the code up in the store's documentation",
+    )
+
+
+def _is_missing(bucket: str) -> bool:
+    """Some stores deny the use of a bucket that they do not know."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client().head_bucket(Bucket=bucket)
+    except ClientError as error:
+        return code_of(error) in MISSING_CODES
+    except BotoCoreError:
+        return False
+    return False
+
+
+def _no_bucket(uri: str) -> ConfigError:
+    bucket = split(uri)[0]
+    return ConfigError(
+        "The bucket does not exist",
+        where=uri,
+        why=f"the store knows no bucket {bucket}",
+        remedy=f"create it (`aws s3 mb s3://{bucket}`), or correct the address or the endpoint",
+    )
+
+
+def head(uri: str) -> dict[str, Any] | None:
+    """Size, entity tag and metadata of an object, or None; a missing bucket is an error, not an absence."""
+    bucket, key = split(uri)
+    try:
+        found: dict[str, Any] = call(lambda: client().head_object(Bucket=bucket, Key=key), "look at an object", uri)
+    except FileNotFoundError:
+        _check_bucket(uri)
+        return None
+    return found
+
+
+_buckets_seen: set[tuple[int, str]] = set()
+
+
+def _check_bucket(uri: str) -> None:
+    """HEAD says 404 for a missing object and for a missing bucket: only the second is an error."""
+    bucket, _ = split(uri)
+    seen = (id(client()), bucket)
+    if seen in _buckets_seen:
+        return
+    try:
+        call(lambda: client().head_bucket(Bucket=bucket), "look at a bucket", uri)
+    except FileNotFoundError:
+        raise _no_bucket(uri) from None
+    _buckets_seen.add(seen)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is an object of that name, or anything below it."""
+    return (not uri.endswith("/") and head(uri) is not None) or next(_pages(uri, "/", 1), None) is not None
+
+
+def is_object(uri: str) -> bool:
+    """Whether there is an object of exactly that name."""
+    return head(uri) is not None
+
+
+def size(uri: str) -> int:
+    """Bytes of an object.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = head(uri)
+    if found is None:
+        raise FileNotFoundError(2, "No such object", uri)
+    return int(found["ContentLength"])
+
+
+def version_of(uri: str) -> str:
+    """What names an object's content without reading it: the checksum it was written with, else size and entity tag."""
+    found = head(uri)
+    if found is None:
+        raise FileNotFoundError(2, "No such object", uri)
+    own = found.get("Metadata", {}).get(CHECKSUM_KEY)
+    return str(own) if own else f"{found['ContentLength']}-{found['ETag'].strip(chr(34))}"
+
+
+def read(uri: str, first: int | None = None, length: int | None = None, tag: str | None = None) -> bytes:
+    """An object, or `length` bytes from `first`; with `tag` only of that version of it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it was replaced since `tag` was seen.
+    """
+    bucket, key = split(uri)
+    more: dict[str, str] = {}
+    if first is not None and length is not None:
+        more["Range"] = f"bytes={first}-{first + length - 1}"
+    if tag is not None:
+        more["IfMatch"] = tag
+
+    def once() -> bytes:
+        answer = client().get_object(Bucket=bucket, Key=key, **more)
+        body: bytes = answer["Body"].read()
+        expected = int(answer["ContentLength"]) if length is None else length
+        if len(body) != expected:
+            raise TruncatedBodyError(f"{len(body)} of {expected} bytes came")
+        return body
+
+    try:
+        return call(once, "read an object", uri)
+    except DataError as error:
+        if "PreconditionFailed" in error.why or "412" in error.why:
+            raise DataError(
+                "An object was replaced while it was read",
+                where=uri,
+                why="its entity tag is another one now",
+                remedy="let nothing write into committed datasets; run the stage again",
+            ) from None
+        raise
+
+
+def write(uri: str, data: bytes, checksum: str | None = None) -> None:
+    """Replace a small object; it is there whole or not at all."""
+    bucket, key = split(uri)
+    more = {"Metadata": {CHECKSUM_KEY: checksum}} if checksum else {}
+    call(lambda: client().put_object(Bucket=bucket, Key=key, Body=data, **more), "write an object", uri)
+
+
+def create_once(uri: str, data: bytes) -> bool:
+    """Create an object that must not be there; False when somebody else was first.
+
+    After a lost reply the store may hold our own write: the object carries the writer's mark, which is read back.
+    """
+    bucket, key = split(uri)
+    mark = uuid.uuid4().hex
+
+    def once() -> bool:
+        try:
+            client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={WRITER_KEY: mark})
+        except Exception as error:
+            if code_of(error) in TAKEN_CODES or status_of(error) == 412:
+                found = client().head_object(Bucket=bucket, Key=key)
+                return bool(found.get("Metadata", {}).get(WRITER_KEY) == mark)
+            raise
+        return True
+
+    return call(once, "create an object once", uri)
+
+
+def upload(path: str, uri: str, checksum: str | None = None) -> None:
+    """A local file as an object, in parts where it is large; the size in the store is checked.
+
+    Raises:
+        TransientError: the store holds another size than was sent.
+    """
+    from boto3.s3.transfer import TransferConfig
+
+    bucket, key = split(uri)
+    transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+    arguments = {"Metadata": {CHECKSUM_KEY: checksum}} if checksum else None
+    expected = os.path.getsize(path)
+
+    def once() -> None:
+        client().upload_file(path, bucket, key, ExtraArgs=arguments, Config=transfer)
+        found = client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        if found != expected:
+            raise TruncatedBodyError(f"{found} of {expected} bytes arrived")
+
+    call(once, "upload a file", uri)
+
+
+def download(uri: str, path: str) -> None:
+    """An object as a local file, range by range, each with its own retries, all of one version of the object."""
+    with Reader(uri) as reader, open(path, "wb") as file:
+        while block := reader.read(PART_BYTES):
+            file.write(block)
+
+
+def names(uri: str) -> list[str]:
+    """Names directly below a prefix, hidden ones left out."""
+    prefix = _prefix(uri)
+    found: set[str] = set()
+    for page in _pages(uri, "/"):
+        found.update(item["Key"][len(prefix) :] for item in page.get("Contents", []))
+        found.update(item["Prefix"][len(prefix) :].rstrip("/") for item in page.get("CommonPrefixes", []))
+    return sorted(name for name in found if name and not name.startswith("."))
+
+
+def objects(uri: str) -> Iterator[tuple[str, int, float]]:
+    """(address, bytes, seconds since 1970 of the last change) of all objects below a prefix."""
+    bucket, _ = split(uri)
+    for page in _pages(uri, ""):
+        for item in page.get("Contents", []):
+            yield f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["LastModified"].timestamp()
+
+
+def remove(uri: str) -> None:
+    """Delete an object; absent is fine."""
+    bucket, key = split(uri)
+    call(lambda: client().delete_object(Bucket=bucket, Key=key), "delete an object", uri)
+
+
+def _prefix(uri: str) -> str:
+    key = split(uri)[1]
+    return f"{key.rstrip('/')}/" if key else ""
+
+
+def _pages(uri: str, delimiter: str, limit: int = 1000) -> Iterator[dict[str, Any]]:
+    bucket, _ = split(uri)
+    arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": _prefix(uri), "MaxKeys": limit}
+    if delimiter:
+        arguments["Delimiter"] = delimiter
+    while True:
+        page = call(lambda: client().list_objects_v2(**arguments), "list objects", uri)
+        if page.get("Contents") or page.get("CommonPrefixes"):
+            yield page
+        if limit == 1 or not page.get("IsTruncated"):
+            return
+        arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+
+class Reader(io.RawIOBase):
+    """A seekable file over ranged reads of one version of an object: pyarrow reads Parquet columns through it."""
+
+    def __init__(self, uri: str) -> None:
+        found = head(uri)
+        if found is None:
+            raise FileNotFoundError(2, "No such object", uri)
+        self._uri, self._size, self._tag, self._position = uri, int(found["ContentLength"]), found["ETag"], 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def read(self, length: int = -1) -> bytes:
+        """Up to `length` bytes, fewer only at the end."""
+        left = max(0, self._size - self._position)
+        length = left if length is None or length < 0 else min(length, left)
+        if length == 0:
+            return b""
+        data = read(self._uri, self._position, length, self._tag)
+        self._position += length
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._size

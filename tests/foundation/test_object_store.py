@@ -1,0 +1,232 @@
+"""S3: the same promises as on disk, against a real server, with faults put in between."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import (
+    Target,
+    commit,
+    content_digest,
+    open_dataset,
+    write_table,
+)
+from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
+from hyperclova_core.foundation.runner import execute, plan_stage
+from hyperclova_core.foundation.storage import retries, s3
+from tests import object_store as faulty
+from tests.foundation.test_runner import KeepConfig, request
+from tests.object_store import ACCESS, SECRET, FaultProxy
+
+pytestmark = pytest.mark.usefixtures("faults")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BASE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def place() -> str:
+    return f"s3://warehouse/{uuid.uuid4().hex}"
+
+
+def test_files_are_written_listed_read_and_removed(place: str) -> None:
+    storage.write_json(f"{place}/a/one.json", {"이름": 1})
+    storage.write_bytes(f"{place}/a/b/two.bin", b"2" * 1000)
+    assert storage.read_json(f"{place}/a/one.json") == {"이름": 1}
+    assert storage.list_names(f"{place}/a") == ["b", "one.json"]
+    assert storage.list_files(place) == [f"{place}/a/b/two.bin", f"{place}/a/one.json"]
+    assert storage.exists(f"{place}/a")
+    assert storage.is_file(f"{place}/a/one.json")
+    assert not storage.is_file(f"{place}/a")
+    assert not storage.exists(f"{place}/none")
+    assert storage.size(f"{place}/a/b/two.bin") == 1000
+    storage.remove_tree(f"{place}/a")
+    assert storage.list_files(place) == []
+
+
+def test_a_large_file_goes_in_parts_and_comes_back_the_same(place: str, tmp_path: Path, faults: FaultProxy) -> None:
+    data = np.random.default_rng(1).bytes(40 << 20)
+    (tmp_path / "large").write_bytes(data)
+    s3.upload(str(tmp_path / "large"), f"{place}/large")
+    assert sum(b"partNumber" in path for method, path in faults.seen if method == b"PUT") == 3
+    s3.download(f"{place}/large", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == data
+
+
+FAULTS = {
+    "throttled": faulty.slow_down,
+    "internal error": faulty.internal_error,
+    "reset": faulty.connection_reset,
+    "truncated": faulty.truncated,
+    "lost reply": faulty.lost_reply,
+    "late": faulty.late,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_operation_survives_a_fault_that_passes(
+    name: str, place: str, tmp_path: Path, faults: FaultProxy
+) -> None:
+    fault = FAULTS[name]
+    table = pa.table({"text": ["가나다" * 50, "라마바"] * 500})
+    # every third request meets the fault; one that takes seconds meets it at fewer
+    every = 7 if name == "late" else 3
+    faults.set_plan(lambda number, method, path: fault if number % every == 1 else faulty.pass_on)
+    assert storage.create_once(f"{place}/once", b"first")
+    assert not storage.create_once(f"{place}/once", b"second")
+    entry = write_table(place, "t.parquet", table)
+    assert storage.read_parquet(f"{place}/t.parquet").equals(table)
+    with storage.open_parquet(f"{place}/t.parquet") as file:
+        assert file.read(columns=["text"]).num_rows == 1000
+    assert storage.size(f"{place}/t.parquet") == entry.bytes
+    assert storage.read_bytes(f"{place}/once") == b"first"
+    assert storage.list_files(place) == [f"{place}/once", f"{place}/t.parquet"]
+    storage.remove_tree(place)
+    assert storage.list_files(place) == []
+    assert len(faults.seen) > 12
+
+
+def test_a_lost_reply_to_a_commit_is_recognised_as_our_own(place: str, faults: FaultProxy) -> None:
+    faults.set_plan(lambda number, method, path: faulty.lost_reply if number == 0 else faulty.pass_on)
+    assert storage.create_once(f"{place}/manifest.json", b"{}")
+    assert [method for method, _ in faults.seen] == [b"PUT", b"PUT", b"HEAD"]
+    faults.set_plan(lambda number, method, path: faulty.lost_reply if number == 0 else faulty.pass_on)
+    assert not storage.create_once(f"{place}/manifest.json", b"{}")
+
+
+def test_of_many_racing_writers_one_wins(place: str) -> None:
+    for round_ in range(5):
+        wins: list[int] = []
+        start = threading.Barrier(8)
+
+        def write(number: int, wins: list[int] = wins, start: threading.Barrier = start, round_: int = round_) -> None:
+            start.wait()
+            if storage.create_once(f"{place}/{round_}", str(number).encode()):
+                wins.append(number)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(wins) == 1
+        assert storage.read_bytes(f"{place}/{round_}") == str(wins[0]).encode()
+
+
+def test_a_store_that_stays_away_is_transient(
+    place: str, faults: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERCLOVA_S3_TRIES", "3")
+    faults.set_plan(lambda number, method, path: faulty.slow_down)
+    with pytest.raises(TransientError, match="in 3 tries") as caught:
+        storage.write_bytes(f"{place}/x", b"x")
+    assert caught.value.exit_code == 75
+    assert len(faults.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [(faulty.denied, "Access is denied"), (faulty.skewed, "clock of this machine is off")]
+)
+def test_what_no_retry_mends_is_said_at_once_without_credentials(
+    fault: faulty.Fault, message: str, place: str, faults: FaultProxy
+) -> None:
+    faults.set_plan(lambda number, method, path: fault)
+    for operation in (
+        lambda: storage.write_bytes(f"{place}/x", b"x"),
+        lambda: storage.read_bytes(f"{place}/x"),
+        lambda: storage.create_once(f"{place}/x", b"x"),
+        lambda: storage.list_names(place),
+    ):
+        before = len(faults.seen)
+        with pytest.raises(ConfigError, match=message) as caught:
+            operation()
+        assert len(faults.seen) <= before + 2, "it was tried again"
+        assert SECRET not in caught.value.message()
+        assert ACCESS not in caught.value.message()
+        assert caught.value.remedy
+
+
+def test_a_wrong_secret_and_a_missing_bucket_have_their_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for operation in (
+        lambda: storage.write_bytes("s3://no-such-bucket/x", b"x"),
+        lambda: storage.list_names("s3://no-such-bucket/x"),
+        lambda: storage.exists("s3://no-such-bucket/x"),
+        lambda: storage.create_once("s3://no-such-bucket/x", b"x"),
+    ):
+        with pytest.raises(ConfigError, match="bucket does not exist"):
+            operation()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    s3.forget_clients()
+    try:
+        with pytest.raises(ConfigError, match="Access is denied"):
+            storage.write_bytes("s3://warehouse/x", b"x")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("HOME", "/nonexistent")
+        s3.forget_clients()
+        with pytest.raises(ConfigError, match="S3 cannot be used") as caught:
+            storage.write_bytes("s3://warehouse/x", b"x")
+        assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
+    finally:
+        monkeypatch.undo()
+        s3.forget_clients()
+
+
+def test_an_object_replaced_while_it_is_read_is_noticed(place: str) -> None:
+    storage.write_bytes(f"{place}/x", b"a" * 100)
+    reader = s3.Reader(f"{place}/x")
+    assert reader.read(50) == b"a" * 50
+    storage.write_bytes(f"{place}/x", b"b" * 100)
+    with pytest.raises(DataError, match="replaced while it was read"):
+        reader.read(50)
+
+
+def test_a_stage_on_s3_gives_the_bytes_it_gives_on_disk(portal, place: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    on_disk = execute(plan_stage(request(portal, tmp_path, KeepConfig())), LocalEngine()).dataset
+    remote = replace(request(portal, tmp_path, KeepConfig()), target=lambda _: Target(f"{place}/data", "../restricted"))
+    outcome = execute(plan_stage(remote), LocalEngine())
+    assert outcome.dataset.manifest.digest == on_disk.manifest.digest
+    for name in ("documents", "rejected"):
+        assert [e.checksum for e in outcome.dataset.table(name).files] == [e.checksum for e in on_disk.table(name).files]
+    opened = open_dataset(f"{place}/data")
+    opened.verify(checksums=True)
+    assert opened.read().equals(on_disk.read())
+    assert all(path.startswith(f"{place}/restricted/") for path in opened.files("rejected"))
+    again = execute(plan_stage(remote), LocalEngine())
+    assert again.reused
+    # a dataset on S3 is an input like any other
+    nested = replace(request(opened, tmp_path / "next", KeepConfig(modulus=4)), buckets=2)
+    assert execute(plan_stage(nested), LocalEngine()).dataset.manifest.counters.rows_in == opened.manifest.counters.kept
+
+
+def test_two_writers_of_one_fingerprint_commit_once(portal, place: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    target = Target(f"{place}/race")
+    plan = plan_stage(request(portal, tmp_path, KeepConfig()))
+    made = execute(plan, LocalEngine()).dataset
+    results = []
+    for number in range(2):
+        entries = [
+            write_table(target.uri, f"attempts/{number}/documents/{index}.parquet", storage.read_parquet(path))
+            for index, path in enumerate(made.files())
+        ]
+        tables = {"documents": made.table("documents").model_copy(update={"files": tuple(entries)})}
+        manifest = made.manifest.model_copy(
+            update={"tables": tables, "digest": content_digest(tables, made.manifest.counters)}
+        )
+        results.append(commit(target, manifest, str(number), {}))
+    assert [created for _, created in results] == [True, False]
+    assert results[0][0].manifest == results[1][0].manifest
+    assert results[1][0].attempt["attempt"] == "0"
