@@ -64,9 +64,7 @@ def refresh_corpus() -> None:
 
         house = warehouse()
         version = publish_refresh(house, house.run(get_current_context()["run_id"]))
-        yield Metadata(
-            CORPUS, extra={key: version[key] for key in ("version", "digest", "documents", "bytes", "drops")}
-        )
+        yield Metadata(CORPUS, extra=version.model_dump(include={"version", "digest", "documents", "bytes", "drops"}))
 
     previous = find_new()
     for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select"):

@@ -333,7 +333,8 @@ def open_dataset(uri: str) -> Dataset:
             why=f"it passed its time to live at {expired['at']}" if expired else f"there is no {MANIFEST}",
             remedy="give the folder that a stage wrote (its --output), or run the stage first",
         )
-    dataset = Dataset(uri, manifest, _optional(storage.join(uri, ATTEMPT)), _optional(storage.join(uri, EXPIRED)))
+    attempt, expired = _optional(storage.join(uri, ATTEMPT)), _optional(storage.join(uri, EXPIRED))
+    dataset = Dataset(uri, manifest, attempt, expired if expired.get("attempt") == attempt.get("attempt") else {})
     dataset.verify()
     return dataset
 

@@ -60,6 +60,11 @@ class Recipe(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     refresh: RefreshConfig = RefreshConfig()
     gates: dict[str, GateConfig] = Field(default_factory=dict, description="stage → thresholds")
+    retention_days: float = Field(
+        365.0,
+        gt=0,
+        description="time to live of raw, rejected, quarantined and not yet de-identified data; `dataset gc` removes it",
+    )
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of every application")
 
 

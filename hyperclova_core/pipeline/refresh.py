@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from hyperclova_core.corpus.ingest.config import find_files
-from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.foundation.growing import CorpusVersion, Part, current, publish
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.pipeline.graph import CORPUS_STAGES
 from hyperclova_core.pipeline.recipe import Recipe
 from hyperclova_core.pipeline.run import finish_run, prepare_run, recipe_of
@@ -15,26 +14,16 @@ from hyperclova_core.pipeline.run import finish_run, prepare_run, recipe_of
 log = logging.getLogger(__name__)
 
 
-def corpus_reference(recipe: str) -> str:
-    """The name under which a recipe's corpus is published."""
-    return f"corpus/{recipe}"
-
-
-def published(warehouse: Warehouse, recipe: str) -> dict[str, Any]:
-    """The published version: number, increments (one a night), and the checksums of all files they came from."""
-    return warehouse.reference(corpus_reference(recipe)) or {"version": 0, "digest": "", "increments": [], "files": []}
-
-
 def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFolder | None:
     """Record a night's run, or None (with a word in the log) when nothing is new."""
-    before = published(warehouse, recipe.name)
-    known = set(before["files"])
+    before = current(warehouse, recipe.name)
+    known = set(before.files if before else ())
     new = [file for file in find_files(recipe.refresh.sources) if file["checksum"] not in known]
     if not new:
         log.info(
             "Nothing new has landed since version %s of the corpus (%s)",
-            before["version"],
-            before.get("published_at", "never published"),
+            before.version if before else 0,
+            before.published_at if before else "never published",
         )
         return None
     log.info("%d new files, %d bytes", len(new), sum(file["bytes"] for file in new))
@@ -48,48 +37,32 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
     )
 
 
-def publish_refresh(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
-    """Add the night's increment to the published corpus; a retry publishes the same version again.
+def publish_refresh(warehouse: Warehouse, run: RunFolder) -> CorpusVersion:
+    """Add the night's increment to the published corpus; a retry gets the version that has it.
 
     The night's own near-duplicates are removed; those of earlier nights need the history index.
     """
     recipe = recipe_of(run)
-    before = published(warehouse, recipe.name)
     selected = run.dataset("select")
-    increments = [item for item in before["increments"] if item["run"] != run.name]
-    counters = {key: run.stage_result(key) for key in CORPUS_STAGES}
+    results = {key: run.stage_result(key) for key in CORPUS_STAGES}
     drops = {
         key: sum(result["counters"]["rejected"].values()) + sum(result["counters"]["quarantined"].values())
-        for key, result in counters.items()
+        for key, result in results.items()
         if result is not None
     }
-    manifest = selected.manifest
-    increments.append(
-        {
-            "run": run.name,
-            "uri": selected.uri,
-            "digest": manifest.digest,
-            "documents": manifest.counters.kept,
-            "bytes": manifest.counters.text_bytes_kept,
-            "drops": drops,
-        }
+    counters = selected.manifest.counters
+    part = Part(
+        kind="increment",
+        uri=selected.uri,
+        digest=selected.manifest.digest,
+        documents=counters.kept,
+        bytes=counters.text_bytes_kept,
+        run=run.name,
+        drops=drops,
     )
-    version = {
-        "version": len(increments),
-        "digest": fingerprint([item["digest"] for item in increments]),
-        "increments": increments,
-        "documents": sum(item["documents"] for item in increments),
-        "bytes": sum(item["bytes"] for item in increments),
-        "drops": sum(sum(item["drops"].values()) for item in increments),
-        "files": sorted({*before["files"], *run.record()["only_files"]}),
-        "published_at": now(),
-    }
-    warehouse.set_reference(corpus_reference(recipe.name), version)
+    version = publish(warehouse, recipe.name, part, f"night {run.name}", run.record()["only_files"])
     finish_run(warehouse, run)
     log.info(
-        "Published version %d of the corpus: %d documents, %d bytes",
-        version["version"],
-        version["documents"],
-        version["bytes"],
+        "Published version %d of the corpus: %d documents, %d bytes", version.version, version.documents, version.bytes
     )
     return version

@@ -17,6 +17,7 @@ from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
+from hyperclova_core.foundation.retention import RETENTION_KEY
 from hyperclova_core.foundation.runner import Outcome, StagePlan, StageRequest, execute, input_references, plan_stage
 from hyperclova_core.foundation.stages import Engine, load_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
@@ -136,7 +137,7 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
         buckets=recipe.buckets,
         gates=_gates(recipe, node.name, record["kind"]) if node.name in GATED else None,
         docs_folder=storage.join(run.uri, "gates"),
-        made_by={"run": record["run_id"]},
+        made_by={"run": record["run_id"], RETENTION_KEY: recipe.retention_days},
     )
 
 
@@ -281,16 +282,14 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     from hyperclova_core.pipeline.summary import summary_of, to_markdown
 
     deliver(warehouse)
+    warehouse.set_reference(f"runs/{run.name}", {key: result["uri"] for key, result in run.stage_results().items()})
     summary = summary_of(run)
     summary["curves"] = curves_address(run)
     storage.write_json(storage.join(run.uri, "summary.json"), summary)
     storage.write_bytes(storage.join(run.uri, "summary.md"), to_markdown(summary).encode())
-    warehouse.set_reference(f"runs/{run.name}", {key: result["uri"] for key, result in run.stage_results().items()})
     artifacts = [[storage.join(run.uri, name), ""] for name in ("summary.json", "summary.md")]
     artifacts += [[path, "waterfall"] for path in _report_files(run)]
-    docs = storage.join(run.uri, "gates", "gx", "uncommitted", "data_docs", "local_site")
-    if storage.exists(docs):
-        artifacts.append([docs, "data_docs"])
+    artifacts += [*_figures(warehouse, run), *_data_docs(run)]
     metrics = {"documents": float(summary["documents"]), "tokens": float(summary["tokens"].get("train", 0))}
     metrics.update({f"final_validation_loss_{model['size']}": model["validation_loss"] for model in summary["models"]})
     metrics.update(
@@ -315,6 +314,31 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     )
     deliver(warehouse)
     return summary
+
+
+def _figures(warehouse: Warehouse, run: RunFolder) -> list[list[str]]:
+    """The funnel and the lineage of a run, written into its folder: (path, artifact folder)."""
+    from hyperclova_core.pipeline.funnel import funnel_of, funnel_svg
+    from hyperclova_core.provenance.graph import graph_of
+    from hyperclova_core.provenance.pictures import html, tree
+
+    rows = funnel_of(run)
+    storage.write_json(storage.join(run.uri, "funnel.json"), rows)
+    figure = funnel_svg(rows, f"{run.record()['recipe']['name']}: what was kept, and why the rest was not")
+    storage.write_bytes(storage.join(run.uri, "funnel.svg"), figure.encode())
+    graph = graph_of(warehouse, run.name)
+    folder = storage.join(run.uri, "lineage")
+    storage.write_json(storage.join(folder, "lineage.json"), graph.to_dict())
+    storage.write_bytes(storage.join(folder, "lineage.html"), html(graph).encode())
+    storage.write_bytes(storage.join(folder, "lineage.txt"), tree(graph).encode())
+    return [[storage.join(run.uri, name), ""] for name in ("funnel.json", "funnel.svg")] + [
+        [storage.join(folder, f"lineage.{suffix}"), "lineage"] for suffix in ("json", "html", "txt")
+    ]
+
+
+def _data_docs(run: RunFolder) -> list[list[str]]:
+    docs = storage.join(run.uri, "gates", "gx", "uncommitted", "data_docs", "local_site")
+    return [[docs, "data_docs"]] if storage.exists(docs) else []
 
 
 def curves_address(run: RunFolder) -> str | None:
@@ -364,6 +388,7 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
             "started": run.record()["started"],
             "ended": time.time(),
             "tags": {"hyperclova.failure": reason[:500]},
+            "artifacts": _data_docs(run),
         },
     )
     deliver(warehouse)

@@ -123,9 +123,7 @@ def test_of_many_racing_writers_one_wins(place: str) -> None:
         assert storage.read_bytes(f"{place}/{round_}") == str(wins[0]).encode()
 
 
-def test_a_store_that_stays_away_is_transient(
-    place: str, faults: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_stays_away_is_transient(place: str, faults: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERCLOVA_S3_TRIES", "3")
     faults.set_plan(lambda number, method, path: faulty.slow_down)
     with pytest.raises(TransientError, match="in 3 tries") as caught:
@@ -200,7 +198,9 @@ def test_a_stage_on_s3_gives_the_bytes_it_gives_on_disk(portal, place: str, tmp_
     outcome = execute(plan_stage(remote), LocalEngine())
     assert outcome.dataset.manifest.digest == on_disk.manifest.digest
     for name in ("documents", "rejected"):
-        assert [e.checksum for e in outcome.dataset.table(name).files] == [e.checksum for e in on_disk.table(name).files]
+        assert [e.checksum for e in outcome.dataset.table(name).files] == [
+            e.checksum for e in on_disk.table(name).files
+        ]
     opened = open_dataset(f"{place}/data")
     opened.verify(checksums=True)
     assert opened.read().equals(on_disk.read())

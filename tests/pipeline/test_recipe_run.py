@@ -7,16 +7,18 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import open_dataset
 from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.growing import CorpusVersion, bury, compact, read
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.graph import CORPUS_STAGES, SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
 from hyperclova_core.pipeline.recipe import load_recipe
-from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh, published
+from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
 from hyperclova_core.pipeline.run import finish_run, plan_key, prepare_run, run_key, run_keys
 from tests.conftest import ROOT, write_lines
 
@@ -84,6 +86,10 @@ def test_a_change_of_behaviour_raises_the_stages_version(first: tuple[Warehouse,
     for key in SPARK_STAGES:
         manifest = run.dataset(key).manifest
         found[key] = {"version": manifest.stage_version, "digest": manifest.digest}
+    golden = json.loads(GOLDEN.read_text())
+    for key, value in found.items():
+        if value["digest"] != golden[key]["digest"]:
+            assert value["version"] != golden[key]["version"], f"{key} behaves differently: raise its version"
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
     assert found == json.loads(GOLDEN.read_text())
@@ -105,7 +111,10 @@ def test_lineage_joins_on_digests(first: tuple[Warehouse, dict[str, object]], pl
     parent = next(run for run in runs if run.data.tags.get("hyperclova.parent") == "true")
     assert parent.info.status == "FINISHED"
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"summary.json", "summary.md", "waterfall", "data_docs"} <= artifacts
+    assert {"summary.json", "summary.md", "waterfall", "data_docs", "funnel.svg", "lineage"} <= artifacts
+    assert {"lineage/lineage.json", "lineage/lineage.html", "lineage/lineage.txt"} == {
+        item.path for item in client.list_artifacts(parent.info.run_id, "lineage")
+    }
     train = next(run for run in runs if run.info.run_name == "train tiny-a")
     steps = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss")]
     tokens = [(metric.step, metric.value) for metric in client.get_metric_history(train.info.run_id, "loss_by_tokens")]
@@ -165,7 +174,7 @@ def test_a_night_takes_what_is_new_and_publishes_a_version(
     recipe = load_recipe("smoke")
     assert prepare_refresh(warehouse, "night-0", recipe) is None
 
-    def night(name: str) -> dict[str, object]:
+    def night(name: str) -> CorpusVersion:
         run = prepare_refresh(warehouse, name, recipe)
         assert run is not None
         for key in CORPUS_STAGES:
@@ -179,15 +188,20 @@ def test_a_night_takes_what_is_new_and_publishes_a_version(
     )
     write_lines(place / "data" / "landing" / "a.jsonl", [{"id": f"a{n}", "text": text} for n, text in enumerate(texts)])
     one = night("night-1")
-    assert (one["version"], one["documents"]) == (1, 3)
+    assert (one.version, one.documents) == (1, 3)
     assert prepare_refresh(warehouse, "night-2", recipe) is None
     other = "둘째 날에 온 글은 바다 이야기입니다. 파도가 높아 배가 뜨지 못했고 사람들은 항구에서 기다렸습니다."
     write_lines(place / "data" / "landing" / "b.jsonl", [{"id": "b1", "text": other}])
     two = night("night-3")
-    assert (two["version"], two["documents"]) == (2, 4)
-    assert two["digest"] != one["digest"]
-    assert publish_refresh(warehouse, warehouse.run("night-3"))["version"] == 2
-    assert published(warehouse, "smoke")["documents"] == 4
+    assert (two.version, two.documents) == (2, 4)
+    assert two.digest != one.digest
+    assert publish_refresh(warehouse, warehouse.run("night-3")).version == 2
+    removed = pa.concat_tables(read(two)).column("doc_id")[0].as_py()
+    bury(warehouse, "smoke", [removed], "asked for by its writer")
+    three, outcome = compact(warehouse, "smoke", spark_engine)
+    assert (three.version, three.documents) == (4, 3)
+    assert outcome.dataset.manifest.counters.rejected == {"removed": 1}
+    assert removed not in outcome.dataset.read().column("doc_id").to_pylist()
 
 
 def test_a_small_night_passes_under_a_recipe_with_large_thresholds(
@@ -199,7 +213,7 @@ def test_a_small_night_passes_under_a_recipe_with_large_thresholds(
     assert run is not None
     for key in CORPUS_STAGES:
         run_key(warehouse, run, key, spark_engine)
-    assert publish_refresh(warehouse, run)["documents"] == 4
+    assert publish_refresh(warehouse, run).documents == 4
 
 
 def test_datasets_verify_to_the_checksum(first: tuple[Warehouse, dict[str, object]]) -> None:

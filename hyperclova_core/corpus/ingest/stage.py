@@ -51,7 +51,7 @@ def _resources(config: IngestConfig) -> dict[str, str]:
     return {"pseudonym_key": pseudonym_key_id()}
 
 
-@source_stage("ingest", version="1", resources=_resources)
+@source_stage("ingest", version="2", resources=_resources)
 def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) -> Iterator[SourceBatch]:
     """Read one foreign file.
 

@@ -24,39 +24,16 @@ TIMEOUT_VARIABLE = "HYPERCLOVA_S3_TIMEOUT"
 
 TRANSIENT_CODES = frozenset(
     [
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "TooManyRequests",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "InternalError",
-        "500",
-        "502",
-        "503",
-        "504",
-        "429",
-        "408",
-        "OperationAborted",
-        "ConditionalRequestConflict",
-        "409",
-        "BadDigest",
-        "IncompleteBody",
-        "XAmzContentSHA256Mismatch",
-        "RequestTimeoutException",
+        *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
+        *("RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "InternalError", "OperationAborted"),
+        *("ConditionalRequestConflict", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),
+        *("408", "409", "429", "500", "502", "503", "504"),
     ]
 )
 DENIED_CODES = frozenset(
     [
-        "AccessDenied",
-        "403",
-        "Forbidden",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "AllAccessDisabled",
+        *("AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        *("ExpiredToken", "InvalidToken", "AllAccessDisabled", "403"),
     ]
 )
 MISSING_CODES = frozenset(["NoSuchKey", "404", "NotFound"])

@@ -1,0 +1,236 @@
+"""What may go: attempts that were never committed, versions that no reference reaches, data past its time to live.
+
+`find_garbage` only looks; `remove` deletes what it found. Nothing that changed within the last days is touched: a stage
+that runs now looks like an attempt never committed. A dataset's manifest goes first, so no reader sees half of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import ATTEMPT, EXPIRED, MANIFEST, Manifest, read_manifest
+from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.storage import disk
+from hyperclova_core.foundation.warehouse import Warehouse
+
+DAY = 86_400.0
+DEFAULT_DAYS = 7.0
+RETENTION_KEY = "restricted_days"
+Kind = Literal["never committed", "left over", "unreferenced", "past its time"]
+File = tuple[str, int, float]
+_DATASET = re.compile(r"(?:^|/)datasets/([^/]+)/([^/]+)/?$")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files of one dataset folder that may go, and why."""
+
+    kind: Kind
+    uri: str
+    why: str
+    files: tuple[str, ...]
+    bytes: int
+    expired: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Folder:
+    """All files of one dataset, in its own and its restricted folder."""
+
+    stage: str
+    identity: str
+    own: list[File] = field(default_factory=list)
+    restricted: list[File] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[File]:
+        return [*self.own, *self.restricted]
+
+    def age(self, now: float) -> float:
+        """Days since anything in it changed; a file from the future counts as new."""
+        return (now - max(changed for _, _, changed in self.files)) / DAY
+
+
+def find_garbage(
+    warehouse: Warehouse, older_than: float = DEFAULT_DAYS, restricted_days: float | None = None
+) -> list[Garbage]:
+    """What may go, ordered by address.
+
+    Args:
+        older_than: days; what changed later is left alone.
+        restricted_days: time to live of raw, rejected, quarantined and not yet de-identified data, from the commit on;
+            None: as the recipe of the run that made it said (`retention_days`).
+    """
+    now = _store_time(warehouse)
+    alive = reachable(warehouse, now - older_than * DAY)
+    found: list[Garbage] = []
+    for folder in _folders(warehouse):
+        uri = warehouse.target(folder.stage, folder.identity).uri
+        try:
+            manifest = read_manifest(uri)
+        except DataError:
+            continue  # damaged: a person has to look at it, `dataset verify` says why
+        old = folder.age(now) >= older_than
+        if manifest is None:
+            remains = [file for file in folder.files if not file[0].endswith(f"/{EXPIRED}")]
+            if old and remains:
+                found.append(_garbage("never committed", uri, "no manifest", remains))
+        elif (folder.stage, folder.identity) not in alive:
+            if old:
+                found.append(_garbage("unreferenced", uri, "no reference and no run of late reaches it", folder.files))
+        else:
+            found.extend(_within(uri, manifest, folder, warehouse, now, old, restricted_days))
+    return sorted(found, key=lambda item: (item.uri, item.kind))
+
+
+def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
+    """Delete what was found; bytes freed. Killed in between, the next search finds the rest."""
+    freed = 0
+    for item in garbage:
+        if item.expired:
+            storage.write_json(storage.join(item.uri, EXPIRED), item.expired)
+        ordered = sorted(item.files, key=lambda path: (not path.endswith(f"/{MANIFEST}"), path))
+        for path in ordered:
+            storage.remove(path)
+        freed += item.bytes
+        stage, identity = item.uri.rstrip("/").rsplit("/", 2)[-2:]
+        for root in (item.uri, storage.join(warehouse.uri, "restricted", stage, identity)):
+            if not storage.is_remote(root) and storage.exists(root):
+                disk.remove_empty_folders(storage.local_path(root))
+    return freed
+
+
+def reachable(warehouse: Warehouse, since: float) -> set[tuple[str, str]]:
+    """(stage, fingerprint) of every dataset that a reference, or a run that changed after `since`, leads to: itself and
+    all its inputs."""
+    waiting = list(_named(_values(warehouse, since)))
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        key = waiting.pop()
+        if key in seen:
+            continue
+        seen.add(key)
+        with suppress(DataError):
+            manifest = read_manifest(warehouse.target(*key).uri)
+            # a compaction is where the past ends: what it left out must be able to go
+            if manifest is not None and manifest.stage != "compact":
+                waiting.extend(_named([reference.uri for reference in manifest.inputs.values()]))
+    return seen
+
+
+def _values(warehouse: Warehouse, since: float) -> Iterator[Any]:
+    for path in storage.list_files(storage.join(warehouse.uri, "refs")):
+        yield storage.read_json(path)
+    for path, _, changed in storage.list_objects(storage.join(warehouse.uri, "runs")):
+        if changed >= since and "/stages/" in path and path.endswith(".json"):
+            with suppress(FileNotFoundError):
+                yield storage.read_json(path).get("uri", "")
+
+
+def _named(values: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Datasets that JSON values name, wherever in them: a warehouse may have moved since."""
+    for value in values:
+        if isinstance(value, dict):
+            yield from _named(value.values())
+        elif isinstance(value, list):
+            yield from _named(value)
+        elif isinstance(value, str) and (match := _DATASET.search(value)):
+            yield match.group(1), match.group(2)
+
+
+def _folders(warehouse: Warehouse) -> list[_Folder]:
+    folders: dict[tuple[str, str], _Folder] = {}
+    for part in ("datasets", "restricted"):
+        root = storage.join(warehouse.uri, part)
+        for file in storage.list_objects(root):
+            names = file[0][len(root) :].strip("/").split("/")
+            if len(names) > 2:
+                key = (names[0], names[1])
+                folder = folders.setdefault(key, _Folder(*key))
+                (folder.own if part == "datasets" else folder.restricted).append(file)
+    return [folders[key] for key in sorted(folders)]
+
+
+def _within(
+    uri: str,
+    manifest: Manifest,
+    folder: _Folder,
+    warehouse: Warehouse,
+    now: float,
+    old: bool,
+    restricted_days: float | None,
+) -> Iterator[Garbage]:
+    """Inside a dataset that stays: what no table names, and tables past their time to live."""
+    target = warehouse.target(folder.stage, folder.identity)
+    tables: dict[str, set[str]] = defaultdict(set)
+    for name, table in manifest.tables.items():
+        tables[name].update(storage.join(target.root(table.restricted), entry.path) for entry in table.files)
+    named = set().union(*tables.values())
+    job = storage.join(uri, str(manifest.info["folder"])) if "folder" in manifest.info else None
+    loose = [
+        file
+        for file in folder.files
+        if re.search(r"/(attempts|units)/|/\.[^/]+\.tmp$", file[0])
+        and file[0] not in named
+        and not (job and file[0].startswith(f"{job}/"))
+    ]
+    if old and loose:
+        yield _garbage("left over", uri, "not part of the committed version", loose)
+    attempt = _attempt(uri)
+    days = restricted_days if restricted_days is not None else attempt.get(RETENTION_KEY)
+    if days is None or (now - _committed_at(uri, attempt, folder)) / DAY < days:
+        return
+    gone = sorted(name for name, table in manifest.tables.items() if table.restricted)
+    paths = set().union(*(tables[name] for name in gone)) if gone else set()
+    whole = "documents" in gone
+    if whole:  # without its documents it is no dataset any more: its manifest lives on in the note that it expired
+        paths |= {storage.join(uri, MANIFEST), storage.join(uri, ATTEMPT)}
+    files = [file for file in folder.files if file[0] in paths]
+    if files:
+        stamp = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
+        note = {"at": stamp, "tables": gone, "attempt": attempt.get("attempt"), "days": days}
+        if whole:
+            note["manifest"] = manifest.model_dump(mode="json")
+        yield _garbage("past its time", uri, f"{', '.join(gone)}: older than {days:g} days", files, note)
+
+
+def _attempt(uri: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = storage.read_json(storage.join(uri, ATTEMPT))
+    except FileNotFoundError:
+        return {}
+    return value
+
+
+def _committed_at(uri: str, attempt: dict[str, Any], folder: _Folder) -> float:
+    if attempt.get("committed_at"):
+        return datetime.datetime.fromisoformat(attempt["committed_at"]).timestamp()
+    return max(changed for path, _, changed in folder.own if path == storage.join(uri, MANIFEST))
+
+
+def _garbage(kind: Kind, uri: str, why: str, files: list[File], expired: dict[str, Any] | None = None) -> Garbage:
+    return Garbage(
+        kind, uri, why, tuple(sorted(path for path, _, _ in files)), sum(size for _, size, _ in files), expired or {}
+    )
+
+
+def _store_time(warehouse: Warehouse) -> float:
+    """The time by the store's own clock, which also stamped the files: a wrong clock here must not age them."""
+    probe = storage.join(warehouse.uri, "lineage", "clock", uuid.uuid4().hex)
+    storage.write_bytes(probe, b"")
+    try:
+        return next(
+            changed
+            for path, _, changed in storage.list_objects(storage.join(warehouse.uri, "lineage", "clock"))
+            if path == probe
+        )
+    finally:
+        storage.remove(probe)

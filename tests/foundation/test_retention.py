@@ -1,0 +1,171 @@
+"""gc: what was never committed, what no name reaches, what is past its time; and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hyperclova_core.cli.main import cli
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import Dataset, open_dataset
+from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.errors import DataError, TransientError
+from hyperclova_core.foundation.retention import find_garbage, remove
+from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.warehouse import Warehouse
+from tests.foundation.test_runner import KeepConfig, keep
+
+
+def stage(warehouse: Warehouse, dataset: Dataset, **config: object) -> StageRequest:
+    return StageRequest(
+        definition_of(keep),
+        KeepConfig(**config),
+        lambda identity: warehouse.target("keep", identity),
+        {"documents": dataset},
+        buckets=2,
+        made_by={"run": "r", "restricted_days": 30.0},
+    )
+
+
+def age(warehouse: Warehouse, days: float) -> None:
+    for path in Path(warehouse.uri).rglob("*"):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def kinds(warehouse: Warehouse, **options: float) -> list[str]:
+    return [item.kind for item in find_garbage(warehouse, **options)]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    return Warehouse(str(tmp_path / "w"))
+
+
+def test_what_a_reference_reaches_stays_with_all_its_inputs(warehouse: Warehouse, portal: Dataset) -> None:
+    first = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    second = execute(plan_stage(stage(warehouse, first, modulus=4)), LocalEngine()).dataset
+    third = execute(plan_stage(stage(warehouse, first, modulus=8)), LocalEngine()).dataset
+    warehouse.set_reference("runs/one", {"select": second.uri})
+    assert kinds(warehouse) == [], "what is new is left alone"
+    age(warehouse, 10)
+    found = find_garbage(warehouse)
+    unreferenced = [item.uri for item in found if item.kind == "unreferenced"]
+    assert unreferenced == [third.uri]
+    assert {item.uri for item in found if item.kind == "left over"} == {first.uri, second.uri}, "records of units"
+    remove(warehouse, found)
+    assert not Path(third.uri).exists()
+    for kept in (first, second):
+        open_dataset(kept.uri).verify(checksums=True)
+    assert kinds(warehouse, older_than=0) == []
+
+
+def test_a_recent_run_keeps_what_it_used(warehouse: Warehouse, portal: Dataset) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    age(warehouse, 10)
+    warehouse.run("now").finish_stage("keep", {"uri": made.uri})
+    assert "unreferenced" not in kinds(warehouse)
+
+
+def test_attempts_never_committed_go_and_a_running_one_stays(warehouse: Warehouse, portal: Dataset) -> None:
+    plan = plan_stage(stage(warehouse, portal, fail_in_bucket=1))
+    with pytest.raises(RuntimeError):
+        execute(plan, LocalEngine())
+    assert kinds(warehouse) == []
+    age(warehouse, 10)
+    assert kinds(warehouse) == ["never committed"]
+    remove(warehouse, find_garbage(warehouse))
+    assert [path for path in Path(warehouse.uri).rglob("*") if path.is_file() and "datasets" in str(path)] == []
+    assert storage.list_names(str(Path(warehouse.uri) / "restricted")) in ([], ["keep"])
+
+
+def test_data_past_its_time_goes_and_the_rest_can_be_read(warehouse: Warehouse, portal: Dataset) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    warehouse.set_reference("runs/one", {"keep": made.uri})
+    rejected = made.files("rejected")
+    assert "past its time" not in kinds(warehouse)
+    assert "past its time" not in kinds(warehouse, restricted_days=1)
+    found = [item for item in find_garbage(warehouse, restricted_days=0) if item.kind == "past its time"]
+    assert [item.uri for item in found] == [made.uri]
+    remove(warehouse, found)
+    assert not any(storage.exists(path) for path in rejected)
+    opened = open_dataset(made.uri)
+    assert opened.read().num_rows == made.manifest.counters.kept
+    with pytest.raises(DataError, match="passed its time to live"):
+        opened.read("rejected")
+    assert "past its time" not in kinds(warehouse, restricted_days=0)
+
+
+def test_raw_documents_past_their_time_can_be_made_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    from hyperclova_core.corpus.ingest.config import IngestConfig, find_files
+    from hyperclova_core.corpus.ingest.stage import ingest
+    from tests.conftest import portal_sources
+
+    config = IngestConfig(sources=tuple(portal_sources()[:1]))
+    request = StageRequest(
+        definition_of(ingest), config, lambda i: warehouse.target("ingest", i), files=find_files(config), buckets=2
+    )
+    made = execute(plan_stage(request), LocalEngine()).dataset
+    warehouse.set_reference("runs/one", {"ingest": made.uri})
+    remove(warehouse, find_garbage(warehouse, older_than=0, restricted_days=0))
+    with pytest.raises(DataError, match="passed its time to live"):
+        open_dataset(made.uri)
+    again = execute(plan_stage(request), LocalEngine())
+    assert not again.reused
+    assert again.dataset.manifest.digest == made.manifest.digest
+    open_dataset(made.uri).verify(checksums=True)
+
+
+def test_a_clean_up_that_takes_a_running_attempt_for_dead_loses_nothing(
+    warehouse: Warehouse, portal: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(LocalEngine):
+        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+            results = super().map_units(function, units)
+            remove(warehouse, find_garbage(warehouse, older_than=0))
+            return results
+
+    with pytest.raises(TransientError, match="nothing was committed"):
+        execute(plan_stage(stage(warehouse, portal)), Interrupted())
+    clean = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    clean.verify(checksums=True)
+
+
+def test_files_from_the_future_are_never_old(warehouse: Warehouse, portal: Dataset) -> None:
+    execute(plan_stage(stage(warehouse, portal)), LocalEngine())
+    age(warehouse, -400)
+    assert kinds(warehouse, older_than=0.001) == []
+
+
+def test_the_command_shows_first_and_deletes_with_yes(warehouse: Warehouse, portal: Dataset) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    arguments = ["dataset", "gc", "--warehouse", warehouse.uri, "--older-than", "0"]
+    shown = CliRunner().invoke(cli, arguments)
+    assert "unreferenced" in shown.output
+    assert "--yes" in shown.output
+    open_dataset(made.uri)
+    assert "Removed" in CliRunner().invoke(cli, [*arguments, "--yes"]).output
+    assert "Nothing to remove" in CliRunner().invoke(cli, arguments).output
+
+
+def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal: Dataset) -> None:
+    good = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    bad = execute(plan_stage(stage(warehouse, portal, modulus=4)), LocalEngine()).dataset
+    path = Path(bad.files()[0])
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    result = CliRunner().invoke(cli, ["dataset", "verify", "--all", "--warehouse", warehouse.uri])
+    assert result.exit_code != 0
+    assert "was altered" in str(result.output) + str(result.exception)
+    assert f"keep@{good.manifest.fingerprint[:12]}" in result.output
+    manifest = Path(bad.uri) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "info": {"edited": True}}))
+    listed = CliRunner().invoke(cli, ["dataset", "list", "--warehouse", warehouse.uri])
+    assert listed.exit_code == 0
+    assert "DAMAGED: The manifest of a dataset was edited" in listed.output
