@@ -31,6 +31,9 @@ ADDRESSES = ("url", "source_id", "thread_id", "reply_to")
 """Columns that may hold an e-mail address, a number or a session's token as (part of) an address or id."""
 
 
+SURE = 0.8
+
+
 class DeidentifyConfig(Config):
     """What is replaced, and from when on a document is dropped."""
 
@@ -93,6 +96,11 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
         extras={"audit": pa.RecordBatch.from_pylist(audit, AUDIT_SCHEMA)},
         custom={key: float(value) for key, value in totals.items()},
     )
+
+
+def left_over(texts: list[str]) -> list[int]:
+    """Finds in each text of which the rules are sure: what a gate looks for in a sample after de-identification."""
+    return [sum(span.confidence >= SURE for span in find_personal_data(text)) for text in texts]
 
 
 def _without(value: str | None, config: DeidentifyConfig) -> str | None:

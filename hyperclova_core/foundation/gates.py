@@ -7,14 +7,17 @@ pass over the data is made. Results never hold raw values: only counts and the d
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
+import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
@@ -25,7 +28,7 @@ from hyperclova_core.foundation.hashing import fingerprint
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
-VERSION = "1"
+VERSION = "2"
 NAMED_ROWS = 20
 
 
@@ -43,7 +46,26 @@ class GateConfig(Config):
     forbidden_patterns: tuple[str, ...] = Field(
         (), description="regular expressions that no text of the sample may match"
     )
+    min_source_share: dict[str, float] = Field(
+        default_factory=dict, description="source → share of the kept documents, at least"
+    )
+    max_source_share: dict[str, float] = Field(
+        default_factory=dict, description="source → share of the kept documents, at most"
+    )
+    max_detected_share: dict[str, float] = Field(
+        default_factory=dict,
+        description="detector (`hyperclova_core.module:function`, texts → finds a text) → share of the sample, at most",
+    )
     sample_rows: int = Field(1000, ge=1)
+
+    @field_validator("max_detected_share")
+    @classmethod
+    def _own_detectors(cls, value: dict[str, float]) -> dict[str, float]:
+        """A recipe is data: it may name the platform's detectors, not any code that can be imported."""
+        for name in value:
+            if not re.fullmatch(r"hyperclova_core(\.\w+)+:\w+", name):
+                raise ValueError(f"{name} is no detector of this platform (hyperclova_core.module:function)")
+        return value
 
 
 def gate_identity(config: GateConfig) -> str:
@@ -130,8 +152,12 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
         sample = seeded_sample(dataset, config.sample_rows, tuple(sorted(config.max_null_share)))
         suites[0][1]["sample_rows"] = sample.num_rows
         suites[0][2].extend(_share_expectations(config, sample, suites[0][1]))
+        suites[0][2].extend(_source_expectations(config, dataset.manifest.counters, suites[0][1]))
         if sample.num_rows:
-            suites.append((f"{stage}.sample", sample.to_pandas(), _sample_expectations(config)))
+            frame = sample.to_pandas()
+            for number, name in enumerate(sorted(config.max_detected_share)):
+                frame[_detected(number, name)] = _detector(name)(sample.column("text").to_pylist())
+            suites.append((f"{stage}.sample", frame, _sample_expectations(config)))
     results: list[dict[str, Any]] = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -187,6 +213,34 @@ def _share_expectations(config: GateConfig, sample: pa.Table, row: Any) -> list[
     return expectations
 
 
+def _source_expectations(config: GateConfig, counters: Counters, row: Any) -> list[Expectation]:
+    from great_expectations import expectations as gxe
+
+    kept = {source: counts.get("kept", 0) for source, counts in counters.by_source.items()}
+    total = max(1, sum(kept.values()))
+    expectations: list[Expectation] = []
+    for source in sorted({*config.min_source_share, *config.max_source_share}):
+        column = f"source_share_{source}"
+        row[column] = kept.get(source, 0) / total
+        expectations.append(
+            gxe.ExpectColumnMaxToBeBetween(
+                column=column,
+                min_value=config.min_source_share.get(source, 0.0),
+                max_value=config.max_source_share.get(source, 1.0),
+            )
+        )
+    return expectations
+
+
+def _detected(number: int, name: str) -> str:
+    return f"detected_{number}_{name.rpartition(':')[2]}"
+
+
+def _detector(name: str) -> Callable[[list[str]], list[int]]:
+    module, _, function = name.partition(":")
+    return cast(Callable[[list[str]], list[int]], getattr(importlib.import_module(module), function))
+
+
 def _sample_expectations(config: GateConfig) -> list[Expectation]:
     from great_expectations import expectations as gxe
 
@@ -198,6 +252,10 @@ def _sample_expectations(config: GateConfig) -> list[Expectation]:
     ]
     expectations.extend(
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=pattern) for pattern in config.forbidden_patterns
+    )
+    expectations.extend(
+        gxe.ExpectColumnValuesToBeInSet(column=_detected(number, name), value_set=[0], mostly=1 - share)
+        for number, (name, share) in enumerate(sorted(config.max_detected_share.items()))
     )
     expectations.extend(
         gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=1 - share)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hyperclova_core import __version__
+from hyperclova_core.corpus.deidentify import SURE
 from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.gates import GateConfig
@@ -21,6 +22,7 @@ from hyperclova_core.foundation.retention import RETENTION_KEY
 from hyperclova_core.foundation.runner import Outcome, StagePlan, StageRequest, execute, input_references, plan_stage
 from hyperclova_core.foundation.stages import Engine, load_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.korean.personal_data import TYPES
 from hyperclova_core.pipeline.graph import GATED, SPARK_STAGES, stage_of
 from hyperclova_core.pipeline.recipe import Recipe, validated
 
@@ -32,7 +34,8 @@ DEFAULT_GATES: dict[str, GateConfig] = {
             r"(?<!\d)\d{6}-[1-8]\d{6}(?!\d)",
             r"(?<!\d)01[016-9]-\d{3,4}-\d{4}(?!\d)",
             r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z]{2,}",
-        )
+        ),
+        max_detected_share={"hyperclova_core.corpus.deidentify:left_over": 0.0},
     ),
 }
 
@@ -142,11 +145,20 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
 
 
 def _gates(recipe: Recipe, stage: str, kind: str) -> GateConfig:
-    """A stage's thresholds; a night has its own, for it may bring a handful of documents."""
+    """A stage's thresholds: what the recipe sets, else the platform's own (a recipe that sets one keeps the others).
+
+    A night has its own, for it may bring a handful of documents.
+    """
     default = DEFAULT_GATES.get(stage, GateConfig())
+    replaces_all = set(recipe.deidentify.types) >= set(TYPES) and recipe.deidentify.min_confidence <= SURE
+    if stage == "deidentify" and not replaces_all:
+        default = default.model_copy(update={"max_detected_share": {}})
+    given = recipe.gates.get(stage)
     if kind == "refresh":
-        return recipe.refresh.gates.get(stage, default.model_copy(update={"min_rows": 0}))
-    return recipe.gates.get(stage, default)
+        default, given = default.model_copy(update={"min_rows": 0}), recipe.refresh.gates.get(stage)
+    if given is None:
+        return default
+    return default.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
 
 def plan_key(warehouse: Warehouse, run: RunFolder, key: str) -> StagePlan:
@@ -368,8 +380,14 @@ def curves_address(run: RunFolder) -> str | None:
 def _note(run: RunFolder, summary: dict[str, Any]) -> str:
     from hyperclova_core.pipeline.summary import to_markdown
 
-    link = f"[Loss of all sizes against tokens]({summary['curves']})\n\n" if summary["curves"] else ""
-    return link + to_markdown(summary)
+    links = [f"[Loss of all sizes against tokens]({summary['curves']})"] if summary["curves"] else []
+    server, parent = os.environ.get("MLFLOW_TRACKING_URI", ""), storage.join(run.uri, "mlflow.json")
+    if server.startswith("http") and storage.exists(parent):
+        ids = storage.read_json(parent)
+        base = f"{server}/#/experiments/{ids['experiment_id']}/runs/{ids['parent_run_id']}/artifacts"
+        pages = {"Data Docs": "data_docs/index.html", "Lineage": "lineage/lineage.html", "Funnel": "funnel.svg"}
+        links += [f"[{title}]({base}/{path})" for title, path in pages.items()]
+    return (" · ".join(links) + "\n\n" if links else "") + to_markdown(summary)
 
 
 def _report_files(run: RunFolder) -> list[str]:

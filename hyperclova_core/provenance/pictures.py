@@ -8,12 +8,12 @@ from html import escape
 from hyperclova_core.provenance.graph import Graph, Node
 
 SHOWN_FILES = 5
-WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 190, 58, 250, 78, 24
+WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 140, 58, 170, 72, 12
 COLOURS = {"dataset": "#dcebf7", "files": "#eeeeee", "run": "#fff2cc", "model": "#e6f4d7", "corpus": "#e6f4d7"}
 STYLE = (
     "body{font:14px system-ui,sans-serif;margin:24px;color:#222}text{font:12px system-ui,sans-serif;fill:#222}"
     "rect{stroke:#888;rx:6}rect.gone,rect.expired{stroke-dasharray:5 4}rect.differs{stroke:#c00;stroke-width:2}"
-    "path{fill:none;stroke:#999}details{margin:4px 0}pre{background:#f6f6f6;padding:8px;overflow:auto}.dim{fill:#777}"
+    "path{fill:none;stroke:#999}details{margin:4px 0}pre{background:#f6f6f6;padding:8px;overflow:auto}.dim{fill:#777}.graph{max-width:100%;height:auto}"
 )
 
 
@@ -22,7 +22,7 @@ def describe(node: Node) -> str:
     parts = [node.id if node.kind == "dataset" else f"{node.kind} {node.label}"]
     facts = node.facts
     if "count" in facts:
-        parts.append(f"{facts['count']:,} files, {facts['bytes']:,} bytes")
+        parts.append(f"{_files(facts['count'])}, {facts['bytes']:,} bytes")
     if facts.get("rows_in"):
         parts.append(f"{facts['rows_in']:,} in, {facts.get('kept', 0):,} kept")
     if node.digest:
@@ -34,6 +34,10 @@ def describe(node: Node) -> str:
     if node.state != "here":
         parts.append({"expired": "past its time to live", "gone": "no longer here"}.get(node.state, node.state.upper()))
     return "  ".join(parts)
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
 
 
 def tree(graph: Graph) -> str:
@@ -72,7 +76,7 @@ def html(graph: Graph) -> str:
     place = _layout(graph)
     width = max(x for x, _ in place.values()) + WIDTH + MARGIN
     height = max(y for _, y in place.values()) + HEIGHT + MARGIN
-    parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">']
+    parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" class="graph">']
     for made, source, role in graph.edges:
         (x1, y1), (x2, y2) = place[source], place[made]
         start, end = (x1 + WIDTH, y1 + HEIGHT // 2), (x2, y2 + HEIGHT // 2)
@@ -97,13 +101,13 @@ def html(graph: Graph) -> str:
 
 def _box(node: Node, x: int, y: int) -> str:
     facts = node.facts
-    second = f"{facts['count']:,} files" if "count" in facts else ""
+    second = _files(facts["count"]) if "count" in facts else ""
     if facts.get("rows_in"):
         second = f"{facts['rows_in']:,} → {facts.get('kept', 0):,}"
     third = node.digest[:12] if node.state == "here" else node.state
     lines = "".join(
         f'<text x="{x + 10}" y="{y + 18 + 17 * number}"{" class=dim" if number else ""}>{escape(line)}</text>'
-        for number, line in enumerate((node.label[:28], second, third))
+        for number, line in enumerate((node.label[:20], second, third))
     )
     colour = COLOURS.get(node.kind, "#ffffff")
     return (
