@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from tests.object_store import ACCESS, SECRET, FaultProxy, ObjectStore, weed_pro
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 PORTAL = ROOT / "conf" / "demo" / "portal"
+KILL_TABLE: list[tuple[str, str, int]] = []
+"""(where, at which point, datasets visible then) of every kill that a second run made good."""
 SMALL_JVM = {
     "spark.driver.memory": "1g",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
@@ -133,3 +136,13 @@ def portal_sources() -> list[SourceConfig]:
 def portal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The demo's portal, ingested."""
     return ingested(tmp_path_factory.mktemp("portal"), *portal_sources())
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of kill points."""
+    if not KILL_TABLE:
+        return
+    counts = Counter(KILL_TABLE)
+    terminalreporter.section(f"{len(KILL_TABLE)} kills, each followed by a run that ended with the same bytes")
+    for (where, name, seen), times in counts.items():
+        terminalreporter.write_line(f"  {where:<6} {name:<48} {times:>3} x   {seen} of 2 datasets visible")

@@ -70,7 +70,14 @@ class ObjectStore:
         self._log = (folder / "weed.log").open("wb")
         self._process = subprocess.Popen(
             [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", *ports]
-            + [f"-s3.config={config}", "-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.telemetry=false"],
+            + [
+                f"-s3.config={config}",
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-master.volumeSizeLimitMB=64",
+                "-volume.max=200",
+                "-master.telemetry=false",
+            ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -78,13 +85,15 @@ class ObjectStore:
         self._wait()
         import boto3
 
-        boto3.client(
+        admin = boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
             aws_access_key_id=ADMIN,
             aws_secret_access_key=ADMIN_SECRET,
             region_name="us-east-1",
-        ).create_bucket(Bucket="warehouse")
+        )
+        admin.create_bucket(Bucket="warehouse")
+        admin.put_object(Bucket="warehouse", Key="warm", Body=b"the first write makes volumes, which takes seconds")
 
     def _wait(self) -> None:
         for _ in range(300):

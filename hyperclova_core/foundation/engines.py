@@ -65,7 +65,15 @@ class LocalEngine:
 
 
 class SparkEngine(LocalEngine):
-    """Each unit is one Spark task: the Python worker reads and writes files, only JSON rows pass through the JVM."""
+    """Each unit is one Spark task: the Python worker reads and writes files, only JSON rows pass through the JVM.
+
+    Args:
+        partitions: tasks for all units together; None: one a unit. It changes nothing but who does what.
+    """
+
+    def __init__(self, settings: dict[str, str] | None = None, partitions: int | None = None) -> None:
+        super().__init__(settings)
+        self._partitions = partitions
 
     def map_units(self, function: UnitFunction, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """`function` of every unit as Spark tasks; the first error of a unit is raised here.
@@ -88,7 +96,7 @@ class SparkEngine(LocalEngine):
                         result = {"error": error.to_dict()}
                     yield pyarrow.RecordBatch.from_pydict({"index": [index], "result": [json.dumps(result)]})
 
-        frame = self.spark().range(0, len(units), 1, numPartitions=len(units))
+        frame = self.spark().range(0, len(units), 1, numPartitions=self._partitions or len(units))
         rows = frame.mapInArrow(run, "index long, result string").toArrow().sort_by("index").to_pylist()
         results = [json.loads(row["result"]) for row in rows]
         for result in results:

@@ -1,0 +1,51 @@
+"""The chain in a process of its own with Spark, killed at a point given by name: `python -m tests.kills.spark_chain`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from hyperclova_core.foundation import corpus_stages, datasets
+from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.warehouse import Warehouse
+from tests.conftest import SMALL_JVM
+from tests.kills.work import KILL_FILE, chain
+
+BUCKETS = 8
+
+
+def main() -> None:
+    """Arguments: warehouse, folder of files, point."""
+    warehouse, folder, point = sys.argv[1:]
+    engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
+    session = engine.spark()
+    targets = {
+        "the worker, in a unit": "self",
+        "the driver, while units run": str(os.getpid()),
+        "the JVM, while units run": str(session.sparkContext._gateway.proc.pid),
+    }
+    if point in targets:
+        Path(os.environ[KILL_FILE]).write_text(targets[point])
+    if point == "the driver, between decisions and their merge":
+        corpus_stages.run_units = _die  # type: ignore[assignment]
+    if point == "the driver, at the commit of a Spark stage":
+        inner = datasets.storage.create_once
+
+        def commit(uri: str, data: bytes) -> bool:
+            if "/deduplicate/" in uri and uri.endswith("manifest.json"):
+                _die()
+            return inner(uri, data)
+
+        datasets.storage.create_once = commit  # type: ignore[assignment]
+    chain(Warehouse(warehouse), folder, engine, BUCKETS, deduplicated=True)
+
+
+def _die(*_: Any, **__: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

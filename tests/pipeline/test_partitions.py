@@ -1,0 +1,77 @@
+"""Every stage gives the same bytes with 1, 7 and 200 partitions, on one core and on two, on disk and on S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.pipeline.graph import SPARK_STAGES
+from hyperclova_core.pipeline.recipe import load_recipe
+from hyperclova_core.pipeline.run import prepare_run, run_key, run_keys
+from tests.conftest import ROOT, SMALL_JVM
+from tests.object_store import FaultProxy
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+
+def checksums(warehouse: str, engine: SparkEngine, partitions: int) -> dict[str, object]:
+    """stage → digest and checksums of every file, after all Spark stages of the smallest recipe."""
+    session = engine.spark()
+    before = {key: session.conf.get(key) for key in ("spark.sql.shuffle.partitions", "spark.sql.adaptive.enabled")}
+    session.conf.set("spark.sql.shuffle.partitions", str(partitions))
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    engine._partitions = partitions
+    try:
+        house = Warehouse(warehouse)
+        run = prepare_run(house, "r", load_recipe("smoke"), sizes=())
+        found: dict[str, object] = {}
+        for key in run_keys(run):
+            manifest = run_key(house, run, key, engine).dataset.manifest
+            tables = {name: [entry.checksum for entry in table.files] for name, table in manifest.tables.items()}
+            found[key] = [manifest.digest, tables]
+        return found
+    finally:
+        engine._partitions = None
+        for key, value in before.items():
+            session.conf.set(key, value)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(ROOT / "conf" / "demo", tmp_path / "data" / "demo")
+    monkeypatch.setenv("HYPERCLOVA_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+def test_neither_partitions_nor_cores_nor_the_store_change_a_byte(
+    data: Path, spark_engine: SparkEngine, faults: FaultProxy
+) -> None:
+    found = {number: checksums(str(data / f"p{number}"), spark_engine, number) for number in (1, 7, 200)}
+    assert list(found[1]) == list(SPARK_STAGES)
+    for stage in SPARK_STAGES:
+        assert found[1][stage] == found[7][stage] == found[200][stage], stage
+    # one core, and everything on S3 (a process of its own: Spark's workers take their environment when they start)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "tests.pipeline.test_partitions", f"s3://warehouse/{uuid.uuid4().hex}"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    remote = json.loads(ended.stdout.splitlines()[-1])
+    for stage in SPARK_STAGES:
+        assert remote[stage] == json.loads(json.dumps(found[1][stage])), stage
+
+
+if __name__ == "__main__":
+    one_core = SparkEngine({**SMALL_JVM, "spark.master": "local[1]"})
+    try:
+        print(json.dumps(checksums(sys.argv[1], one_core, 3)))  # noqa: T201
+    finally:
+        one_core.close()
