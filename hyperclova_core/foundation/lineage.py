@@ -164,7 +164,8 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
                 **event.get("tags", {}),
             }
             target = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
-    stamp = int(event["ended"] * 1000)
+    # a clock that was set back in between must not make a run that ends before it begins
+    stamp = int(max(event["started"], event["ended"]) * 1000)
     client.log_batch(
         target,
         metrics=[Metric(key, float(value), stamp, 0) for key, value in event.get("metrics", {}).items()],
