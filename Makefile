@@ -10,7 +10,7 @@ TORCH_INDEX_URL ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast lint setup up demo-text help
+.PHONY: run stop test test-fast lint setup up demo-text bench-foundation help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -30,6 +30,9 @@ test: setup lint ## Linters and all tests
 test-fast: setup lint ## Tests that start neither Spark nor ranks
 	@$(BIN)/python -m pytest -m "not spark and not ranks and not slow"
 
+bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
+	@$(BIN)/python benchmarks/foundation.py
+
 lint: setup ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -39,5 +42,5 @@ setup: ## .venv from the lock, Java 17+
 	@hyperclova_core/local/setup.sh
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "  Variables: RECIPE=$(RECIPE) AIRFLOW_PORT=$(AIRFLOW_PORT) MLFLOW_PORT=$(MLFLOW_PORT) HYPERCLOVA_HOME, PYTHON, TORCH_INDEX_URL"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,27 +76,14 @@ def test_damaged_parts_are_named(tmp_path: Path, damage: object, message: str) -
     assert caught.value.remedy
 
 
-def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
-    target = committed(tmp_path)
-    path = tmp_path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["counters"]["kept"] = 99
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="edited"):
-        open_dataset(target.uri)
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(DataError, match="damaged"):
-        open_dataset(target.uri)
-
-
 def test_an_uncommitted_folder_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No committed dataset"):
         open_dataset(str(tmp_path))
 
 
 def test_a_scheme_that_is_not_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="s3://"):
-        open_dataset("s3://bucket/prefix")
+    with pytest.raises(ConfigError, match="gs://"):
+        open_dataset("gs://bucket/prefix")
 
 
 def test_the_bytes_of_a_table_do_not_depend_on_batches(tmp_path: Path) -> None:
