@@ -141,7 +141,9 @@ def gc(warehouse: str, older_than: float, restricted_days: float | None, yes: bo
         click.echo("Nothing to remove")
     elif yes:
         click.echo(f"Removed {remove(place, found):,} bytes")
-    else:
+    if yes and (freed := storage.clear_scratch(older_than)):
+        click.echo(f"Removed {freed:,} bytes of scratch on this machine")
+    if found and not yes:
         click.echo(f"{total:,} bytes could be removed: run again with --yes")
 
 

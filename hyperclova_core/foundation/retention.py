@@ -24,7 +24,7 @@ from hyperclova_core.foundation.warehouse import Warehouse
 DAY = 86_400.0
 DEFAULT_DAYS = 7.0
 RETENTION_KEY = "restricted_days"
-Kind = Literal["never committed", "left over", "unreferenced", "past its time"]
+Kind = Literal["never committed", "left over", "unreferenced", "past its time", "unfinished upload"]
 File = tuple[str, int, float]
 _DATASET = re.compile(r"(?:^|/)datasets/([^/]+)/([^/]+)/?$")
 
@@ -39,6 +39,7 @@ class Garbage:
     files: tuple[str, ...]
     bytes: int
     expired: dict[str, Any] = field(default_factory=dict)
+    upload: str = ""
 
 
 @dataclass
@@ -88,6 +89,9 @@ def find_garbage(
                 found.append(_garbage("unreferenced", uri, "no reference and no run of late reaches it", folder.files))
         else:
             found.extend(_within(uri, manifest, folder, warehouse, now, old, restricted_days))
+    for uri, upload, begun in storage.unfinished_uploads(warehouse.uri):
+        if (now - begun) / DAY >= older_than:
+            found.append(Garbage("unfinished upload", uri, "its writer was killed", (uri,), 0, upload=upload))
     return sorted(found, key=lambda item: (item.uri, item.kind))
 
 
@@ -95,6 +99,9 @@ def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
     """Delete what was found; bytes freed. Killed in between, the next search finds the rest."""
     freed = 0
     for item in garbage:
+        if item.upload:
+            storage.abort_upload(item.uri, item.upload)
+            continue
         if item.expired:
             storage.write_json(storage.join(item.uri, EXPIRED), item.expired)
         ordered = sorted(item.files, key=lambda path: (not path.endswith(f"/{MANIFEST}"), path))

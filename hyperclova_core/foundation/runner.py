@@ -131,7 +131,14 @@ def execute(plan: StagePlan, engine: Engine) -> Outcome:
     if plan.committed:
         dataset = open_dataset(plan.target.uri)
     else:
-        dataset, reused, taken = _run_and_commit(plan, engine)
+        try:
+            dataset, reused, taken = _run_and_commit(plan, engine)
+        except Exception as error:
+            # a racing attempt that commits clears what both took over: who comes second may find files gone, and yields
+            if read_manifest(plan.target.uri) is None:
+                raise
+            log.warning("Another attempt committed first; this one had failed: %s", type(error).__name__)
+            dataset, reused = open_dataset(plan.target.uri), True
     gate = None
     request = plan.request
     if request.gates is not None and not passed_before(dataset.uri, request.gates):

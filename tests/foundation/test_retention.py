@@ -169,3 +169,27 @@ def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal
     listed = CliRunner().invoke(cli, ["dataset", "list", "--warehouse", warehouse.uri])
     assert listed.exit_code == 0
     assert "DAMAGED: The manifest of a dataset was edited" in listed.output
+
+
+def test_uploads_that_a_kill_left_are_found_and_dropped(faults: object) -> None:
+    from hyperclova_core.foundation.storage import s3
+
+    house = Warehouse("s3://warehouse/uploads")
+    storage.write_bytes(f"{house.uri}/refs/x.json", b"{}")
+    s3.client().create_multipart_upload(Bucket="warehouse", Key="uploads/datasets/keep/0/attempts/a/part.parquet")
+    assert kinds(house) == []
+    found = find_garbage(house, older_than=0)
+    assert [item.kind for item in found] == ["unfinished upload"]
+    remove(house, found)
+    remove(house, found)
+    assert kinds(house, older_than=0) == []
+
+
+def test_scratch_that_a_kill_left_goes_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERCLOVA_SCRATCH", str(tmp_path / "scratch"))
+    path = Path(storage.scratch_folder("writing"), "left")
+    path.write_bytes(b"123")
+    assert storage.clear_scratch(1) == 0
+    os.utime(path, (0, 0))
+    assert storage.clear_scratch(1) == 3
+    assert not path.exists()

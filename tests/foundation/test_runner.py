@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -95,49 +92,29 @@ def test_finished_units_are_taken_over_by_the_next_attempt(portal: Dataset, tmp_
     assert resumed.dataset.manifest.digest == clean.dataset.manifest.digest
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-from tests.foundation.test_runner import *
-from tests.conftest import *
-from hyperclova_core.foundation import datasets, storage
-point = int(sys.argv[1])
-seen = 0
-def counted(function):
-    def wrapper(*args, **kwargs):
-        global seen
-        seen += 1
-        if seen == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapper
-storage.create_once = counted(storage.create_once)
-storage._sync_file = counted(storage._sync_file)
-os.replace = counted(os.replace)
-portal = open_dataset({portal!r})
-execute(plan_stage(request(portal, Path({target!r}), KeepConfig())), LocalEngine())
-"""
+def test_an_attempt_that_is_overtaken_yields_to_the_winner(tmp_path: Path) -> None:
+    """The winner clears the staged files that both share, while the other is about to read them."""
+    from hyperclova_core.corpus.ingest.config import IngestConfig, find_files
+    from hyperclova_core.corpus.ingest.stage import ingest
+    from tests.conftest import portal_sources
 
+    config = IngestConfig(sources=tuple(portal_sources()[:2]))
+    wanted = StageRequest(
+        definition_of(ingest), config, lambda _: Target(str(tmp_path / "out")), files=find_files(config), buckets=2
+    )
 
-def test_killed_anywhere_a_second_run_ends_with_the_same_bytes(portal: Dataset, tmp_path: Path) -> None:
-    root = str(Path(__file__).resolve().parents[2])
-    clean = execute(plan_stage(request(portal, tmp_path / "clean", KeepConfig())), LocalEngine()).dataset.manifest
-    survived = 0
-    for point in range(1, 40):
-        target = tmp_path / f"killed-{point}"
-        script = KILLED.format(root=root, portal=portal.uri, target=str(target))
-        code = subprocess.run([sys.executable, "-c", script, str(point)], check=False, capture_output=True).returncode
-        ended = execute(plan_stage(request(portal, target, KeepConfig())), LocalEngine()).dataset.manifest
-        assert ended.digest == clean.digest, point
-        assert [e.checksum for e in ended.tables["documents"].files] == [
-            e.checksum for e in clean.tables["documents"].files
-        ]
-        if code == 0:
-            survived += 1
-            break
-        assert code == -signal.SIGKILL
-    assert survived == 1, "the last point lies beyond the end of the run"
-    assert point > 10
+    class Overtaken(LocalEngine):
+        phase = 0
+
+        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+            self.phase += 1
+            if self.phase == 2:
+                assert not execute(plan_stage(wanted), LocalEngine()).reused
+            return super().map_units(function, units)
+
+    outcome = execute(plan_stage(wanted), Overtaken())
+    assert outcome.reused
+    outcome.dataset.verify(checksums=True)
 
 
 def test_a_failing_gate_stops_names_ids_and_shows_no_value(portal: Dataset, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import posixpath
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 SCRATCH_VARIABLE = "HYPERCLOVA_SCRATCH"
 __all__ = [
+    "abort_upload",
     "absolute",
+    "clear_scratch",
     "create_once",
     "exists",
     "explained",
@@ -58,6 +61,7 @@ __all__ = [
     "scratch_folder",
     "size",
     "temporary_for",
+    "unfinished_uploads",
     "version_of",
     "write_bytes",
     "write_json",
@@ -342,6 +346,34 @@ def local_folder(uri: str, publish: bool = True) -> Iterator[str]:
             publish_folder(folder, uri)
     finally:
         disk.remove_tree(Path(folder))
+
+
+def unfinished_uploads(uri: str) -> Iterator[tuple[str, str, float]]:
+    """(address, upload id, begin) of uploads below a prefix that were never ended; disks have none."""
+    return s3.unfinished_uploads(uri) if is_remote(uri) else iter(())
+
+
+def abort_upload(uri: str, upload: str) -> None:
+    """Drop the parts of an upload that was never ended."""
+    s3.abort_upload(uri, upload)
+
+
+def clear_scratch(older_than: float) -> int:
+    """Delete what killed processes left in scratch; bytes freed. A job's folder goes as a whole, when nothing in it
+    changed for some days: a long training keeps its first checkpoint."""
+    root = os.path.dirname(scratch_folder("writing"))
+    groups: dict[str, list[tuple[str, int, float]]] = {}
+    for file in disk.objects(Path(root)):
+        groups.setdefault("/".join(os.path.relpath(file[0], root).split("/")[:2]), []).append(file)
+    now, freed = time.time(), 0
+    for files in groups.values():
+        if (now - max(changed for _, _, changed in files)) / 86_400 < older_than:
+            continue
+        for path, size_, _ in files:
+            Path(path).unlink(missing_ok=True)
+            freed += size_
+    disk.remove_empty_folders(Path(root))
+    return freed
 
 
 def publish_folder(folder: str, uri: str, leave_out: tuple[str, ...] = ()) -> None:

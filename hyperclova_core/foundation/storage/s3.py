@@ -378,6 +378,30 @@ def objects(uri: str) -> Iterator[tuple[str, int, float]]:
             yield f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["LastModified"].timestamp()
 
 
+def unfinished_uploads(uri: str) -> Iterator[tuple[str, str, float]]:
+    """(address, upload id, seconds since 1970 of its begin) of multipart uploads below a prefix that were never ended:
+    no reader sees them, but they are stored."""
+    bucket, _ = split(uri)
+    arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": _prefix(uri)}
+    while True:
+        page = call(lambda: client().list_multipart_uploads(**arguments), "list unfinished uploads", uri)
+        for item in page.get("Uploads", []):
+            yield f"s3://{bucket}/{item['Key']}", str(item["UploadId"]), item["Initiated"].timestamp()
+        if not page.get("IsTruncated"):
+            return
+        arguments.update(KeyMarker=page["NextKeyMarker"], UploadIdMarker=page["NextUploadIdMarker"])
+
+
+def abort_upload(uri: str, upload: str) -> None:
+    """Drop the parts of an upload; one that has ended meanwhile is fine."""
+    bucket, key = split(uri)
+    try:
+        call(lambda: client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload), "abort an upload", uri)
+    except (FileNotFoundError, DataError) as error:
+        if isinstance(error, DataError) and "NoSuchUpload" not in error.why:
+            raise
+
+
 def remove(uri: str) -> None:
     """Delete an object; absent is fine."""
     bucket, key = split(uri)
