@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hyperclova_core.cli.datasets import warehouse_option
+from hyperclova_core.cli.datasets import place_of, warehouse_option
 from hyperclova_core.foundation import growing, storage
 from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.errors import ConfigError
@@ -23,7 +23,7 @@ def corpus() -> None:
 @warehouse_option
 def list_(warehouse: str) -> None:
     """All corpora with their versions."""
-    place = Warehouse(storage.absolute(warehouse))
+    place = place_of(warehouse)
     for name in growing.names(place):
         for number in growing.versions(place, name):
             version = growing.version_of(place, name, number)
@@ -44,7 +44,7 @@ def _kinds(version: growing.CorpusVersion) -> list[str]:
 @warehouse_option
 def show(name: str, version: int | None, warehouse: str) -> None:
     """A version with its parts, as JSON."""
-    place = Warehouse(storage.absolute(warehouse))
+    place = place_of(warehouse)
     found = growing.version_of(place, name, version) if version else _current(place, name)
     click.echo(json.dumps(found.model_dump(mode="json", exclude={"files"}), ensure_ascii=False, indent=1))
 
@@ -68,7 +68,7 @@ def remove(name: str, doc_ids: tuple[str, ...], path: str | None, reason: str, w
     Their texts leave the files with `corpus compact`, and the disk when older versions are dropped and gc has run.
     """
     ids = [*doc_ids, *(Path(path).read_text().split() if path else ())]
-    version = growing.bury(Warehouse(storage.absolute(warehouse)), name, ids, reason)
+    version = growing.bury(place_of(warehouse), name, ids, reason)
     click.echo(f"{name} version {version.version}: {version.change}")
 
 
@@ -83,7 +83,7 @@ def compact(name: str, buckets: int | None, engine: str, warehouse: str) -> None
         raise ConfigError("`--buckets` is not a power of two", where="corpus compact", why=f"it is {buckets}")
     worker = SparkEngine() if engine == "spark" else LocalEngine()
     try:
-        version, outcome = growing.compact(Warehouse(storage.absolute(warehouse)), name, worker, buckets)
+        version, outcome = growing.compact(place_of(warehouse), name, worker, buckets)
     finally:
         worker.close()
     counters = outcome.dataset.manifest.counters
@@ -97,7 +97,7 @@ def compact(name: str, buckets: int | None, engine: str, warehouse: str) -> None
 @warehouse_option
 def drop(name: str, before: int, warehouse: str) -> None:
     """Forget old versions; gc may then remove what only they kept. The newest always stays."""
-    place = Warehouse(storage.absolute(warehouse))
+    place = place_of(warehouse)
     newest = _current(place, name).version
     gone = [number for number in growing.versions(place, name) if number < min(before, newest)]
     for number in gone:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
@@ -104,7 +105,15 @@ def version_of(warehouse: Warehouse, name: str, number: int) -> CorpusVersion:
             why=f"kept are {versions(warehouse, name) or 'none'}",
             remedy="see `hyperclova corpus list`",
         )
-    return CorpusVersion.model_validate(value)
+    try:
+        return CorpusVersion.model_validate(value)
+    except ValidationError as error:
+        raise DataError(
+            "The record of a corpus version is damaged",
+            where=storage.join(warehouse.uri, "refs", "corpus", name, f"{number:06d}.json"),
+            why=f"{error.error_count()} fields are not valid",
+            remedy="restore it from a backup, or remove it: the version before it is current again",
+        ) from error
 
 
 def publish(warehouse: Warehouse, name: str, part: Part, change: str, files: Iterable[str] = ()) -> CorpusVersion:

@@ -117,7 +117,11 @@ def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
 
 def reachable(warehouse: Warehouse, since: float) -> set[tuple[str, str]]:
     """(stage, fingerprint) of every dataset that a reference, or a run that changed after `since`, leads to: itself and
-    all its inputs."""
+    all its inputs.
+
+    Raises:
+        DataError: a reference or a manifest on the way is damaged: what it would keep alive is not known.
+    """
     waiting = list(_named(_values(warehouse, since)))
     seen: set[tuple[str, str]] = set()
     while waiting:
@@ -125,11 +129,10 @@ def reachable(warehouse: Warehouse, since: float) -> set[tuple[str, str]]:
         if key in seen:
             continue
         seen.add(key)
-        with suppress(DataError):
-            manifest = read_manifest(warehouse.target(*key).uri)
-            # a compaction is where the past ends: what it left out must be able to go
-            if manifest is not None and manifest.stage != "compact":
-                waiting.extend(_named([reference.uri for reference in manifest.inputs.values()]))
+        manifest = read_manifest(warehouse.target(*key).uri)
+        # a compaction is where the past ends: what it left out must be able to go
+        if manifest is not None and manifest.stage != "compact":
+            waiting.extend(_named([reference.uri for reference in manifest.inputs.values()]))
     return seen
 
 

@@ -193,3 +193,15 @@ def test_scratch_that_a_kill_left_goes_when_it_is_old(tmp_path: Path, monkeypatc
     os.utime(path, (0, 0))
     assert storage.clear_scratch(1) == 3
     assert not path.exists()
+
+
+def test_damage_on_the_way_stops_gc_before_it_takes_something_alive(warehouse: Warehouse, portal: Dataset) -> None:
+    first = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    second = execute(plan_stage(stage(warehouse, first, modulus=4)), LocalEngine()).dataset
+    warehouse.set_reference("runs/one", {"select": second.uri})
+    (Path(second.uri) / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        find_garbage(warehouse, older_than=0)
+    (Path(warehouse.uri) / "refs" / "runs" / "one.json").write_text("half")
+    with pytest.raises(DataError, match="damaged"):
+        find_garbage(warehouse, older_than=0)
