@@ -12,6 +12,7 @@ from hyperclova_core.cli.common import config_of, input_dataset, report, run_sta
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import Target, open_dataset
 from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.stages import StageContext, definition_of
 from hyperclova_core.tokens.mix_stage import count_tokens, split_and_plan
@@ -44,6 +45,7 @@ def mix(
             documents.manifest.buckets,
             "plan",
             Target(storage.join(output, "plan")),
+            fingerprint({"documents": documents.manifest.digest, "tokenizer": open_dataset(tokenizer).manifest.digest}),
             LocalEngine(),
         )
         plan, _, validation = split_and_plan(count_tokens(documents, tokenizer, context), loaded.mix, loaded.seed)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, write_table
+from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
 from hyperclova_core.foundation.errors import DataError
@@ -68,7 +68,7 @@ def run_corpus_stage(
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
     ]
     work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
-    results, taken = run_units(context.engine, context.target, work, units, "merge")
+    results, taken = run_units(context, work, units, "merge")
     tables = {
         name: Table(
             files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted
@@ -154,7 +154,7 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
         ),
     }
     position = 0
-    with storage.open_parquet(unit["path"]) as file:
+    with abandoned_on_error(*writers.values()), storage.open_parquet(unit["path"]) as file:
         for documents in file.iter_batches(batch_size=1024):
             tally.see_in(documents)
             part = decided.slice(position, documents.num_rows).combine_chunks()
@@ -178,14 +178,14 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
             writers["rejected"].write(rejected_batch(dropped, stage, reasons, details))
             tally.see_kept(kept)
             tally.see_rejected(dropped, reasons)
-    if position != decided.num_rows:
-        raise DataError(
-            f"Stage {stage} decided on more documents than there are",
-            where=unit["path"],
-            why=f"{decided.num_rows} instead of {position}",
-            remedy="this is a bug of the stage",
-        )
-    entries = {name: writer.close() for name, writer in writers.items()}
+        if position != decided.num_rows:
+            raise DataError(
+                f"Stage {stage} decided on more documents than there are",
+                where=unit["path"],
+                why=f"{decided.num_rows} instead of {position}",
+                remedy="this is a bug of the stage",
+            )
+        entries = {name: writer.close() for name, writer in writers.items()}
     roots = {"documents": context.target.root(restricted), "rejected": context.target.root(True)}
     return {
         "files": [storage.join(roots[name], entry.path) for name, entry in entries.items()],

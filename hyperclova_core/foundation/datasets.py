@@ -14,7 +14,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -392,14 +392,24 @@ def commit(target: Target, manifest: Manifest, attempt: str, made_by: Mapping[st
     data = storage.pretty_json(manifest.sealed().model_dump())
     created = storage.create_once(storage.join(target.uri, MANIFEST), data)
     if created:
-        record = {
-            "attempt": attempt,
-            "host": socket.gethostname(),
-            "committed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **made_by,
-        }
-        storage.write_json(storage.join(target.uri, ATTEMPT), record)
+        storage.write_json(storage.join(target.uri, ATTEMPT), _attempt_record(attempt, made_by))
     return open_dataset(target.uri), created
+
+
+def _attempt_record(attempt: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"attempt": attempt, "host": socket.gethostname(), "committed_at": stamp, **made_by}
+
+
+def adopted(dataset: Dataset, made_by: Mapping[str, Any]) -> Dataset:
+    """The dataset with a record of who made it: a writer that was killed between the commit and its record left none, and
+    with it went the time to live; whoever finds it so vouches for it."""
+    if dataset.attempt:
+        return dataset
+    storage.create_once(
+        storage.join(dataset.uri, ATTEMPT), storage.pretty_json(_attempt_record(new_attempt(), made_by))
+    )
+    return open_dataset(dataset.uri)
 
 
 class TableWriter:
@@ -469,12 +479,24 @@ class TableWriter:
         Path(self._temporary).unlink(missing_ok=True)
 
 
+@contextmanager
+def abandoned_on_error(*writers: TableWriter) -> Iterator[None]:
+    """A block that writes: when it fails, nothing half-written stays behind."""
+    try:
+        yield
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
+
+
 def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None) -> FileEntry:
     """One Parquet file from a table in memory."""
     writer = TableWriter(root, path, table.schema, bucket)
-    for batch in table.to_batches():
-        writer.write(batch)
-    return writer.close()
+    with abandoned_on_error(writer):
+        for batch in table.to_batches():
+            writer.write(batch)
+        return writer.close()
 
 
 def plain_file_entry(root: str, path: str, rows: int = 0) -> FileEntry:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter
+from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, abandoned_on_error
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages import StageBatch, StageContext, StageDefinition, load_stage
@@ -47,7 +47,7 @@ def run_document_stage(
     work = partial(
         _run_unit, reference=definition.reference, config=config.model_dump(mode="json"), context=context.for_workers()
     )
-    results, taken = run_units(context.engine, context.target, work, units, "documents")
+    results, taken = run_units(context, work, units, "documents")
     return _gather(definition, results), merge_tallies(results), taken
 
 
@@ -86,26 +86,19 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
         )
         for name, schema in schemas.items()
     }
-    try:
-        with storage.open_parquet(unit["path"]) as file:
-            for documents in file.iter_batches(batch_size=BATCH_ROWS):
-                tally.see_in(documents)
-                answer = definition.function(documents, settings, context)
-                _check(answer, definition, unit["path"])
-                writers["documents"].write(answer.kept)
-                writers["rejected"].write(
-                    rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details)
-                )
-                for name, extra in answer.extras.items():
-                    writers[name].write(extra)
-                tally.see_kept(answer.kept)
-                tally.see_rejected(answer.rejected, answer.reasons)
-                tally.custom.update(answer.custom)
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
-    entries = {name: writer.close() for name, writer in writers.items()}
+    with abandoned_on_error(*writers.values()), storage.open_parquet(unit["path"]) as file:
+        for documents in file.iter_batches(batch_size=BATCH_ROWS):
+            tally.see_in(documents)
+            answer = definition.function(documents, settings, context)
+            _check(answer, definition, unit["path"])
+            writers["documents"].write(answer.kept)
+            writers["rejected"].write(rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details))
+            for name, extra in answer.extras.items():
+                writers[name].write(extra)
+            tally.see_kept(answer.kept)
+            tally.see_rejected(answer.rejected, answer.reasons)
+            tally.custom.update(answer.custom)
+        entries = {name: writer.close() for name, writer in writers.items()}
     files = [
         storage.join(context.target.root(restricted.get(name, name in definition.restricted_extras)), entry.path)
         for name, entry in entries.items()

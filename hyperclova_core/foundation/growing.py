@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
@@ -26,6 +26,7 @@ from hyperclova_core.foundation.datasets import (
     Manifest,
     Table,
     TableWriter,
+    abandoned_on_error,
     commit,
     content_digest,
     new_attempt,
@@ -70,6 +71,7 @@ class CorpusVersion(Config):
     bytes: int
     drops: int = 0
     files: tuple[str, ...] = ()
+    runs: tuple[str, ...] = Field((), description="runs that ever published here, also what was compacted since")
     change: str = ""
     published_at: str = ""
 
@@ -122,8 +124,10 @@ def publish(warehouse: Warehouse, name: str, part: Part, change: str, files: Ite
 
     def add(before: CorpusVersion | None) -> tuple[tuple[Part, ...], set[str]] | None:
         parts = before.parts if before else ()
-        # one run publishes once, whatever it is told to publish again
+        # one run publishes once, whatever it is told to publish again, and also when it was compacted since
         if any(known.uri == part.uri and known.run == part.run for known in parts):
+            return None
+        if before is not None and part.run and part.run in before.runs:
             return None
         return (*parts, part), new_files | set(before.files if before else ())
 
@@ -147,6 +151,7 @@ def _next(warehouse: Warehouse, name: str, change_of: Any, change: str) -> Corpu
             bytes=sum(part.bytes for part in parts),
             drops=sum(sum(part.drops.values()) for part in parts),
             files=tuple(sorted(files)),
+            runs=tuple(sorted({*(before.runs if before else ()), *(part.run for part in parts if part.run)})),
             change=change,
             published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -250,8 +255,8 @@ def compact(
 
     def replace(now: CorpusVersion | None) -> tuple[tuple[Part, ...], set[str]] | None:
         assert now is not None
-        if base in now.parts:
-            return None
+        if base in now.parts or any(part not in now.parts for part in compacted if part.kind != "tombstones"):
+            return None  # done, or another compaction came first: what it wrote holds these parts already
         # what was published while the parts were written stays behind the new base
         later = [part for part in now.parts if part not in compacted or part.kind == "tombstones"]
         return (base, *later), set(now.files)
@@ -270,7 +275,7 @@ def compact_parts(inputs: Mapping[str, Dataset], config: CompactConfig, context:
         for bucket in range(context.buckets)
     ]
     work = partial(_compact_unit, files=files, context=context.for_workers())
-    results, _ = run_units(context.engine, context.target, work, units, "compact")
+    results, _ = run_units(context, work, units, "compact")
     entries = [FileEntry.model_validate(result["documents"]) for result in results]
     return Artifact({"documents": entries}, merge_tallies(results).counters())
 
@@ -283,13 +288,14 @@ def _compact_unit(unit: dict[str, Any], *, files: list[dict[str, Any]], context:
             tally.see_in(batch)
     root, path = context.target.root(False), bucket_path(context, "documents", unit["bucket"])
     writer = TableWriter(root, path, DOCUMENT_SCHEMA, unit["bucket"])
-    for batch in documents.to_batches():
-        writer.write(batch)
-        tally.see_kept(batch)
+    with abandoned_on_error(writer):
+        for batch in documents.to_batches():
+            writer.write(batch)
+            tally.see_kept(batch)
+        entry = writer.close()
     for table, reason in ((superseded, "superseded"), (removed, "removed")):
         for batch in table.to_batches():
             tally.see_rejected(batch, [reason] * batch.num_rows)
-    entry = writer.close()
     return {"files": [storage.join(root, path)], "documents": entry.model_dump(), "tally": tally.to_dict()}
 
 
@@ -318,7 +324,7 @@ def _merged(parts: list[dict[str, Any]], bucket: int, buckets: int) -> tuple[pa.
                 rows = storage.read_parquet(file["path"]).select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
                 rows = rows.filter(_inside(rows.column("doc_id"), bucket, buckets))
                 tables.append(rows.append_column("part", pa.array([number] * rows.num_rows, pa.int32())))
-    if not tables:
+    if not any(table.num_rows for table in tables):
         empty = DOCUMENT_SCHEMA.empty_table()
         return empty, empty, empty
     rows = pa.concat_tables(tables).sort_by([("doc_id", "ascending"), ("part", "descending")])

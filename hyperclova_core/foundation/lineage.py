@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.hashing import digest_parts
+from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ REFUSALS = (
     "BAD_REQUEST",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
-    "PERMISSION_DENIED",
 )
-"""Answers that another try would get again: such an event must not hold up those behind it."""
+"""Answers of MLflow itself that another try would get again: such an event must not hold up those behind it. What a proxy
+before it answers (403 for want of a login, 502, …) is not MLflow's word, and permission can be given: events wait."""
+CLAIM_SECONDS = 600
 BY_TOKENS = ("loss", "validation_loss")
 """Metrics that are logged a second time with tokens as the step, so that MLflow's own charts overlay model sizes."""
 
@@ -65,12 +67,19 @@ def deliver(warehouse: Warehouse) -> int:
     delivered = 0
     with _locked(storage.join(warehouse.uri, "lineage", "lock")):
         for name in storage.list_names(outbox):
-            event = storage.read_json(storage.join(outbox, name))
+            if not _claimed(warehouse, name):
+                continue
+            try:
+                event = storage.read_json(storage.join(outbox, name))
+            except FileNotFoundError:
+                _release(warehouse, name)  # another machine has delivered it since it was listed
+                continue
             try:
                 _deliver_one(client, warehouse, event)
             except (MlflowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                if getattr(error, "error_code", "") not in REFUSALS:
+                reason = without_credentials(str(error).splitlines()[0])
+                if not _refused(error, uri):
+                    _release(warehouse, name)
                     log.warning(
                         "%d lineage events wait, MLflow cannot be reached: %s", len(storage.list_names(outbox)), reason
                     )
@@ -83,10 +92,39 @@ def deliver(warehouse: Warehouse) -> int:
     return delivered
 
 
+def _refused(error: Exception, uri: str) -> bool:
+    from mlflow.exceptions import RestException
+
+    own_word = isinstance(error, RestException) or not uri.startswith("http")
+    return own_word and getattr(error, "error_code", "") in REFUSALS
+
+
+def _claimed(warehouse: Warehouse, name: str) -> bool:
+    """Between machines (on one, a lock does it) who makes the claim delivers; a claim left by a killed process lapses."""
+    if not storage.is_remote(warehouse.uri):
+        return True
+    claim = storage.join(warehouse.uri, "lineage", "claims", name)
+    if storage.create_once(claim, str(time.time()).encode()):
+        return True
+    try:
+        stale = abs(time.time() - float(storage.read_bytes(claim))) > CLAIM_SECONDS
+    except FileNotFoundError:
+        return False
+    if stale:
+        storage.remove(claim)
+    return stale and storage.create_once(claim, str(time.time()).encode())
+
+
+def _release(warehouse: Warehouse, name: str) -> None:
+    if storage.is_remote(warehouse.uri):
+        storage.remove(storage.join(warehouse.uri, "lineage", "claims", name))
+
+
 def _move(warehouse: Warehouse, name: str, folder: str) -> None:
     waiting = storage.join(warehouse.uri, "lineage", "outbox", name)
     storage.write_bytes(storage.join(warehouse.uri, "lineage", folder, name), storage.read_bytes(waiting))
     storage.remove(waiting)
+    _release(warehouse, name)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -257,7 +295,7 @@ def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetIn
 
 @contextmanager
 def _locked(uri: str) -> Iterator[None]:
-    if storage.is_remote(uri):  # between machines each event's tag keeps it from being delivered twice
+    if storage.is_remote(uri):  # between machines, claims do it
         path = Path(storage.scratch_folder("locks"), f"{digest_parts(uri)}.lock")
     else:
         path = storage.local_path(uri)

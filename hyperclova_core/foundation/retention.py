@@ -71,9 +71,10 @@ def find_garbage(
             None: as the recipe of the run that made it said (`retention_days`).
     """
     now = _store_time(warehouse)
-    alive = reachable(warehouse, now - older_than * DAY)
+    folders = _folders(warehouse)
+    alive = reachable(warehouse, now - older_than * DAY, folders)
     found: list[Garbage] = []
-    for folder in _folders(warehouse):
+    for folder in folders:
         uri = warehouse.target(folder.stage, folder.identity).uri
         try:
             manifest = read_manifest(uri)
@@ -115,14 +116,15 @@ def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
     return freed
 
 
-def reachable(warehouse: Warehouse, since: float) -> set[tuple[str, str]]:
-    """(stage, fingerprint) of every dataset that a reference, or a run that changed after `since`, leads to: itself and
-    all its inputs.
+def reachable(warehouse: Warehouse, since: float, folders: Iterable[_Folder] = ()) -> set[tuple[str, str]]:
+    """(stage, fingerprint) of every dataset that a reference, or a run with a sign of life after `since`, leads to: itself
+    and all its inputs. A run lives while anything in its folder changes, or in the folder (of `folders`) that one of its
+    jobs writes to: a training may take weeks in which nothing else of the run changes.
 
     Raises:
         DataError: a reference or a manifest on the way is damaged: what it would keep alive is not known.
     """
-    waiting = list(_named(_values(warehouse, since)))
+    waiting = list(_named(_values(warehouse, since, folders)))
     seen: set[tuple[str, str]] = set()
     while waiting:
         key = waiting.pop()
@@ -136,13 +138,23 @@ def reachable(warehouse: Warehouse, since: float) -> set[tuple[str, str]]:
     return seen
 
 
-def _values(warehouse: Warehouse, since: float) -> Iterator[Any]:
+def _values(warehouse: Warehouse, since: float, folders: Iterable[_Folder]) -> Iterator[Any]:
     for path in storage.list_files(storage.join(warehouse.uri, "refs")):
         yield storage.read_json(path)
-    for path, _, changed in storage.list_objects(storage.join(warehouse.uri, "runs")):
-        if changed >= since and "/stages/" in path and path.endswith(".json"):
-            with suppress(FileNotFoundError):
-                yield storage.read_json(path).get("uri", "")
+    written = {(folder.stage, folder.identity): max(changed for _, _, changed in folder.files) for folder in folders}
+    root = storage.join(warehouse.uri, "runs")
+    runs: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+    for path, _, changed in storage.list_objects(root):
+        runs[path[len(root) :].strip("/").split("/")[0]].append((path, changed))
+    for files in runs.values():
+        named = []
+        for path, _ in files:
+            if re.search(r"/(stages|begun)/[^/]+\.json$", path):
+                with suppress(FileNotFoundError):
+                    named.append(storage.read_json(path).get("uri", ""))
+        signs = [changed for _, changed in files] + [written.get(key, 0.0) for key in _named(named)]
+        if max(signs) >= since:
+            yield named
 
 
 def _named(values: Iterable[Any]) -> Iterator[tuple[str, str]]:
@@ -196,7 +208,7 @@ def _within(
         yield _garbage("left over", uri, "not part of the committed version", loose)
     attempt = _attempt(uri)
     days = restricted_days if restricted_days is not None else attempt.get(RETENTION_KEY)
-    if days is None or (now - _committed_at(uri, attempt, folder)) / DAY < days:
+    if days is None or (now - _committed_at(uri, folder)) / DAY < days:
         return
     gone = sorted(name for name, table in manifest.tables.items() if table.restricted)
     paths = set().union(*(tables[name] for name in gone)) if gone else set()
@@ -220,9 +232,8 @@ def _attempt(uri: str) -> dict[str, Any]:
     return value
 
 
-def _committed_at(uri: str, attempt: dict[str, Any], folder: _Folder) -> float:
-    if attempt.get("committed_at"):
-        return datetime.datetime.fromisoformat(attempt["committed_at"]).timestamp()
+def _committed_at(uri: str, folder: _Folder) -> float:
+    """By the store's clock: the writer's own may have been wrong."""
     return max(changed for path, _, changed in folder.own if path == storage.join(uri, MANIFEST))
 
 

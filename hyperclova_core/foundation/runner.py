@@ -22,6 +22,7 @@ from hyperclova_core.foundation.datasets import (
     Manifest,
     Table,
     Target,
+    adopted,
     commit,
     content_digest,
     new_attempt,
@@ -129,7 +130,7 @@ def execute(plan: StagePlan, engine: Engine) -> Outcome:
     started = time.monotonic()
     reused, taken = plan.committed, 0
     if plan.committed:
-        dataset = open_dataset(plan.target.uri)
+        dataset = adopted(open_dataset(plan.target.uri), _made_by(plan.request))
     else:
         try:
             dataset, reused, taken = _run_and_commit(plan, engine)
@@ -150,7 +151,14 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
     request, definition = plan.request, plan.request.definition
     attempt = new_attempt()
     context = StageContext(
-        definition.name, definition.version, request.seed, request.buckets, attempt, plan.target, engine
+        definition.name,
+        definition.version,
+        request.seed,
+        request.buckets,
+        attempt,
+        plan.target,
+        plan.fingerprint,
+        engine,
     )
     tables: dict[str, Table]
     info: dict[str, Any] = {}
@@ -208,7 +216,11 @@ def _commit(
         restricted_folder=plan.target.restricted_folder,
         info=info,
     )
-    return commit(plan.target, manifest, attempt, {"code_version": __version__, **request.made_by})
+    return commit(plan.target, manifest, attempt, _made_by(request))
+
+
+def _made_by(request: StageRequest) -> dict[str, Any]:
+    return {"code_version": __version__, **request.made_by}
 
 
 def _single(request: StageRequest) -> Dataset:

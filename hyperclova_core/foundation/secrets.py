@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from hyperclova_core.foundation.errors import ConfigError
 
 PSEUDONYM_VARIABLE = "HYPERCLOVA_PSEUDONYM_KEY"
 MIN_KEY_CHARACTERS = 16
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+
+
+def without_credentials(text: str) -> str:
+    """A text for logs, notes and messages: user and password of any address in it are left out."""
+    return _CREDENTIALS.sub("", text)
 
 
 def home() -> Path:

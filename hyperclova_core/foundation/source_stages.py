@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import FileEntry, Table, TableWriter, file_checksum, write_table
+from hyperclova_core.foundation.datasets import (
+    FileEntry,
+    Table,
+    TableWriter,
+    abandoned_on_error,
+    file_checksum,
+    write_table,
+)
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.documents import (
     DOCUMENT_SCHEMA,
@@ -80,7 +87,7 @@ def run_source_stage(
         }
         for index, group in enumerate(group_files(files))
     ]
-    read, taken_read = run_units(context.engine, context.target, partial(_read_unit, **shared), units, "read")
+    read, taken_read = run_units(context, partial(_read_unit, **shared), units, "read")
     staged = [path for result in read for path in result["staged"]]
     digest = [result["staged_digest"] for result in read]
     gather_units = [
@@ -88,7 +95,7 @@ def run_source_stage(
         for bucket in range(context.buckets)
     ]
     gathered, taken_gathered = run_units(
-        context.engine, context.target, partial(_gather_unit, context=context.for_workers()), gather_units, "gather"
+        context, partial(_gather_unit, context=context.for_workers()), gather_units, "gather"
     )
     tally = merge_tallies(read)
     tally.kept = tally.text_bytes_kept = 0
@@ -147,9 +154,10 @@ class _Staging:
         )
         path = f"{self._path}-{len(self.paths):04d}.parquet"
         writer = TableWriter(self._root, path, pa.schema([*DOCUMENT_SCHEMA, pa.field("bucket", pa.int32())]))
-        for batch in table.append_column("bucket", bucket).to_batches():
-            writer.write(batch)
-        entry = writer.close()
+        with abandoned_on_error(writer):
+            for batch in table.append_column("bucket", bucket).to_batches():
+                writer.write(batch)
+            entry = writer.close()
         self.paths.append(storage.join(self._root, path))
         self.digests.append(entry.digest)
         self._batches, self._bytes = [], 0
@@ -166,7 +174,7 @@ def _read_unit(
     rejected = TableWriter(root, f"{context.attempt_path}/rejected/{name}.parquet", REJECTED_SCHEMA)
     quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
     tally = Tally()
-    try:
+    with abandoned_on_error(rejected, quarantine):
         for file in unit["files"]:
             with storage.fetched(file["path"]) as path:
                 batches: Iterator[SourceBatch] = definition.function({**file, "path": path}, settings, context)
@@ -177,11 +185,7 @@ def _read_unit(
                     tally.see_in(batch.documents)
                     _count_dropped(tally, batch)
         staging.flush()
-    except BaseException:
-        rejected.abandon()
-        quarantine.abandon()
-        raise
-    entries = {"rejected": rejected.close(), "quarantine": quarantine.close()}
+        entries = {"rejected": rejected.close(), "quarantine": quarantine.close()}
     return {
         "files": [*staging.paths, *(storage.join(root, entry.path) for entry in entries.values())],
         "staged": staging.paths,
@@ -218,21 +222,23 @@ def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, An
         "rejected": TableWriter(root, paths["rejected"], REJECTED_SCHEMA, bucket),
         "quarantine": TableWriter(root, paths["quarantine"], QUARANTINE_SCHEMA, bucket),
     }
-    for batch in kept.to_batches():
-        writers["documents"].write(batch)
-        tally.see_kept(batch)
-    for batch in same.to_batches():
-        current = {row["doc_id"]: row["content_hash"] for row in kept.select(["doc_id", "content_hash"]).to_pylist()}
-        rows = zip(batch.column("doc_id").to_pylist(), batch.column("content_hash").to_pylist(), strict=True)
-        reasons = ["same_document_twice" if current[doc_id] == digest else "older_version" for doc_id, digest in rows]
-        writers["rejected"].write(rejected_batch(batch, context.stage, reasons, [""] * batch.num_rows))
-        tally.see_rejected(batch, reasons)
-    for batch in conflicts.to_batches():
-        writers["quarantine"].write(_conflicts(batch, context.stage))
-        lengths = pc.binary_length(batch.column("text")).to_pylist()
-        for source, length in zip(batch.column("source").to_pylist(), lengths, strict=True):
-            tally.see_quarantined(source, "conflicting_versions", length)
-    entries = {name: writer.close() for name, writer in writers.items()}
+    with abandoned_on_error(*writers.values()):
+        for batch in kept.to_batches():
+            writers["documents"].write(batch)
+            tally.see_kept(batch)
+        contents = kept.select(["doc_id", "content_hash"]).to_pylist() if same.num_rows else []
+        current = {row["doc_id"]: row["content_hash"] for row in contents}
+        for batch in same.to_batches():
+            rows = zip(batch.column("doc_id").to_pylist(), batch.column("content_hash").to_pylist(), strict=True)
+            reasons = ["same_document_twice" if current[key] == digest else "older_version" for key, digest in rows]
+            writers["rejected"].write(rejected_batch(batch, context.stage, reasons, [""] * batch.num_rows))
+            tally.see_rejected(batch, reasons)
+        for batch in conflicts.to_batches():
+            writers["quarantine"].write(_conflicts(batch, context.stage))
+            lengths = pc.binary_length(batch.column("text")).to_pylist()
+            for source, length in zip(batch.column("source").to_pylist(), lengths, strict=True):
+                tally.see_quarantined(source, "conflicting_versions", length)
+        entries = {name: writer.close() for name, writer in writers.items()}
     return {
         "files": [storage.join(root, entry.path) for entry in entries.values()],
         "tables": {name: entry.model_dump() for name, entry in entries.items()},

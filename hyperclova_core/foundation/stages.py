@@ -53,6 +53,7 @@ class StageContext:
     buckets: int
     attempt: str
     target: Target
+    fingerprint: str
     engine: Engine | None = None
     scrap: list[str] = field(default_factory=list)
     """Files that only this attempt needs: the runner removes them once the output is committed."""
@@ -64,7 +65,9 @@ class StageContext:
 
     def for_workers(self) -> StageContext:
         """The same without the engine, which stays in the driver."""
-        return StageContext(self.stage, self.version, self.seed, self.buckets, self.attempt, self.target)
+        return StageContext(
+            self.stage, self.version, self.seed, self.buckets, self.attempt, self.target, self.fingerprint
+        )
 
 
 @dataclass

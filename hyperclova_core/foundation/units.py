@@ -1,4 +1,8 @@
-"""Units of work that are done once: a finished unit leaves a record that a later attempt takes over."""
+"""Units of work that are done once: a finished unit leaves a record that a later attempt takes over.
+
+A record is named by the fingerprint of the stage's output, the phase and the unit: a folder that a person gives as
+`--output` may hold what is left of another stage or another configuration, and none of that is taken over.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,31 @@ from functools import partial
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Target
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.stages import Engine
+from hyperclova_core.foundation.stages import StageContext
 
 UnitFunction = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def run_units(
-    engine: Engine, target: Target, function: UnitFunction, units: list[dict[str, Any]], phase: str
+    context: StageContext, function: UnitFunction, units: list[dict[str, Any]], phase: str
 ) -> tuple[list[dict[str, Any]], int]:
     """Results of all units in order, and how many were taken over from an earlier attempt.
 
     A result is a JSON value with `files`: addresses that must still be there with the size they had, else the unit runs
     again.
     """
-    known = set(storage.list_names(storage.join(target.uri, "units")))
+    assert context.engine is not None
+    inner = context.for_workers()
+    known = set(storage.list_names(storage.join(context.target.uri, "units")))
     results: list[dict[str, Any] | None] = []
     for unit in units:
-        record = _record_path(target, phase, unit)
+        record = _record_path(inner, phase, unit)
         results.append(_taken_over(record) if record.rsplit("/", 1)[-1] in known else None)
     missing = [index for index, result in enumerate(results) if result is None]
-    run = partial(_run_and_record, function=function, target=target, phase=phase)
-    for index, result in zip(missing, engine.map_units(run, [units[index] for index in missing]), strict=True):
+    run = partial(_run_and_record, function=function, context=inner, phase=phase)
+    for index, result in zip(missing, context.engine.map_units(run, [units[index] for index in missing]), strict=True):
         results[index] = result
     return [result for result in results if result is not None], len(units) - len(missing)
 
@@ -48,14 +53,16 @@ def _taken_over(record: str) -> dict[str, Any] | None:
     return None
 
 
-def _record_path(target: Target, phase: str, unit: dict[str, Any]) -> str:
-    identity = fingerprint({"phase": phase, "unit": unit["identity"]})
-    return storage.join(target.uri, "units", f"{identity}.json")
+def _record_path(context: StageContext, phase: str, unit: dict[str, Any]) -> str:
+    identity = fingerprint({"output": context.fingerprint, "phase": phase, "unit": unit["identity"]})
+    return storage.join(context.target.uri, "units", f"{identity}.json")
 
 
-def _run_and_record(unit: dict[str, Any], *, function: UnitFunction, target: Target, phase: str) -> dict[str, Any]:
+def _run_and_record(
+    unit: dict[str, Any], *, function: UnitFunction, context: StageContext, phase: str
+) -> dict[str, Any]:
     result = function(unit)
-    record = _record_path(target, phase, unit)
+    record = _record_path(context, phase, unit)
     saved = {"result": result, "sizes": {path: storage.size(path) for path in result["files"]}}
     if not storage.create_once(record, storage.pretty_json(saved)):
         taken = _taken_over(record)

@@ -82,6 +82,10 @@ class RunFolder:
         value: dict[str, Any] = storage.read_json(path)
         return value
 
+    def begin_stage(self, key: str, uri: str) -> None:
+        """Record where a long stage of this run writes: what changes there is a sign that the run lives."""
+        storage.write_json(storage.join(self.uri, "begun", f"{key}.json"), {"uri": uri})
+
     def finish_stage(self, key: str, result: dict[str, Any]) -> None:
         """Record how a stage of this run ended."""
         storage.write_json(storage.join(self.uri, "stages", f"{key}.json"), result)

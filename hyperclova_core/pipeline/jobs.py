@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hyperclova_core.evaluation import stage as evaluation
 from hyperclova_core.evaluation.config import EvaluateConfig
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import new_attempt, open_dataset
 from hyperclova_core.foundation.errors import HyperclovaError, from_dict
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifact
@@ -21,7 +22,7 @@ from hyperclova_core.training import stage as training
 from hyperclova_core.training.config import TrainConfig
 
 ATTEMPT = "job"
-"""A job's attempt has a fixed name: a retry goes on from its checkpoints, in the same folder."""
+"""A job's attempt on disk has a fixed name: a retry goes on from its checkpoints, in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
     plan = plan_key(warehouse, run, key)
     if plan.reusable:
         return JobPlan(key, plan, None)
+    run.begin_stage(key, plan.target.uri)
     request = plan.request
     output = storage.join(plan.target.uri, "attempts", ATTEMPT)
     if storage.is_remote(output):  # a job writes, and resumes from, its machine's disk; what it made is uploaded
@@ -67,22 +69,26 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
         HyperclovaError: the job failed; with its cause's class and message.
     """
     if job.spec is None:
-        from hyperclova_core.foundation.datasets import open_dataset
-
         outcome = Outcome(open_dataset(job.plan.target.uri), True, time.time() - started)
         record_outcome(warehouse, run, job.key, job.plan, outcome, started)
         return outcome
     if status is None or status.state != "succeeded":
         raise failure_of(job.spec, status)
-    request = job.plan.request
-    storage.publish_folder(
-        job.spec.output, storage.join(job.plan.target.uri, "attempts", ATTEMPT), leave_out=("checkpoints",)
-    )
+    request, target = job.plan.request, job.plan.target
+    # two machines may have made the same: what one uploads must not lie over what the other has committed
+    attempt = new_attempt() if storage.is_remote(target.uri) else ATTEMPT
+    storage.publish_folder(job.spec.output, storage.join(target.uri, "attempts", attempt), leave_out=("checkpoints",))
     context = StageContext(
-        request.definition.name, request.definition.version, request.seed, request.buckets, ATTEMPT, job.plan.target
+        request.definition.name,
+        request.definition.version,
+        request.seed,
+        request.buckets,
+        attempt,
+        target,
+        job.plan.fingerprint,
     )
     artifact = request.definition.function(request.inputs, request.config, context)
-    dataset, reused = commit_artifact(job.plan, artifact, ATTEMPT)
+    dataset, reused = commit_artifact(job.plan, artifact, attempt)
     outcome = Outcome(dataset, reused, time.time() - started)
     record_outcome(warehouse, run, job.key, job.plan, outcome, started)
     return outcome

@@ -20,6 +20,7 @@ from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
 from hyperclova_core.foundation.retention import RETENTION_KEY
 from hyperclova_core.foundation.runner import Outcome, StagePlan, StageRequest, execute, input_references, plan_stage
+from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.stages import Engine, load_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
 from hyperclova_core.korean.personal_data import TYPES
@@ -355,7 +356,7 @@ def _data_docs(run: RunFolder) -> list[list[str]]:
 
 def curves_address(run: RunFolder) -> str | None:
     """Where MLflow's own chart overlays the losses of all sizes against tokens; None where MLflow serves no pages."""
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
     found = []
     for key in run.stage_results():
         if key.startswith("train-"):
@@ -381,7 +382,10 @@ def _note(run: RunFolder, summary: dict[str, Any]) -> str:
     from hyperclova_core.pipeline.summary import to_markdown
 
     links = [f"[Loss of all sizes against tokens]({summary['curves']})"] if summary["curves"] else []
-    server, parent = os.environ.get("MLFLOW_TRACKING_URI", ""), storage.join(run.uri, "mlflow.json")
+    server, parent = (
+        without_credentials(os.environ.get("MLFLOW_TRACKING_URI", "")),
+        storage.join(run.uri, "mlflow.json"),
+    )
     if server.startswith("http") and storage.exists(parent):
         ids = storage.read_json(parent)
         base = f"{server}/#/experiments/{ids['experiment_id']}/runs/{ids['parent_run_id']}/artifacts"
@@ -396,7 +400,8 @@ def _report_files(run: RunFolder) -> list[str]:
 
 
 def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
-    """Mark the parent run as failed in MLflow."""
+    """Mark the parent run as failed in MLflow, with the funnel and lineage of what had ended by then."""
+    figures = _figures(warehouse, run) if run.stage_results() else []
     record_event(
         warehouse,
         {
@@ -406,7 +411,7 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
             "started": run.record()["started"],
             "ended": time.time(),
             "tags": {"hyperclova.failure": reason[:500]},
-            "artifacts": _data_docs(run),
+            "artifacts": [*figures, *_data_docs(run)],
         },
     )
     deliver(warehouse)

@@ -1,7 +1,8 @@
 """The lineage graph: datasets and files as nodes, "was made from" as edges, joined on digests.
 
 It is read from the manifests alone, so it holds where MLflow is away, and after data has passed its time to live: what
-expired leaves its manifest behind.
+expired leaves its manifest behind. The names of the crawl's files go with the raw data (they may say who wrote it); what
+stays of them is the digest of the set.
 """
 
 from __future__ import annotations

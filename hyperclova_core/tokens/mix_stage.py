@@ -56,7 +56,7 @@ def count_tokens(documents: Dataset, tokenizer: str, context: StageContext) -> p
         for entry, path in zip(documents.table("documents").files, documents.files(), strict=True)
     ]
     work = partial(_count_unit, tokenizer=tokenizer, context=context.for_workers())
-    results, _ = run_units(context.engine, context.target, work, units, "counts")
+    results, _ = run_units(context, work, units, "counts")
     return pa.concat_tables([storage.read_parquet(result["files"][0]) for result in results])
 
 

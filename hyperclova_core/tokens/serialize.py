@@ -83,9 +83,7 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
     inner = context.for_workers()
-    staged, _ = run_units(
-        context.engine, context.target, partial(_encode_unit, tokenizer=tokenizer, context=inner), units, "encode"
-    )
+    staged, _ = run_units(context, partial(_encode_unit, tokenizer=tokenizer, context=inner), units, "encode")
     paths = [path for result in staged for path in result["files"]]
     names = list(dict.fromkeys(shards))
     vocabulary = int(inputs["tokenizer"].manifest.info["vocabulary_size"])
@@ -93,13 +91,7 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
         {"identity": {"shard": name, "staged": [result["digest"] for result in staged]}, "shard": name, "staged": paths}
         for name in names
     ]
-    written, _ = run_units(
-        context.engine,
-        context.target,
-        partial(_write_shard, vocabulary=vocabulary, context=inner),
-        shard_units,
-        "shards",
-    )
+    written, _ = run_units(context, partial(_write_shard, vocabulary=vocabulary, context=inner), shard_units, "shards")
     context.scrap.extend(paths)
     emitted: Counter[str] = Counter()
     for result in written:

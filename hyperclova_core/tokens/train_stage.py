@@ -43,7 +43,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         for e, path in zip(entries, dataset.files(), strict=True)
     ]
     sizes: Counter[str] = Counter()
-    for result in run_units(context.engine, context.target, _source_bytes, units, "sizes")[0]:
+    for result in run_units(context, _source_bytes, units, "sizes")[0]:
         sizes.update(result["bytes"])
     total = sum(sizes.values())
     if total == 0:
@@ -55,7 +55,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         )
     share = min(1.0, config.sample_bytes / total)
     sample = partial(_cut_sample, share=share, context=context.for_workers())
-    results = run_units(context.engine, context.target, sample, units, f"sample-{share:.9f}")[0]
+    results = run_units(context, sample, units, f"sample-{share:.9f}")[0]
     paths = [path for result in results for path in result["files"]]
     description = {
         "sample_bytes": sum(result["bytes"] for result in results),

@@ -141,3 +141,41 @@ def test_wrong_ids_and_names_are_refused(warehouse: Warehouse) -> None:
         bury(warehouse, "c", ["0" * 32], "r")
     with pytest.raises(ConfigError, match="no corpus c"):
         compact(warehouse, "c", LocalEngine())
+
+
+def test_of_two_racing_compactions_the_later_yields(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = grow(warehouse, tmp_path)
+    from hyperclova_core.foundation import growing
+
+    inner, raced = growing.execute, []
+
+    def slow(plan: object, engine: object) -> object:
+        if not raced:
+            raced.append(True)
+            growing.compact(warehouse, "c", LocalEngine(), buckets=16)
+            late = increment(tmp_path / "late", {"d0": "그사이에 고친 글"}, 2)
+            publish(warehouse, "c", part_of(late, "late"), "night")
+            growing.compact(warehouse, "c", LocalEngine(), buckets=16)
+        return inner(plan, engine)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(growing, "execute", slow)
+    version, _ = growing.compact(warehouse, "c", LocalEngine())
+    assert [part.kind for part in version.parts] == ["base"]
+    assert texts_of(read(version)) == {**expected, "d0": "그사이에 고친 글"}
+
+
+def test_a_retry_after_a_compaction_publishes_nothing_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    old = part_of(increment(tmp_path / "a", {"x": "옛 글"}, 1), "n0")
+    publish(warehouse, "c", old, "night")
+    publish(warehouse, "c", part_of(increment(tmp_path / "b", {"x": "새 글"}, 1), "n1"), "night")
+    compacted, _ = compact(warehouse, "c", LocalEngine())
+    assert publish(warehouse, "c", old, "night") == compacted
+    assert texts_of(read(compacted)) == {"x": "새 글"}
+
+
+def test_empty_buckets_and_nights_are_no_trouble(warehouse: Warehouse, tmp_path: Path) -> None:
+    publish(warehouse, "c", part_of(increment(tmp_path / "a", {"x": "글"}, 8), "n0"), "night")
+    version, _ = compact(warehouse, "c", LocalEngine())
+    assert texts_of(read(version, 8)) == {"x": "글"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,52 @@ def test_curves_of_a_training_that_began_without_mlflow_arrive_later(
     again.add(4, 400, {"loss": 1.2})
     again.close()
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 4]
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """A proxy before MLflow that wants a login."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b"<html>forbidden</html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+def test_what_a_proxy_answers_loses_no_event_and_no_password_is_shown(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    record_event(warehouse, event("r1", "ingest"))
+    try:
+        for address in (f"http://alice:hunter2@127.0.0.1:{server.server_port}", "http://alice:hunter2@127.0.0.1:9"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            assert deliver(warehouse) == 0
+            assert waiting(warehouse) == 1
+    finally:
+        server.shutdown()
+    assert "lineage events wait" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_an_event_that_another_machine_took_meanwhile_is_no_trouble(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    record_event(warehouse, event("r1", "ingest"))
+    inner = storage.read_json
+
+    def gone(uri: str) -> object:
+        if "/outbox/" in uri:
+            storage.remove(uri)
+        return inner(uri)
+
+    monkeypatch.setattr(storage, "read_json", gone)
+    assert deliver(warehouse) == 0
+    assert waiting(warehouse) == 0

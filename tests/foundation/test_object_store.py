@@ -230,3 +230,37 @@ def test_two_writers_of_one_fingerprint_commit_once(portal, place: str, tmp_path
     assert [created for _, created in results] == [True, False]
     assert results[0][0].manifest == results[1][0].manifest
     assert results[1][0].attempt["attempt"] == "0"
+
+
+def test_a_job_that_comes_second_does_not_overwrite_what_the_first_committed(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperclova_core.foundation.datasets import plain_file_entry
+    from hyperclova_core.foundation.runner import StageRequest
+    from hyperclova_core.foundation.stages import Artifact, StageContext, StageDefinition
+    from hyperclova_core.foundation.warehouse import Warehouse
+    from hyperclova_core.jobs.backends import JobStatus
+    from hyperclova_core.jobs.spec import TrainJobSpec
+    from hyperclova_core.pipeline import jobs
+    from hyperclova_core.training.config import SizeConfig
+
+    def take(inputs: object, config: object, context: StageContext) -> Artifact:
+        root, path = context.target.uri, f"{context.attempt_path}/model.bin"
+        return Artifact({"model": [plain_file_entry(root, path)]}, info={"folder": context.attempt_path})
+
+    house = Warehouse(place)
+    definition = StageDefinition("train", "1", "artifact", take, SizeConfig)
+    request = StageRequest(definition, SizeConfig(name="15k"), lambda identity: house.target("train", identity))
+    plan = plan_stage(request)
+    monkeypatch.setattr(jobs, "record_outcome", lambda *parts: None)
+    digests = []
+    for machine, body in (("a", b"weights"), ("b", b"other weights")):
+        output = tmp_path / machine
+        output.mkdir()
+        (output / "model.bin").write_bytes(body)
+        job = jobs.JobPlan("train-15k", plan, TrainJobSpec("n", "m", {}, str(output), 1))
+        outcome = jobs.finish_job(house, house.run("r"), job, JobStatus("succeeded", 0), 0.0)
+        outcome.dataset.verify(checksums=True)
+        digests.append((outcome.reused, outcome.dataset.manifest.digest))
+    assert digests[0][0] is False
+    assert digests[1] == (True, digests[0][1])

@@ -205,3 +205,26 @@ def test_damage_on_the_way_stops_gc_before_it_takes_something_alive(warehouse: W
     (Path(warehouse.uri) / "refs" / "runs" / "one.json").write_text("half")
     with pytest.raises(DataError, match="damaged"):
         find_garbage(warehouse, older_than=0)
+
+
+def test_a_run_whose_training_lasts_longer_than_the_limit_keeps_its_stages(
+    warehouse: Warehouse, portal: Dataset
+) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    running = warehouse.target("train", "f" * 32)
+    run = warehouse.run("long")
+    run.finish_stage("keep", {"uri": made.uri})
+    run.begin_stage("train-115k", running.uri)
+    age(warehouse, 10)
+    storage.write_bytes(storage.join(running.uri, "attempts", "job", "job.log"), b"step 7")
+    assert kinds(warehouse) == ["left over"], "records of units may go, the stage stays"
+    age(warehouse, 10)
+    assert "unreferenced" in kinds(warehouse)
+
+
+def test_a_writer_with_a_wrong_clock_does_not_age_what_it_wrote(warehouse: Warehouse, portal: Dataset) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    warehouse.set_reference("runs/one", {"keep": made.uri})
+    record = Path(made.uri) / "attempt.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "committed_at": "1970-01-01T00:00:00+00:00"}))
+    assert "past its time" not in kinds(warehouse)

@@ -137,3 +137,48 @@ def test_a_failing_gate_stops_names_ids_and_shows_no_value(portal: Dataset, tmp_
 def test_gates_on_counters_say_what_was_found(portal: Dataset, tmp_path: Path) -> None:
     with pytest.raises(GateError, match="rejected_share.*found 0"):
         execute(plan_stage(request(portal, tmp_path, KeepConfig(), GateConfig(max_rejected_share=0.01))), LocalEngine())
+
+
+def test_units_of_another_configuration_are_not_taken_over(portal: Dataset, tmp_path: Path) -> None:
+    """A folder given as --output may hold what a killed run of other settings, or of another stage, left."""
+    with pytest.raises(RuntimeError):
+        execute(plan_stage(request(portal, tmp_path, KeepConfig(fail_in_bucket=1))), LocalEngine())
+    outcome = execute(plan_stage(request(portal, tmp_path, KeepConfig(modulus=5))), LocalEngine())
+    assert outcome.taken_over == 0
+    ids = outcome.dataset.read().column("doc_id").to_pylist()
+    assert all(int(doc_id[:8], 16) % 5 == 0 for doc_id in ids)
+
+
+def test_a_kill_between_the_commit_and_its_record_is_made_good(portal: Dataset, tmp_path: Path) -> None:
+    execute(plan_stage(request(portal, tmp_path, KeepConfig())), LocalEngine())
+    (tmp_path / "attempt.json").unlink()
+    assert open_dataset(str(tmp_path)).attempt == {}
+    outcome = execute(plan_stage(request(portal, tmp_path, KeepConfig())), LocalEngine())
+    assert outcome.reused
+    assert outcome.dataset.attempt["run"] == "r1"
+    assert open_dataset(str(tmp_path)).attempt == outcome.dataset.attempt
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [
+        ({"min_rows": 10_000}, "kept"),
+        ({"max_rejected_share": 0.01}, "rejected_share"),
+        ({"max_rejected_share_by_source": 0.01}, "worst_source_rejected_share"),
+        ({"min_language_share": {"en": 0.5}}, "en"),
+        ({"max_null_share": {"url": 0.0}}, "url"),
+        ({"min_source_share": {"news": 0.9}}, "news"),
+        ({"max_source_share": {"cafe": 0.01}}, "cafe"),
+        ({"forbidden_patterns": ("니다",)}, "text"),
+        ({"max_detected_share": {"hyperclova_core.corpus.deidentify:left_over": 0.0}}, "left_over"),
+    ],
+)
+def test_each_threshold_stops_what_is_beyond_it(
+    portal: Dataset, tmp_path: Path, thresholds: dict[str, object], words: str
+) -> None:
+    wanted = GateConfig.model_validate({"min_rows": 0, **thresholds})
+    with pytest.raises(GateError) as error:
+        execute(plan_stage(request(portal, tmp_path, KeepConfig(), wanted)), LocalEngine())
+    assert words in error.value.why
+    assert "010-5550" not in error.value.message()
+    assert execute(plan_stage(request(portal, tmp_path, KeepConfig(), GateConfig())), LocalEngine()).reused
