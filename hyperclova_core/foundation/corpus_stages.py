@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, abandoned_on_error, write_table
+from hyperclova_core.foundation.datasets import (
+    Dataset,
+    FileEntry,
+    Table,
+    TableWriter,
+    abandoned_on_error,
+    file_checksum,
+    write_table,
+)
 from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import Decisions, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages import Decisions, StageContext, StageDefinition, load_function, load_stage
 from hyperclova_core.foundation.tally import Tally
 from hyperclova_core.foundation.units import run_units
 
@@ -47,12 +57,15 @@ def frame_of(dataset: Dataset, definition: StageDefinition, config: Config, cont
 
 
 def run_corpus_stage(
-    definition: StageDefinition, config: Config, dataset: Dataset, context: StageContext
+    definition: StageDefinition, config: Config, inputs: Mapping[str, Dataset], context: StageContext
 ) -> tuple[dict[str, Table], Tally, dict[str, Any], int]:
     """Decide on the frame, then write the documents with the decisions: tables, counts, the stage's info, and units
     taken over from an earlier attempt."""
     assert context.engine is not None
-    decisions: Decisions = definition.function(frame_of(dataset, definition, config, context), config, context)
+    dataset = inputs["documents"] if "documents" in inputs else next(iter(inputs.values()))
+    given = inputs if definition.project is None else frame_of(dataset, definition, config, context)
+    decisions: Decisions = definition.function(given, config, context)
+    rewrite = None if decisions.rewrite is None else [decisions.rewrite.reference, decisions.rewrite.argument]
     decided = _write_decisions(decisions, context, dataset)
     units = [
         {
@@ -60,12 +73,17 @@ def run_corpus_stage(
                 "checksum": entry.checksum,
                 "bucket": entry.bucket,
                 "decisions": decided[entry.bucket or 0][1],
+                "additions": file_checksum(additions) if additions else None,
+                "rewrite": [decisions.rewrite.reference, decisions.rewrite.identity] if decisions.rewrite else None,
             },
             "path": path,
             "bucket": entry.bucket,
             "decisions": decided[entry.bucket or 0][0],
+            "additions": additions,
+            "rewrite": rewrite,
         }
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
+        for additions in [decisions.additions.get(entry.bucket or 0)]
     ]
     work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
     results, taken = run_units(context, work, units, "merge")
@@ -78,7 +96,8 @@ def run_corpus_stage(
     for name, extra in decisions.extras.items():
         entry = write_table(context.target.root(False), f"{context.attempt_path}/{name}.parquet", extra)
         tables[name] = Table(files=(entry,))
-    context.scrap.extend(path for path, _ in decided.values())
+    tables.update(decisions.tables)
+    context.scrap.extend([*(path for path, _ in decided.values()), *decisions.additions.values()])
     tally = merge_tallies(results)
     tally.custom.update(decisions.custom)
     return tables, tally, decisions.info, taken
@@ -86,6 +105,10 @@ def run_corpus_stage(
 
 def _write_decisions(decisions: Decisions, context: StageContext, dataset: Dataset) -> dict[int, tuple[str, str]]:
     """bucket → (path, checksum) of its decisions, rows sorted by doc_id."""
+    folder = storage.join(context.target.root(True), context.attempt_path, "decisions")
+    storage.make_folder(folder)
+    if isinstance(decisions.frame, pa.Table):
+        return _written_here(decisions.frame, folder, dataset)
     from pyspark.sql import functions as F
 
     buckets = len(dataset.files())
@@ -95,8 +118,6 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
         if buckets > 1
         else F.lit(0).cast("long")
     )
-    folder = storage.join(context.target.root(True), context.attempt_path, "decisions")
-    storage.make_folder(folder)
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         writer, current = None, None
@@ -139,6 +160,23 @@ def _write_decisions(decisions: Decisions, context: StageContext, dataset: Datas
     return paths
 
 
+def _written_here(rows: pa.Table, folder: str, dataset: Dataset) -> dict[int, tuple[str, str]]:
+    """As `_write_decisions`, of decisions in this process's memory."""
+    rows = rows.sort_by("doc_id").combine_chunks()
+    buckets = len(dataset.files())
+    # ids are hex digits: where a bucket begins is where its first possible id would stand
+    ids = rows.column("doc_id").to_numpy(zero_copy_only=False)
+    bounds = [f"{(number << 32) // buckets:08x}" for number in range(1, buckets)]
+    ends = [*np.searchsorted(ids, np.array(bounds, object)).tolist(), len(ids)] if bounds else [len(ids)]
+    start, paths = 0, {}
+    for number, end in enumerate(ends):
+        name = f"bucket-{number:05d}.parquet"
+        made = write_table(folder, name, rows.slice(start, end - start))
+        paths[number] = (storage.join(folder, name), made.checksum)
+        start = end
+    return paths
+
+
 def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: StageContext) -> dict[str, Any]:
     decided = storage.read_parquet(unit["decisions"])
     tally = Tally()
@@ -154,6 +192,8 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
         ),
     }
     position = 0
+    added = _Additions(unit["additions"])
+    rewritten = load_function(unit["rewrite"][0]) if unit["rewrite"] else None
     with abandoned_on_error(*writers.values()), storage.open_parquet(unit["path"]) as file:
         for documents in file.iter_batches(batch_size=1024):
             tally.see_in(documents)
@@ -170,14 +210,20 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
                     remedy="this is a bug of the stage",
                 )
             documents = _with_columns(documents, part)
+            if rewritten is not None:
+                documents = rewritten(documents, unit["rewrite"][1])
             keep = part.column("keep").combine_chunks()
             kept, dropped = documents.filter(keep), documents.filter(pc.invert(keep))
             reasons = part.column("reason").filter(pc.invert(part.column("keep"))).to_pylist()
             details = part.column("detail").filter(pc.invert(part.column("keep"))).to_pylist()
-            writers["documents"].write(kept)
+            writers["documents"].write(added.before(documents.column("doc_id")[-1].as_py(), kept))
             writers["rejected"].write(rejected_batch(dropped, stage, reasons, details))
             tally.see_kept(kept)
             tally.see_rejected(dropped, reasons)
+        writers["documents"].write(added.rest())
+        for batch in added.table.to_batches():
+            tally.fan_out += batch.num_rows
+            tally.see_kept(batch)
         if position != decided.num_rows:
             raise DataError(
                 f"Stage {stage} decided on more documents than there are",
@@ -192,6 +238,31 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
         "tables": {name: entry.model_dump() for name, entry in entries.items()},
         "tally": tally.to_dict(),
     }
+
+
+class _Additions:
+    """Documents from elsewhere, put between those of the input where their ids belong."""
+
+    def __init__(self, path: str | None) -> None:
+        self.table = storage.read_parquet(path).cast(DOCUMENT_SCHEMA) if path else DOCUMENT_SCHEMA.empty_table()
+        self._ids: list[str] = self.table.column("doc_id").to_pylist()
+        self._given = 0
+
+    def before(self, last: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with what belongs before or inside it."""
+        end = bisect.bisect_left(self._ids, last)
+        if end <= self._given:
+            return batch
+        part = self.table.slice(self._given, end - self._given)
+        self._given = end
+        return (
+            pa.concat_tables([pa.Table.from_batches([batch]), part]).sort_by("doc_id").combine_chunks().to_batches()[0]
+        )
+
+    def rest(self) -> pa.RecordBatch:
+        """What belongs behind the last batch."""
+        left = self.table.slice(self._given).combine_chunks().to_batches()
+        return left[0] if left else pa.RecordBatch.from_pylist([], DOCUMENT_SCHEMA)
 
 
 def _with_columns(documents: pa.RecordBatch, decided: pa.Table) -> pa.RecordBatch:

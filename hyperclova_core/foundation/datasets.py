@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
 EXPIRED = "expired.json"
 ROW_GROUP_ROWS = 4096
+HASHES_ROW_GROUP = 65_536
 FORMAT = 2
 UNSEALED_FORMAT = 1
 RESTORE = "restore it from a backup, or remove the dataset's folder and run the stage again"
@@ -415,19 +416,27 @@ def adopted(dataset: Dataset, made_by: Mapping[str, Any]) -> Dataset:
 class TableWriter:
     """Writes one Parquet file of a table, streamed; `close` gives its manifest entry.
 
-    Bytes depend on the rows alone: rows are regrouped to fixed row groups, settings and schema are fixed.
+    Bytes depend on the rows alone: rows are regrouped to fixed row groups, settings and schema are fixed. A table of
+    `hashes` is written uncompressed (hashes do not compress) and in larger row groups (its rows are small).
     """
 
-    def __init__(self, root: str, path: str, schema: pa.Schema, bucket: int | None = None) -> None:
+    def __init__(
+        self, root: str, path: str, schema: pa.Schema, bucket: int | None = None, hashes: bool = False
+    ) -> None:
         self._root, self._path, self._schema, self._bucket = root, path, schema, bucket
         self._hasher = ContentHasher()
+        self._group = HASHES_ROW_GROUP if hashes else ROW_GROUP_ROWS
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = self._rows = self._text_bytes = 0
         self._uri = storage.join(root, path)
         self._temporary = storage.temporary_for(self._uri)
         with storage.explained(self._uri):
             self._writer = pq.ParquetWriter(
-                self._temporary, schema, compression="zstd", use_dictionary=False, store_schema=True
+                self._temporary,
+                schema,
+                compression="none" if hashes else "zstd",
+                use_dictionary=False,
+                store_schema=True,
             )
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -442,15 +451,15 @@ class TableWriter:
             self._text_bytes += int(pc.sum(pc.binary_length(batch.column("text"))).as_py() or 0)
         self._pending.append(batch)
         self._pending_rows += batch.num_rows
-        while self._pending_rows >= ROW_GROUP_ROWS:
-            self._flush(ROW_GROUP_ROWS)
+        while self._pending_rows >= self._group:
+            self._flush(self._group)
 
     def _flush(self, rows: int) -> None:
         table = pa.Table.from_batches(self._pending, self._schema)
         head = table.slice(0, rows).combine_chunks()
         self._hasher.update(head)
         with storage.explained(self._uri):
-            self._writer.write_table(head, row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(head, row_group_size=self._group)
         rest = table.slice(rows)
         self._pending, self._pending_rows = rest.to_batches(), rest.num_rows
 
@@ -490,9 +499,9 @@ def abandoned_on_error(*writers: TableWriter) -> Iterator[None]:
         raise
 
 
-def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None) -> FileEntry:
+def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None, hashes: bool = False) -> FileEntry:
     """One Parquet file from a table in memory."""
-    writer = TableWriter(root, path, table.schema, bucket)
+    writer = TableWriter(root, path, table.schema, bucket, hashes)
     with abandoned_on_error(writer):
         for batch in table.to_batches():
             writer.write(batch)

@@ -72,6 +72,7 @@ class CorpusVersion(Config):
     drops: int = 0
     files: tuple[str, ...] = ()
     runs: tuple[str, ...] = Field((), description="runs that ever published here, also what was compacted since")
+    history: str = Field("", description="the history index of near-duplicates that goes with it")
     change: str = ""
     published_at: str = ""
 
@@ -118,8 +119,22 @@ def version_of(warehouse: Warehouse, name: str, number: int) -> CorpusVersion:
         ) from error
 
 
-def publish(warehouse: Warehouse, name: str, part: Part, change: str, files: Iterable[str] = ()) -> CorpusVersion:
-    """Add a part; a part that is there already (a retry) gives the version that has it."""
+def publish(
+    warehouse: Warehouse,
+    name: str,
+    part: Part,
+    change: str,
+    files: Iterable[str] = (),
+    history: tuple[str, str] | None = None,
+) -> CorpusVersion:
+    """Add a part; a part that is there already (a retry) gives the version that has it.
+
+    Args:
+        history: the index that the part was compared with, and the one that holds it too.
+
+    Raises:
+        DataError: the corpus goes with another index by now: the part was not compared with all that is published.
+    """
     new_files = set(files)
 
     def add(before: CorpusVersion | None) -> tuple[tuple[Part, ...], set[str]] | None:
@@ -129,12 +144,19 @@ def publish(warehouse: Warehouse, name: str, part: Part, change: str, files: Ite
             return None
         if before is not None and part.run and part.run in before.runs:
             return None
+        if history is not None and before is not None and before.history and before.history != history[0]:
+            raise DataError(
+                "Another night was published meanwhile",
+                where=f"corpus {name} version {before.version}",
+                why="this one was compared with an older version of the history index",
+                remedy="trigger a new run: it takes the same files, and is compared with what is published now",
+            )
         return (*parts, part), new_files | set(before.files if before else ())
 
-    return _next(warehouse, name, add, change)
+    return _next(warehouse, name, add, change, history[1] if history else None)
 
 
-def _next(warehouse: Warehouse, name: str, change_of: Any, change: str) -> CorpusVersion:
+def _next(warehouse: Warehouse, name: str, change_of: Any, change: str, history: str | None = None) -> CorpusVersion:
     while True:
         before = current(warehouse, name)
         changed = change_of(before)
@@ -152,6 +174,7 @@ def _next(warehouse: Warehouse, name: str, change_of: Any, change: str) -> Corpu
             drops=sum(sum(part.drops.values()) for part in parts),
             files=tuple(sorted(files)),
             runs=tuple(sorted({*(before.runs if before else ()), *(part.run for part in parts if part.run)})),
+            history=history or (before.history if before else ""),
             change=change,
             published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -177,12 +200,13 @@ def bury(warehouse: Warehouse, name: str, doc_ids: Iterable[str], reason: str) -
         )
     if current(warehouse, name) is None:
         raise ConfigError(f"There is no corpus {name}", where=warehouse.uri, remedy="see `hyperclova corpus list`")
-    dataset = _tombstones(warehouse, pa.table({"doc_id": ids, "reason": [reason] * len(ids)}, TOMBSTONES))
+    dataset = write_tombstones(warehouse, pa.table({"doc_id": ids, "reason": [reason] * len(ids)}, TOMBSTONES))
     part = Part(kind="tombstones", uri=dataset.uri, digest=dataset.manifest.digest, documents=len(ids))
     return publish(warehouse, name, part, f"{len(ids)} documents removed: {reason}")
 
 
-def _tombstones(warehouse: Warehouse, table: pa.Table) -> Dataset:
+def write_tombstones(warehouse: Warehouse, table: pa.Table) -> Dataset:
+    """Removed doc_ids with a reason (TOMBSTONES) as a dataset of their own."""
     identity = fingerprint({"stage": "tombstones", "version": "1", "rows": table.to_pylist()})
     target = warehouse.target("tombstones", identity)
     if read_manifest(target.uri) is not None:

@@ -133,7 +133,10 @@ def reachable(warehouse: Warehouse, since: float, folders: Iterable[_Folder] = (
         seen.add(key)
         manifest = read_manifest(warehouse.target(*key).uri)
         # a compaction is where the past ends: what it left out must be able to go
-        if manifest is not None and manifest.stage != "compact":
+        if manifest is not None and manifest.stage == "history":
+            # merges end the past here, too; texts of past nights have their own time to live
+            waiting.extend(("history", part) for part in manifest.info["parts"])
+        elif manifest is not None and manifest.stage != "compact":
             waiting.extend(_named([reference.uri for reference in manifest.inputs.values()]))
     return seen
 

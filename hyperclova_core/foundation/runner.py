@@ -170,7 +170,7 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
         tables, tally, taken = run_document_stage(definition, request.config, _single(request), context)
         counters = tally.counters()
     elif definition.kind == "corpus":
-        tables, tally, info, taken = run_corpus_stage(definition, request.config, _single(request), context)
+        tables, tally, info, taken = run_corpus_stage(definition, request.config, request.inputs, context)
         counters = tally.counters()
     else:
         artifact: Artifact = definition.function(request.inputs, request.config, context)
@@ -185,7 +185,10 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
 def _clear(context: StageContext) -> None:
     """Only after the commit: until then the next attempt may still take them over."""
     for path in context.scrap:
-        storage.remove(path)
+        if "." in path.rsplit("/", 1)[-1]:
+            storage.remove(path)
+        else:
+            storage.remove_tree(path)
 
 
 def commit_artifact(plan: StagePlan, artifact: Artifact, attempt: str) -> tuple[Dataset, bool]:

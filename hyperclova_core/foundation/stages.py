@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, FileEntry, Target
+from hyperclova_core.foundation.datasets import Counters, FileEntry, Table, Target
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.hashing import fingerprint
 
@@ -56,7 +56,7 @@ class StageContext:
     fingerprint: str
     engine: Engine | None = None
     scrap: list[str] = field(default_factory=list)
-    """Files that only this attempt needs: the runner removes them once the output is committed."""
+    """Files (and folders, without a dot in their name) that only this attempt needs: the runner removes them once the output is committed."""
 
     @property
     def attempt_path(self) -> str:
@@ -91,13 +91,33 @@ class SourceBatch:
     quarantine: pa.RecordBatch
 
 
+@dataclass(frozen=True)
+class Rewrite:
+    """How a corpus stage changes the documents it keeps: `module:function`, called in workers with a batch of documents and
+    the argument (a JSON value); the batch comes back with the same rows. `identity` names what the argument says: another
+    attempt may say the same in other words (a path of its own)."""
+
+    reference: str
+    argument: Any
+    identity: str
+
+
 @dataclass
 class Decisions:
-    """A corpus stage's answer: a frame of doc_id, keep, reason, detail and the columns to set; each document once."""
+    """A corpus stage's answer: a frame (of Spark, or a table in memory) of doc_id, keep, reason, detail and the columns to set;
+    each document once.
 
-    frame: DataFrame
+    Attributes:
+        extras: small tables to write; `tables` are written already, below the attempt's path.
+        additions: bucket → a file with documents that are kept beside those of the input (declared fan-out), sorted.
+    """
+
+    frame: DataFrame | pa.Table
     columns: tuple[str, ...]
     extras: dict[str, pa.Table] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    rewrite: Rewrite | None = None
+    additions: dict[int, str] = field(default_factory=dict)
     custom: dict[str, float] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -207,9 +227,12 @@ def corpus_stage(
     """Declare a function of (documents: DataFrame, config, context) that returns `Decisions`.
 
     The frame holds `columns` of the documents, or what `project` makes of each batch in the Python worker: a text
-    never crosses to the JVM, only hashes, keys, numbers and ids do.
+    never crosses to the JVM, only hashes, keys, numbers and ids do. With neither, the function is given the input datasets
+    by role instead, and makes its frames itself.
     """
-    if project is None:
+    if project is None and not columns:
+        chosen, chosen_schema = None, None
+    elif project is None:
         schema = pa.schema([DOCUMENT_SCHEMA.field(column) for column in columns])
 
         def select(documents: pa.RecordBatch, config: Config, context: StageContext) -> pa.RecordBatch:
@@ -255,5 +278,11 @@ def definition_of(function: Callable[..., Any]) -> StageDefinition:
 
 def load_stage(reference: str) -> StageDefinition:
     """The stage behind `module:function`."""
+    return definition_of(load_function(reference))
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function behind `module:function`."""
     module, _, name = reference.partition(":")
-    return definition_of(getattr(importlib.import_module(module), name))
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
