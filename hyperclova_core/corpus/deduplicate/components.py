@@ -1,70 +1,97 @@
-"""From verified edges to clusters: connected components, then split so that every member resembles its survivor."""
+"""Connected components of the verified edges: in the driver while they are few, else by alternating large-star and small-star
+(Kiveris et al. 2014, "Connected Components in MapReduce and Beyond") over DataFrames. Both label a node with the smallest
+node of its component, so which one ran cannot be seen in the result."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.signatures import similarity
+from hyperclova_core.corpus.deduplicate.tables import LABELS_SCHEMA
+from hyperclova_core.foundation.errors import HyperclovaError
+from hyperclova_core.foundation.frames import of_table, settled
+from hyperclova_core.foundation.stages import StageContext
 
-Rank = tuple[int, int, int, str]
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
-
-@dataclass(frozen=True)
-class Member:
-    """A document in a cluster: the survivor it gives way to, and how similar it is to it."""
-
-    doc_id: str
-    survivor: str
-    cluster_id: str
-    similarity: float
+MOST_ROUNDS = 60
 
 
-def connected_components(edges: list[tuple[str, str]]) -> list[list[str]]:
-    """Components of two or more nodes, sorted inside and among themselves."""
+def label_components(edges: DataFrame, context: StageContext, driver_edges: int) -> DataFrame:
+    """(node, component) of every node that has an edge; `edges` has left, right."""
+    pairs = edges.select("left", "right")
+    head = pairs.limit(driver_edges + 1).toArrow()
+    if head.num_rows <= driver_edges:
+        nodes, labels = components_of(head.column("left").to_numpy(), head.column("right").to_numpy())
+        return of_table(context, pa.table([nodes, labels], schema=LABELS_SCHEMA))
+    return stars(pairs, context)
+
+
+def components_of(
+    left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(nodes, the smallest node of each one's component), nodes ascending."""
     from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components as components
+    from scipy.sparse.csgraph import connected_components
 
-    if not edges:
-        return []
-    nodes = sorted({node for edge in edges for node in edge})
-    index = {node: number for number, node in enumerate(nodes)}
-    left = np.fromiter((index[a] for a, _ in edges), np.int64, len(edges))
-    right = np.fromiter((index[b] for _, b in edges), np.int64, len(edges))
-    graph = coo_array((np.ones(len(edges), np.int8), (left, right)), shape=(len(nodes), len(nodes)))
-    _, labels = components(graph, directed=False)
-    groups: defaultdict[int, list[str]] = defaultdict(list)
-    for node, label in zip(nodes, labels, strict=True):
-        groups[int(label)].append(node)
-    return sorted(groups.values())
+    nodes, index = np.unique(np.concatenate([left, right]), return_inverse=True)
+    if not len(nodes):
+        return nodes, nodes
+    ones = np.ones(len(left), np.int8)
+    graph = coo_array((ones, (index[: len(left)], index[len(left) :])), shape=(len(nodes), len(nodes)))
+    _, numbers = connected_components(graph, directed=False)
+    first = np.full(int(numbers.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, numbers, nodes)
+    return nodes, first[numbers]
 
 
-def split_by_survivor(
-    component: list[str], ranks: Mapping[str, Rank], minima: Mapping[str, npt.NDArray[np.uint32]], threshold: float
-) -> list[Member]:
-    """Clusters inside one component: the best-ranked document survives, those like it join it, the rest go on alike.
+def stars(pairs: DataFrame, context: StageContext) -> DataFrame:
+    """Components of any number of edges: every round is written down, so no plan grows, and a lost executor costs a round.
 
-    A chain a~b~c whose ends differ does not let c be dropped for a: c must match what is kept in its place.
+    Raises:
+        HyperclovaError: no end after `MOST_ROUNDS` rounds (log² of the nodes suffice in theory, a handful in practice).
     """
-    waiting = sorted(component, key=lambda doc_id: ranks[doc_id])
-    members: list[Member] = []
-    while waiting:
-        survivor, others = waiting[0], waiting[1:]
-        alike = [survivor]
-        scores = {survivor: 1.0}
-        if others:
-            block = np.stack([minima[doc_id] for doc_id in others])
-            values = similarity(block, np.broadcast_to(minima[survivor], block.shape))
-            for doc_id, value in zip(others, values, strict=True):
-                if value >= threshold:
-                    alike.append(doc_id)
-                    scores[doc_id] = float(value)
-        cluster_id = min(alike)
-        members.extend(Member(doc_id, survivor, cluster_id, scores[doc_id]) for doc_id in alike)
-        gone = set(alike)
-        waiting = [doc_id for doc_id in others if doc_id not in gone]
-    return members
+    from pyspark.sql import functions as F
+
+    ends = pairs.select(F.greatest("left", "right").alias("u"), F.least("left", "right").alias("v"))
+    current = settled(context, ends.where("u != v").distinct(), "components/round-000").frame()
+    before: tuple[int, int] | None = None
+    for number in range(1, MOST_ROUNDS + 1):
+        current = settled(context, _small_star(_large_star(current)), f"components/round-{number:03d}").frame()
+        state = current.agg(F.count("*"), F.sum(F.xxhash64("u", "v").cast("decimal(38,0)"))).collect()[0]
+        now = (int(state[0]), int(state[1] or 0))
+        if now == before:
+            roots = current.select("v").distinct()
+            return current.selectExpr("u as node", "v as component").union(
+                roots.selectExpr("v as node", "v as component")
+            )
+        before = now
+    raise HyperclovaError(
+        "Connected components did not settle",
+        where=context.target.uri,
+        why=f"{MOST_ROUNDS} rounds",
+        remedy="this is a bug",
+    )
+
+
+def _large_star(edges: DataFrame) -> DataFrame:
+    """Each node links its larger neighbours to the smallest node around it."""
+    from pyspark.sql import functions as F
+
+    both = edges.union(edges.selectExpr("v as u", "u as v"))
+    smallest = both.groupBy("u").agg(F.least(F.min("v"), F.col("u")).alias("m"))
+    return both.where("v > u").join(smallest, "u").select(F.col("v").alias("u"), F.col("m").alias("v")).distinct()
+
+
+def _small_star(edges: DataFrame) -> DataFrame:
+    """Each node links its smaller neighbours, and itself, to the smallest of them."""
+    from pyspark.sql import functions as F
+
+    down = edges.select(F.greatest("u", "v").alias("u"), F.least("u", "v").alias("v")).where("u != v")
+    smallest = down.groupBy("u").agg(F.min("v").alias("m"))
+    linked = down.join(smallest, "u").select(F.col("v").alias("u"), F.col("m").alias("v"))
+    return linked.union(smallest.selectExpr("u", "m as v")).where("u != v").distinct()

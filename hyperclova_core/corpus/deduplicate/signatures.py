@@ -1,94 +1,238 @@
-"""MinHash signatures (Broder 1997) of space-free character shingles, by u32 multiply-shift hashing, in one kernel."""
+"""MinHash signatures (Broder 1997) of space-free character shingles, in one kernel from Arrow's bytes to minima.
+
+Permutations are u32 multiply-shift (Dietzfelbinger et al. 1997) of a mixed 64-bit rolling hash; of each minimum 16 bits are
+kept (b-bit minwise hashing, Li & König 2010: two unequal minima agree by chance once in 65,536). All is integer
+arithmetic with fixed seeds: the same on every machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numba
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-SEED = 1
+from hyperclova_core.corpus.deduplicate.forms import MAX_DIGIT_SHARE, SEED, placeholders, tables
+from hyperclova_core.corpus.deduplicate.normalise import normalise
+from hyperclova_core.korean.hangul import nfc
+
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
+@dataclass(frozen=True)
+class Sketches:
+    """What comparison needs of a batch of texts.
+
+    Attributes:
+        points: forms one after the other, code points and masks, shape (letters of all,).
+        offsets: where each form begins and ends, shape (texts + 1,).
+        minima: shape (texts, permutations) of uint16; of a text without a signature it means nothing.
+        exact: 128-bit hashes of the forms, texts of 16 bytes.
+        signed: whether a text is long enough to have a signature, shape (texts,).
+    """
+
+    points: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.int64]
+    minima: npt.NDArray[np.uint16]
+    exact: list[bytes]
+    signed: npt.NDArray[np.bool_]
+
+    @property
+    def letters(self) -> npt.NDArray[np.int64]:
+        """Length of each form."""
+        return np.diff(self.offsets)
+
+
 @lru_cache(maxsize=4)
-def permutations(count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+def multipliers(count: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """Odd multipliers and addends, each of shape (count,); the same on every machine (PCG64 with a fixed seed)."""
     generator = np.random.Generator(np.random.PCG64(SEED))
-    multipliers = generator.integers(0, 2**63, count, dtype=np.uint64) | np.uint64(1)
-    return multipliers, generator.integers(0, 2**63, count, dtype=np.uint64)
+    odd = generator.integers(0, 2**32, count, dtype=np.uint32) | np.uint32(1)
+    return odd, generator.integers(0, 2**32, count, dtype=np.uint32)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def mixed(value: np.uint64) -> np.uint64:
+    """A 64-bit finaliser (Stafford's Mix13): every bit of the result depends on every bit of the value."""
+    value ^= value >> np.uint64(30)
+    value *= np.uint64(0xBF58476D1CE4E5B9)
+    value ^= value >> np.uint64(27)
+    value *= np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
 
 
 @numba.njit(cache=True, nogil=True)
-def _minima(
+def minima_of(
     points: npt.NDArray[np.uint32],
-    offsets: npt.NDArray[np.int64],
+    start: int,
+    end: int,
     width: int,
-    multipliers: npt.NDArray[np.uint64],
-    addends: npt.NDArray[np.uint64],
-    out: npt.NDArray[np.uint32],
+    odd: npt.NDArray[np.uint32],
+    add: npt.NDArray[np.uint32],
+    scratch: npt.NDArray[np.uint32],
+    out: npt.NDArray[np.uint16],
 ) -> None:
+    """Minima over the shingles of points[start:end], `width` points each; shorter than a shingle: all 65,535."""
     base = np.uint64(0x9E3779B97F4A7C15)
     top = np.uint64(1)
     for _ in range(width - 1):
         top *= base
-    for document in range(offsets.size - 1):
-        start, end = offsets[document], offsets[document + 1]
-        for permutation in range(multipliers.size):
-            out[document, permutation] = np.uint32(0xFFFFFFFF)
-        if end - start < width:
-            continue
-        rolling = np.uint64(0)
-        for position in range(start, start + width - 1):
-            rolling = rolling * base + np.uint64(points[position])
-        for position in range(start + width - 1, end):
-            rolling = rolling * base + np.uint64(points[position])
-            mixed = rolling
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(0xD6E8FEB86659FD93)
-            mixed ^= mixed >> np.uint64(29)
-            mixed *= np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(32)
-            for permutation in range(multipliers.size):
-                value = np.uint32((mixed * multipliers[permutation] + addends[permutation]) >> np.uint64(32))
-                if value < out[document, permutation]:
-                    out[document, permutation] = value
+    scratch[:] = np.uint32(0xFFFFFFFF)
+    rolling = np.uint64(0)
+    for position in range(start, end):
+        rolling = rolling * base + np.uint64(points[position])
+        if position - start >= width - 1:
+            value = np.uint32(mixed(rolling) >> np.uint64(32))
+            for index in range(odd.size):
+                hashed = np.uint32(value * odd[index] + add[index])
+                if hashed < scratch[index]:
+                    scratch[index] = hashed
             rolling -= np.uint64(points[position - width + 1]) * top
+    for index in range(odd.size):
+        out[index] = np.uint16((scratch[index] ^ (scratch[index] >> np.uint32(16))) & np.uint32(0xFFFF))
 
 
-def signatures(forms: list[str], width: int, count: int) -> npt.NDArray[np.uint32]:
-    """Minima of the shingles of each comparison form.
+@numba.njit(cache=True, nogil=True)
+def _sketch(
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    composed: bool,
+    classed: npt.NDArray[np.uint32],
+    plain: npt.NDArray[np.uint32],
+    names: npt.NDArray[np.uint8],
+    name_offsets: npt.NDArray[np.int64],
+    name_masks: npt.NDArray[np.uint32],
+    short_below: int,
+    digit_share: float,
+    width: int,
+    odd: npt.NDArray[np.uint32],
+    add: npt.NDArray[np.uint32],
+    points: npt.NDArray[np.uint32],
+    offsets: npt.NDArray[np.int64],
+    minima: npt.NDArray[np.uint16],
+    signed: npt.NDArray[np.bool_],
+    compose: npt.NDArray[np.bool_],
+) -> None:
+    scratch = np.empty(odd.size, np.uint32)
+    at = 0
+    for text in range(starts.size - 1):
+        start, end = starts[text], starts[text + 1]
+        offsets[text] = at
+        to, letters, digits, must_compose = normalise(
+            data, start, end, True, composed, classed, names, name_offsets, name_masks, points, at
+        )
+        compose[text] = must_compose
+        signed[text] = False
+        if must_compose:
+            continue
+        signed[text] = to - at >= short_below
+        if not signed[text] or digits > digit_share * letters:
+            to, letters, digits, must_compose = normalise(
+                data, start, end, False, composed, plain, names, name_offsets, name_masks, points, at
+            )
+            signed[text] = signed[text] and to - at >= short_below
+        if signed[text]:
+            minima_of(points, at, to, width, odd, add, scratch, minima[text])
+        at = to
+    offsets[starts.size - 1] = at
 
-    Args:
-        forms: texts as `comparison_form` gives them.
-        width: characters a shingle.
-        count: permutations.
 
-    Returns:
-        shape (len(forms), count); a form shorter than a shingle has 0xFFFFFFFF everywhere.
-    """
-    lengths = np.fromiter((len(form) for form in forms), dtype=np.int64, count=len(forms))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    points = np.frombuffer("".join(forms).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    out = np.empty((len(forms), count), np.uint32)
-    multipliers, addends = permutations(count)
-    _minima(points, offsets, width, multipliers, addends, out)
-    return out
+def sketch(texts: pa.Array, shingle: int, permutations: int, short_below: int) -> Sketches:
+    """Forms, hashes and signatures of a batch of texts (string or large_string, no nulls)."""
+    data, starts = bytes_of(texts)
+    (points, offsets, minima, signed), again = _run(data, starts, False, shingle, permutations, short_below)
+    if again.any():  # rare: the text of a document is NFC already
+        rows = np.flatnonzero(again)
+        composed = pa.array([nfc(texts[int(row)].as_py()) for row in rows], pa.large_string())
+        (some, some_offsets, minima[rows], signed[rows]), _ = _run(
+            *bytes_of(composed), True, shingle, permutations, short_below
+        )
+        parts = [points[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+        for index, row in enumerate(rows):
+            parts[row] = some[some_offsets[index] : some_offsets[index + 1]]
+        points = np.concatenate(parts)
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+    raw = points.tobytes()
+    exact = [
+        hashlib.blake2b(raw[4 * a : 4 * b], digest_size=16).digest() for a, b in zip(offsets, offsets[1:], strict=False)
+    ]
+    for index in np.flatnonzero(np.diff(offsets) == 0).tolist():
+        # nothing but signs (emoji, rules, punctuation): they are what it says
+        signs = " ".join(texts[int(index)].as_py().split())
+        exact[int(index)] = hashlib.blake2b(
+            b"signs " + nfc(signs).encode("utf-8", "surrogatepass"), digest_size=16
+        ).digest()
+    return Sketches(points, offsets, minima, exact, signed)
 
 
-def band_keys(minima: npt.NDArray[np.uint32], bands: int, rows: int) -> npt.NDArray[np.int64]:
-    """One 64-bit key a band, shape (documents, bands)."""
+def bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Arrow's own UTF-8 bytes of some texts, and where each begins and ends in them."""
+    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    _, offsets, data = texts.buffers()
+    first = texts.offset
+    starts = (
+        np.frombuffer(offsets, kind)[first : first + len(texts) + 1].astype(np.int64)
+        if len(texts)
+        else np.zeros(1, np.int64)
+    )
+    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), starts
+
+
+def _run(
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    composed: bool,
+    shingle: int,
+    permutations: int,
+    short_below: int,
+) -> tuple[
+    tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.bool_]],
+    npt.NDArray[np.bool_],
+]:
+    count = starts.size - 1
+    points = np.empty(int(starts[-1] - starts[0]) + 1, np.uint32)
+    offsets = np.zeros(count + 1, np.int64)
+    minima = np.zeros((count, permutations), np.uint16)
+    signed, compose = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    classed, plain = tables()
+    odd, add = multipliers(permutations)
+    _sketch(
+        data,
+        starts,
+        composed,
+        classed,
+        plain,
+        *placeholders(),
+        short_below,
+        MAX_DIGIT_SHARE,
+        shingle,
+        odd,
+        add,
+        points,
+        offsets,
+        minima,
+        signed,
+        compose,
+    )
+    return (points[: int(offsets[-1])], offsets, minima, signed), compose
+
+
+def band_keys(minima: npt.NDArray[np.uint16], bands: int, rows: int) -> npt.NDArray[np.int64]:
+    """One 64-bit key a band, which also names the band; shape (documents, bands)."""
     parts = np.ascontiguousarray(minima).reshape(len(minima), bands, rows).astype(np.uint64)
-    keys = np.zeros((len(minima), bands), np.uint64)
+    keys = np.tile(np.arange(1, bands + 1, dtype=np.uint64) * _BASE, (len(minima), 1))
     with np.errstate(over="ignore"):
         for row in range(rows):
-            keys = (keys ^ parts[:, :, row]) * _BASE
-            keys ^= keys >> np.uint64(31)
+            keys = (keys ^ parts[:, :, row]) * np.uint64(0xBF58476D1CE4E5B9)
+            keys ^= keys >> np.uint64(29)
     return keys.view(np.int64)
 
 
-def similarity(left: npt.NDArray[np.uint32], right: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
-    """Share of equal minima, an unbiased estimate of the Jaccard similarity; shapes (n, count) → (n,)."""
+def similarity(left: npt.NDArray[np.uint16], right: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Share of equal minima, an estimate of the Jaccard similarity; shapes (n, permutations) → (n,)."""
     equal: npt.NDArray[np.float64] = (left == right).mean(axis=1)
     return equal

@@ -1,0 +1,133 @@
+"""Sketches: what is compared instead of texts. One task a bucket file reads the texts once and leaves a narrow table; a task
+that has ended is taken over by the next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.corpus.deduplicate.tables import SKETCH_SCHEMA, UNKNOWN_TIME
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import Dataset, TableWriter, abandoned_on_error, file_checksum
+from hyperclova_core.foundation.documents import TIERS
+from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.units import run_units
+
+READ = ["doc_id", "text", "source", "source_tier", "url", "published_at"]
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class SketchFile:
+    """A file of sketches, with how many signatures and fingerprints it holds."""
+
+    path: str
+    signed: int
+    prints: int
+
+
+def make_sketches(
+    dataset: Dataset, config: DeduplicateConfig, context: StageContext, boilerplate: str | None, items: str | None
+) -> list[SketchFile]:
+    """The sketch file of each bucket, in order.
+
+    Args:
+        boilerplate: the table of lines that are cut first; None: none.
+        items: the table of evaluation items to look for; None: none.
+    """
+    entries = dataset.table("documents").files
+    marks = [file_checksum(path) if path else None for path in (boilerplate, items)]
+    units = [
+        {"identity": {"checksum": entry.checksum, "beside": marks}, "path": path, "bucket": entry.bucket or 0}
+        for entry, path in zip(entries, dataset.files(), strict=True)
+    ]
+    work = partial(_sketch_unit, config=config, context=context.for_workers(), boilerplate=boilerplate, items=items)
+    results, _ = run_units(context, work, units, "sketches")
+    made = [SketchFile(result["files"][0], result["signed"], result["prints"]) for result in results]
+    context.scrap.extend(sketch.path for sketch in made)
+    return made
+
+
+def _sketch_unit(
+    unit: dict[str, Any],
+    *,
+    config: DeduplicateConfig,
+    context: StageContext,
+    boilerplate: str | None,
+    items: str | None,
+) -> dict[str, Any]:
+    root, path = context.target.root(True), f"{context.attempt_path}/sketches/bucket-{unit['bucket']:05d}.parquet"
+    writer = TableWriter(root, path, SKETCH_SCHEMA, hashes=True)
+    signed = prints = 0
+    with abandoned_on_error(writer), storage.open_parquet(unit["path"]) as file:
+        for documents in file.iter_batches(batch_size=BATCH_ROWS, columns=READ):
+            for part in in_pieces(documents):
+                made = sketch_batch(part, config, boilerplate, items)
+                signed += made.num_rows - made.column("signature").null_count
+                prints += int(pc.sum(pc.binary_length(made.column("prints"))).as_py() or 0) // 8
+                writer.write(made)
+        writer.close()
+    return {"files": [storage.join(root, path)], "signed": signed, "prints": prints}
+
+
+def in_pieces(documents: pa.RecordBatch, limit: int = 64 << 20) -> Iterator[pa.RecordBatch]:
+    """A batch cut so that no piece (but a single large document) holds more than `limit` bytes of text."""
+    ends = np.cumsum(pc.binary_length(documents.column("text")).to_numpy(zero_copy_only=False).astype(np.int64))
+    start = 0
+    while start < documents.num_rows:
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield documents.slice(start, stop - start)
+        start = stop
+
+
+def sketch_batch(
+    documents: pa.RecordBatch, config: DeduplicateConfig, boilerplate: str | None = None, items: str | None = None
+) -> pa.RecordBatch:
+    """SKETCH_SCHEMA of a batch that has the columns `READ`."""
+    from hyperclova_core.corpus.deduplicate.boilerplate import without_boilerplate
+    from hyperclova_core.corpus.deduplicate.decontaminate import items_in, load_items
+    from hyperclova_core.corpus.deduplicate.signatures import sketch
+    from hyperclova_core.corpus.deduplicate.winnow import shingle_hashes, winnowed
+    from hyperclova_core.foundation.frames import binary_rows
+
+    texts = documents.column("text")
+    found: list[str | None] = [None] * len(texts)
+    if items is not None:
+        wanted = config.decontaminate
+        loaded = load_items(items, wanted.ngram, wanted.min_letters, wanted.min_letters_whole)
+        found = [" ".join(names) or None for names in items_in(texts, loaded)]
+    if boilerplate is not None:
+        texts, _ = without_boilerplate(documents, boilerplate, config.boilerplate.min_remaining)
+    made = sketch(texts, config.shingle_characters, config.permutations, config.short_below)
+    prints: list[bytes | None] = [None] * len(texts)
+    quoted = config.containment
+    if quoted.action != "off":
+        for row in np.flatnonzero(made.signed):
+            points = made.points[made.offsets[row] : made.offsets[row + 1]]
+            if len(points) >= quoted.shingle_characters + quoted.window:
+                prints[row] = winnowed(shingle_hashes(points, quoted.shingle_characters), quoted.window).tobytes()
+    unsigned = pa.array(~made.signed)
+    published = pc.fill_null(documents.column("published_at").cast(pa.int64()), UNKNOWN_TIME)
+    return pa.RecordBatch.from_arrays(
+        [
+            documents.column("doc_id"),
+            documents.column("source"),
+            pa.array(np.frombuffer(b"".join(made.exact), "<i8")[::2].copy()),
+            pa.array(made.exact, pa.binary()),
+            pa.array([TIERS.index(tier) for tier in documents.column("source_tier").to_pylist()], pa.int32()),
+            pa.array(made.letters),
+            published,
+            pc.if_else(unsigned, pa.scalar(None, pa.binary()), binary_rows(made.minima)),
+            pa.array(prints, pa.binary()),
+            pa.array(found, pa.string()),
+        ],
+        schema=SKETCH_SCHEMA,
+    )

@@ -1,0 +1,389 @@
+"""Deduplicating what one process can know of: a batch, or a night's documents together with what they touch of the index.
+
+Rows a document, a form, a pair are numpy columns here (some 100 bytes a document); texts and signatures stay in files and are
+read by keys, in workers. What tonight touches of the index (the forms it repeats or resembles, their components, their
+documents) is fetched by keys, put beside tonight's own, and goes the same way as a batch. So clusters are those that one
+batch of all documents would have, while no old text is read but those of pairs in the grey zone. What differs from a batch
+is who survives: a document that an earlier night published stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperclova_core.corpus.deduplicate.candidates import Candidates, find_candidates
+from hyperclova_core.corpus.deduplicate.clusters import Settled, assign_groups, settle
+from hyperclova_core.corpus.deduplicate.components import components_of
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.corpus.deduplicate.containment import contained_in, find_contained
+from hyperclova_core.corpus.deduplicate.decisions import decisions_of
+from hyperclova_core.corpus.deduplicate.index import Index
+from hyperclova_core.corpus.deduplicate.past import (
+    Nodes,
+    check_against,
+    collision,
+    gone_from,
+    known_to,
+    refused_of,
+    standing_of,
+    touched_by,
+)
+from hyperclova_core.corpus.deduplicate.tables import (
+    CONTAINED_SCHEMA,
+    CROWD_SCHEMA,
+    EDGES_SCHEMA,
+    GROUPS_SCHEMA,
+    LABELS_SCHEMA,
+    TONIGHT,
+    TextPlace,
+)
+from hyperclova_core.corpus.deduplicate.verify import (
+    compared,
+    in_grey_zone,
+    settle_grey,
+    shingles_of,
+    signatures_of,
+)
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import write_table
+from hyperclova_core.foundation.frames import matrix
+from hyperclova_core.foundation.stages import StageContext
+
+if TYPE_CHECKING:
+    from hyperclova_core.corpus.deduplicate.stage import Prepared
+
+
+@dataclass
+class Found:
+    """What was found out about the documents of tonight (and, with an index, of the old ones they touch).
+
+    Attributes:
+        documents: DOCUMENTS_SCHEMA of tonight, sorted by doc_id.
+        fresh: which of them take part; refused: why others do not (null: an evaluation item is in it).
+        forms: node → row of its best document, of the forms that are new.
+        crowd: CROWD_SCHEMA, the documents of clusters of more than one, old and new; settled: what became of them.
+        standing: TONIGHT_SCHEMA of documents that came again unchanged: the clusters they are in.
+        labels: LABELS_SCHEMA of all touched nodes; edges: the new ones.
+    """
+
+    documents: pa.Table
+    fresh: npt.NDArray[np.bool_]
+    refused: list[str | None]
+    new_nodes: Nodes
+    new_rows: npt.NDArray[np.int64]
+    candidates: Candidates
+    templates: list[tuple[int, int, str]]
+    edges: pa.Table
+    labels: pa.Table
+    old_labels: pa.Table
+    crowd: pa.Table
+    settled: Settled
+    standing: pa.Table
+    contained: pa.Table
+    gone: pa.Table
+    places: dict[str, TextPlace]
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+def find_together(
+    prepared: Prepared, index: Index | None, forbidden: frozenset[str], config: DeduplicateConfig, context: StageContext
+) -> Found:
+    """Compare all documents, and settle the clusters.
+
+    Args:
+        index: of the nights before; None: tonight's documents are all there are.
+        forbidden: doc_ids that were removed for good.
+
+    Raises:
+        DataError: two different forms have one key.
+    """
+    documents = prepared.table()
+    known = known_to(index, documents)
+    refused = refused_of(documents, known, forbidden)
+    gone = gone_from(index, documents, known, forbidden, refused)
+    clean = pc.is_null(documents.column("items")).to_numpy(zero_copy_only=False)
+    fresh = clean & np.array([reason is None for reason in refused], np.bool_)
+    nodes, rows = _forms(documents, fresh, context)
+    there = index.scan("forms", "node", nodes) if index else None
+    new = np.ones(len(nodes), np.bool_)
+    if there is not None and there.num_rows:
+        check_against(documents, nodes, rows, there, context)
+        new = ~np.isin(nodes, there.column("node").to_numpy())
+    new_nodes, new_rows = nodes[new], rows[new]
+
+    candidates = _candidates(prepared, documents, new_nodes, index, config, context)
+    pairs, templates = _pairs(candidates, documents, new_nodes, new_rows, index)
+    places = {**(index.places() if index else {}), TONIGHT: prepared.place}
+    edges, old_forms, counts = _edges(pairs, prepared, documents, new_nodes, new_rows, index, places, config, context)
+
+    old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, gone)
+    crowd = pa.concat_tables([old_members, _as_crowd(documents, fresh)])
+    alive = np.unique(crowd.column("node").to_numpy())
+    graph = _alive(pa.concat_tables([old_edges, edges]), alive)
+    ends = components_of(graph.column("left").to_numpy(), graph.column("right").to_numpy())
+    labels = pa.table(list(ends), schema=LABELS_SCHEMA)
+    groups = _groups(labels, graph, crowd, prepared, index, config, context)
+    crowd = _of_several(crowd, groups, gone)
+    settled = settle(crowd, groups, gone, context.fingerprint)
+    contained = _contained(prepared, documents, new_nodes, new_rows, groups, places, config, context)
+    return Found(
+        documents=documents,
+        fresh=fresh,
+        refused=refused,
+        new_nodes=new_nodes,
+        new_rows=new_rows,
+        candidates=candidates,
+        templates=templates,
+        edges=edges,
+        labels=labels,
+        old_labels=old_labels,
+        crowd=crowd,
+        settled=settled,
+        standing=standing_of(index, documents, refused, known, settled),
+        contained=contained,
+        gone=gone,
+        places=places,
+        counts=counts,
+    )
+
+
+def _forms(
+    documents: pa.Table, fresh: npt.NDArray[np.bool_], context: StageContext
+) -> tuple[Nodes, npt.NDArray[np.int64]]:
+    """Distinct nodes, ascending, and the row of each one's best document."""
+    rows = np.flatnonzero(fresh)
+    node = documents.column("node").to_numpy()[rows]
+    tier, letters, earliest = (documents.column(name).to_numpy()[rows] for name in ("tier", "letters", "earliest"))
+    order = np.lexsort((rows, earliest, -letters, tier, node))  # rows are sorted by doc_id
+    sorted_nodes = node[order]
+    first = np.append(True, sorted_nodes[1:] != sorted_nodes[:-1])[: len(order)]
+    # documents of one node have one 128-bit hash, or the node says too little
+    halves = np.frombuffer(b"".join(documents.column("exact").to_pylist()), "<u8").reshape(-1, 2)[rows][order, 1]
+    unequal = ~first[1:] & (halves[1:] != halves[:-1]) if len(order) else np.zeros(0, np.bool_)
+    if unequal.any():
+        at = int(rows[order][int(np.flatnonzero(unequal)[0]) + 1])
+        raise collision(context, documents.column("doc_id")[at].as_py())
+    return sorted_nodes[first], rows[order][first]
+
+
+def _candidates(
+    prepared: Prepared,
+    documents: pa.Table,
+    new_nodes: Nodes,
+    index: Index | None,
+    config: DeduplicateConfig,
+    context: StageContext,
+) -> Candidates:
+    skip = None
+    if index is not None:
+        root, path = context.target.root(True), f"{context.attempt_path}/settled/skipped.parquet"
+        others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
+        write_table(root, path, pa.table({"node": others}))
+        skip = storage.join(root, path)
+        context.scrap.append(skip)
+    runs = index.files["bands"] if index else None
+    signed = min(prepared.signed, len(new_nodes))
+    return find_candidates(prepared.sketches, signed, config, context, runs, skip)
+
+
+def _pairs(
+    candidates: Candidates, documents: pa.Table, new_nodes: Nodes, new_rows: npt.NDArray[np.int64], index: Index | None
+) -> tuple[pa.Table, list[tuple[int, int, str]]]:
+    """Distinct pairs, and templates: (node, size of the largest bucket, a doc_id)."""
+    found = candidates.found.table()
+    left, right, size = (found.column(name).to_numpy() for name in ("left", "right", "size"))
+    largest: dict[int, int] = {}
+    for node, number in zip(left[left == right].tolist(), size[left == right].tolist(), strict=True):
+        largest[node] = max(number, largest.get(node, 0))
+    order = np.lexsort((right, left))
+    order = order[left[order] != right[order]]
+    left, right = left[order], right[order]
+    once = np.append(True, (left[1:] != left[:-1]) | (right[1:] != right[:-1]))[: len(left)]
+    pairs = pa.table([pa.array(left[once]), pa.array(right[once])], names=["left", "right"])
+    ids = (
+        dict(zip(new_nodes.tolist(), documents.column("doc_id").take(pa.array(new_rows)).to_pylist(), strict=True))
+        if largest
+        else {}
+    )
+    if index is not None and largest:
+        old = index.scan("forms", "node", np.array(sorted(set(largest) - set(ids)), np.int64))
+        ids.update(zip(old.column("node").to_pylist(), old.column("doc_id").to_pylist(), strict=True))
+    ordered = sorted(largest.items(), key=lambda item: (-item[1], item[0]))
+    return pairs, [(node, number, ids.get(node, "")) for node, number in ordered]
+
+
+def _edges(
+    pairs: pa.Table,
+    prepared: Prepared,
+    documents: pa.Table,
+    new_nodes: Nodes,
+    new_rows: npt.NDArray[np.int64],
+    index: Index | None,
+    places: Mapping[str, TextPlace],
+    config: DeduplicateConfig,
+    context: StageContext,
+) -> tuple[pa.Table, pa.Table | None, dict[str, float]]:
+    """Verified edges of the pairs."""
+    if not pairs.num_rows:
+        return EDGES_SCHEMA.empty_table(), None, {}
+    ends = np.union1d(pairs.column("left").to_numpy(), pairs.column("right").to_numpy())
+    signatures = signatures_of(prepared.sketches, ends[np.isin(ends, new_nodes)], context)
+    old = None
+    if index is not None:
+        old = index.scan("forms", "node", np.setdiff1d(ends, new_nodes))
+        signatures = pa.concat_tables([signatures, old.select(signatures.column_names)])
+    estimated = compared(pairs, signatures, config)
+    doubtful = in_grey_zone(estimated, config)
+    ids = _first_documents(documents, new_nodes, new_rows, doubtful)
+    wanted = [(node, doc_id, TONIGHT) for node, doc_id in ids.items()]
+    if old is not None:
+        rows = zip(*(old.column(name).to_pylist() for name in ("node", "doc_id", "origin")), strict=True)
+        grey = set(doubtful.tolist())
+        wanted += [(node, doc_id, origin) for node, doc_id, origin in rows if node in grey]
+    shingles = shingles_of(wanted, places, config, context, config.shingle_characters)
+    edges = settle_grey(estimated, shingles, config)
+    grey_pairs = int((estimated.column("similarity").to_numpy() < config.threshold + config.grey_zone).sum())
+    counts = {
+        "pairs_compared": float(pairs.num_rows),
+        "pairs_in_grey_zone": float(grey_pairs),
+        "texts_not_there": float(len(doubtful) - len(shingles)),
+        "edges": float(edges.num_rows),
+    }
+    return edges, old, counts
+
+
+def _first_documents(documents: pa.Table, nodes: Nodes, rows: npt.NDArray[np.int64], wanted: Nodes) -> dict[int, str]:
+    mine = np.isin(nodes, wanted)
+    ids = documents.column("doc_id").take(pa.array(rows[mine])).to_pylist()
+    return dict(zip(nodes[mine].tolist(), ids, strict=True))
+
+
+def _as_crowd(documents: pa.Table, fresh: npt.NDArray[np.bool_]) -> pa.Table:
+    rows = documents.filter(pa.array(fresh, pa.bool_())).select(
+        ["doc_id", "node", "source", "tier", "letters", "earliest"]
+    )
+    count = rows.num_rows
+    rows = rows.append_column("old", pa.array(np.zeros(count, np.bool_)))
+    rows = rows.append_column("published", pa.array(np.zeros(count, np.bool_)))
+    for name in ("cluster_id", "origin"):
+        rows = rows.append_column(name, pa.nulls(count, pa.string()))
+    return rows.select(CROWD_SCHEMA.names).cast(CROWD_SCHEMA)
+
+
+def _alive(edges: pa.Table, nodes: Nodes) -> pa.Table:
+    """Edges both of whose forms some document has; each once."""
+    left, right = edges.column("left").to_numpy(), edges.column("right").to_numpy()
+    edges = edges.filter(pa.array(np.isin(left, nodes) & np.isin(right, nodes), pa.bool_()))
+    edges = edges.sort_by([("left", "ascending"), ("right", "ascending")])
+    left, right = edges.column("left").to_numpy(), edges.column("right").to_numpy()
+    first = np.append(True, (left[1:] != left[:-1]) | (right[1:] != right[:-1]))[: len(left)]
+    return edges.filter(pa.array(first, pa.bool_()))
+
+
+def _groups(
+    labels: pa.Table,
+    edges: pa.Table,
+    crowd: pa.Table,
+    prepared: Prepared,
+    index: Index | None,
+    config: DeduplicateConfig,
+    context: StageContext,
+) -> pa.Table:
+    """GROUPS_SCHEMA of every form in a component; anchors by the ranks of the documents, published or not."""
+    if not labels.num_rows:
+        return GROUPS_SCHEMA.empty_table()
+    nodes = labels.column("node").to_numpy()
+    rows = crowd.filter(pc.is_in(crowd.column("node"), value_set=labels.column("node").combine_chunks()))
+    order = [("node", "ascending"), ("tier", "ascending"), ("letters", "descending")]
+    rows = rows.sort_by([*order, ("earliest", "ascending"), ("doc_id", "ascending")])
+    owner = rows.column("node").to_numpy()
+    best = rows.filter(pa.array(np.append(True, owner[1:] != owner[:-1])[: len(owner)], pa.bool_()))
+    component_of = dict(zip(nodes.tolist(), labels.column("component").to_pylist(), strict=True))
+    components = pa.array([component_of[node] for node in best.column("node").to_pylist()], pa.int64())
+    best = best.append_column("component", components)
+    order = [("component", "ascending"), ("tier", "ascending"), ("letters", "descending")]
+    best = best.sort_by([*order, ("earliest", "ascending"), ("doc_id", "ascending")])
+    signatures = signatures_of(prepared.sketches, nodes, context)
+    if index is not None:
+        missing = np.setdiff1d(nodes, signatures.column("node").to_numpy())
+        signatures = pa.concat_tables(
+            [signatures, index.scan("forms", "node", missing).select(signatures.column_names)]
+        )
+    numbers = signatures.column("node").to_numpy()
+    at = np.argsort(numbers)
+    wanted = best.column("node").to_numpy()
+    minima = signatures.column("signature").take(pa.array(at[np.searchsorted(numbers[at], wanted)]))
+    return assign_groups(
+        best.column("component").to_numpy(),
+        wanted,
+        matrix(minima, np.uint16, config.permutations),
+        edges,
+        component_of,
+        config.representative,
+    )
+
+
+def _of_several(crowd: pa.Table, groups: pa.Table, gone: pa.Table) -> pa.Table:
+    """The documents that may not be alone in their cluster, all old ones, and those after which an old cluster may be named."""
+    nodes = crowd.column("node").to_numpy()
+    _, places, counts = np.unique(nodes, return_inverse=True, return_counts=True)
+    several = (counts[places] > 1) | np.isin(nodes, groups.column("node").to_numpy())
+    again = pc.is_in(crowd.column("doc_id"), value_set=gone.column("doc_id").combine_chunks())
+    mask = pa.chunked_array([pa.array(several, pa.bool_())])
+    return crowd.filter(pc.or_(pc.or_(mask, crowd.column("old")), again))
+
+
+def _contained(
+    prepared: Prepared,
+    documents: pa.Table,
+    new_nodes: Nodes,
+    new_rows: npt.NDArray[np.int64],
+    groups: pa.Table,
+    places: Mapping[str, TextPlace],
+    config: DeduplicateConfig,
+    context: StageContext,
+) -> pa.Table:
+    """Survivors of tonight that lie in other survivors of tonight."""
+    if config.containment.action == "off":
+        return CONTAINED_SCHEMA.empty_table()
+    follows = groups.filter(pc.not_equal(groups.column("node"), groups.column("anchor"))).column("node").to_numpy()
+    others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
+    pairs = find_contained(prepared.sketches, prepared.prints, np.union1d(follows, others), config, context)
+    if not pairs.num_rows:
+        return CONTAINED_SCHEMA.empty_table()
+    ends = np.union1d(pairs.column("node").to_numpy(), pairs.column("other").to_numpy())
+    ids = _first_documents(documents, new_nodes, new_rows, ends)
+    letters = dict(zip(new_nodes.tolist(), documents.column("letters").to_numpy()[new_rows].tolist(), strict=True))
+    wanted = [(node, doc_id, TONIGHT) for node, doc_id in ids.items()]
+    shingles = shingles_of(wanted, places, config, context, config.containment.shingle_characters)
+    facts = {node: (letters[node], doc_id) for node, doc_id in ids.items()}
+    return contained_in(pairs, shingles, facts, config.containment.threshold)
+
+
+def decided(found: Found, config: DeduplicateConfig) -> pa.Table:
+    """DECIDED_SCHEMA of tonight's documents, sorted by doc_id."""
+    return decisions_of(
+        found.documents.select(["doc_id", "source", "items"]),
+        pa.concat_tables([found.settled.tonight, found.standing]),
+        found.contained,
+        found.refused,
+        drop_contained=config.containment.action == "drop",
+    )
+
+
+def known_facts(found: Found) -> dict[str, Any]:
+    """Counts of the night for its report."""
+    old = found.crowd.column("old").to_numpy(zero_copy_only=False)
+    return {
+        "new_forms": len(found.new_nodes),
+        "documents_touched": int(old.sum()),
+        "documents_gone": found.gone.num_rows,
+        "clusters_changed": len(found.settled.log),
+    }

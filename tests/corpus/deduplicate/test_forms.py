@@ -1,0 +1,125 @@
+"""The comparison form: what does not make a difference, what does, and the kernel that does as the definition says."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperclova_core.corpus.deduplicate.forms import EMAIL_MASK, NUMBER_MASK, form_of, signature_version
+from hyperclova_core.corpus.deduplicate.signatures import band_keys, similarity, sketch
+from tests.corpus.deduplicate.texts import SYLLABLES, shingle_set
+
+PIECES = st.sampled_from(
+    [
+        *"가나다 .-@0123456789aZ_%+[]\n",
+        "[EMAIL]",
+        "[PHONE]",
+        "[NAME]",
+        "@x.com",
+        "010-1234-5678",
+        "ㅋㅋ",
+        "😀",
+        "é",
+        "İ",
+        "１",
+    ]
+    + ["½", "\u1100\u1161", "e\u0301", "\u0301", "Σ", "ß", "123456789012345678901"]
+)
+
+
+def forms(texts: list[str], short_below: int) -> list[list[int]]:
+    made = sketch(pa.array(texts), 5, 8, short_below)
+    return [made.points[a:b].tolist() for a, b in zip(made.offsets, made.offsets[1:], strict=False)]
+
+
+@given(st.lists(st.lists(PIECES, max_size=30).map("".join), min_size=1, max_size=4), st.sampled_from([0, 5, 20]))
+def test_the_kernel_does_what_the_definition_says(texts: list[str], short_below: int) -> None:
+    assert forms(texts, short_below) == [form_of(text, short_below) for text in texts]
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
+def test_the_kernel_does_so_for_any_text(texts: list[str]) -> None:
+    valid = [text.encode("utf-8", "ignore").decode() for text in texts]
+    assert forms(valid, 10) == [form_of(text, 10) for text in valid]
+
+
+def test_spacing_punctuation_case_composition_and_personal_data_make_no_difference() -> None:
+    text = "문의는 Help@Example.com 또는 010-1234-5678로 주세요. 2024년 3월 5일까지 접수합니다! 감사합니다, 여러분."
+    others = [
+        text.replace(" ", ""),
+        text.replace(" ", "\u3000  "),
+        text.upper(),
+        text.replace("!", "…").replace(",", "—"),
+        unicodedata.normalize("NFD", text),
+        text.replace("Help@Example.com", "other.person@mail.co.kr").replace("010-1234-5678", "02.345.6789"),
+        text.replace("Help@Example.com", "[EMAIL]").replace("010-1234-5678", "[PHONE]"),
+        text.replace("2024", "1999").replace("3월 5일", "7월 1일"),
+    ]
+    exact = sketch(pa.array([text, *others]), 5, 8, 20).exact
+    assert [at for at, value in enumerate(exact) if value != exact[0]] == []
+    assert EMAIL_MASK in form_of(text, 20)
+    assert NUMBER_MASK in form_of(text, 20)
+
+
+def test_where_a_text_is_short_or_mostly_digits_its_digits_are_what_it_says() -> None:
+    exact = sketch(
+        pa.array(
+            [
+                "평점 9점",
+                "평점 1점",
+                "평점  9점!",
+                "9 8 7 6 5 4 3 2 1 0 9 8 7 6 5 4 3 2 1 0 원화",
+                "1 8 7 6 5 4 3 2 1 0 9 8 7 6 5 4 3 2 1 0 원화",
+            ]
+        ),
+        5,
+        8,
+        20,
+    ).exact
+    assert exact[0] == exact[2]
+    assert len(set(exact)) == 4
+
+
+def test_texts_without_a_letter_are_what_their_signs_are() -> None:
+    exact = sketch(pa.array(["😀", "😂", " 😀 ", "", "  ", "ㅋ", "ㅎ"]), 5, 8, 20).exact
+    assert exact[0] == exact[2]
+    assert exact[3] == exact[4]
+    assert len(set(exact)) == 5
+
+
+def test_slices_of_a_column_are_read_where_they_lie() -> None:
+    texts = [f"{n}번째 글은 다른 글과 다릅니다 그래서 길이도 다릅니다 {'가나다' * n}" for n in range(9)]
+    for kind in (pa.string(), pa.large_string()):
+        column = pa.array(texts, kind)
+        assert sketch(column.slice(3, 4), 5, 8, 5).exact == sketch(column, 5, 8, 5).exact[3:7]
+
+
+def test_signatures_estimate_jaccard_without_bias() -> None:
+    generator = np.random.Generator(np.random.PCG64(3))
+    errors = []
+    for _ in range(60):
+        left = "".join(generator.choice(SYLLABLES, 800))
+        cut = int(generator.integers(0, 800))
+        right = left[:cut] + "".join(generator.choice(SYLLABLES, 800 - cut))
+        a, b = shingle_set(left, 5), shingle_set(right, 5)
+        minima = sketch(pa.array([left, right]), 5, 120, 5).minima
+        errors.append(float(similarity(minima[:1], minima[1:])[0]) - len(a & b) / len(a | b))
+    assert abs(np.mean(errors)) < 0.02
+    assert np.std(errors) < 0.06
+
+
+def test_a_band_key_names_its_band() -> None:
+    same = np.tile(np.arange(6, dtype=np.uint16), (2, 20)).reshape(2, 120)
+    keys = band_keys(same, 20, 6)
+    assert (keys[0] == keys[1]).all()
+    assert len(set(keys[0].tolist())) == 20
+
+
+@pytest.mark.parametrize("other", [(6, 120, 20), (5, 112, 20), (5, 120, 21)])
+def test_whatever_changes_a_signature_changes_its_version(other: tuple[int, int, int]) -> None:
+    assert signature_version(5, 120, 20) != signature_version(*other)

@@ -1,0 +1,253 @@
+"""Night after night: the clusters of one batch, published survivors that stay, and documents that leave for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig, ContainmentConfig, DeduplicateConfig
+from hyperclova_core.corpus.deduplicate.index import open_index
+from hyperclova_core.corpus.deduplicate.tables import INDEX
+from hyperclova_core.foundation.datasets import Dataset, Target
+from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.errors import ConfigError, DataError
+from hyperclova_core.foundation.growing import TOMBSTONES, write_tombstones
+from hyperclova_core.foundation.retention import reachable
+from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.pipeline import history as chain
+from tests.corpus.deduplicate.test_stage import some_texts
+from tests.corpus.deduplicate.texts import (
+    as_sets,
+    clusters_of,
+    dataset,
+    edited,
+    id_of,
+    kept,
+    next_index,
+    reasons,
+    run,
+    text,
+    words,
+)
+
+CONFIG = DeduplicateConfig(boilerplate=BoilerplateConfig(enabled=False), containment=ContainmentConfig(action="off"))
+
+
+class Nights:
+    """A corpus that grows in a folder."""
+
+    def __init__(self, folder: Path, config: DeduplicateConfig = CONFIG, engine: Any = None) -> None:
+        self.folder, self.config, self.engine = folder, config, engine
+        self.index = next_index(folder, config)
+        self.made: list[Dataset] = []
+
+    def add(self, texts: dict[str, Any], buckets: int = 2, removed: tuple[str, ...] = ()) -> Dataset:
+        """One more night."""
+        number = len(self.made)
+        beside = {"history": self.index}
+        if removed:
+            import pyarrow as pa
+
+            table = pa.table({"doc_id": sorted(removed), "reason": ["asked"] * len(removed)}, TOMBSTONES)
+            beside["tombstones-0"] = write_tombstones(Warehouse(str(self.folder)), table)
+        documents = dataset(self.folder / f"night{number}", texts, buckets)
+        made = run(documents, self.folder, self.config, self.engine, **beside).dataset
+        self.index = next_index(self.folder, self.config, self.index, made)
+        self.made.append(made)
+        return made
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """doc_id → row, as the index knows it now."""
+        target = Target(str(self.folder / "look"), "restricted")
+        context = StageContext("t", "1", 0, 1, "a", target, "f", LocalEngine())
+        rows = open_index(self.index, self.config, context)
+        import pyarrow as pa
+
+        from hyperclova_core.corpus.deduplicate.index import newest_rows
+        from hyperclova_core.foundation import storage
+
+        parts = []
+        for part, path in enumerate(rows.files["members"]):
+            table = storage.read_parquet(path)
+            parts.append(table.append_column("part", pa.array([part] * table.num_rows, pa.int32())))
+        found = newest_rows(pa.concat_tables(parts), "doc_id").to_pylist()
+        return {row["doc_id"]: row for row in found if not row["removed"]}
+
+
+@pytest.mark.parametrize("nights", [2, 5])
+def test_nights_come_to_the_clusters_of_one_batch(tmp_path: Path, nights: int) -> None:
+    texts = some_texts()
+    batch = run(dataset(tmp_path / "all", texts), tmp_path / "all", CONFIG).dataset
+    growing = Nights(tmp_path / "nights")
+    names = sorted(texts, key=lambda name: hash_of(name))
+    for night in range(nights):
+        growing.add({name: texts[name] for name in names[night::nights]})
+    wanted = {id_of(name): cluster for name, cluster in clusters_of(batch).items()}
+    found = {doc_id: row["cluster_id"] for doc_id, row in growing.members().items()}
+    assert as_sets(found) == as_sets(wanted)
+    published = [row["cluster_id"] for row in growing.members().values() if row["published"]]
+    assert set(published) == set(found.values()), "each cluster has a published document"
+
+
+def hash_of(name: str) -> str:
+    return id_of(name)[::-1]
+
+
+@pytest.mark.spark
+def test_a_night_gives_the_same_bytes_however_it_is_worked_on(tmp_path: Path, spark_engine: SparkEngine) -> None:
+    texts = some_texts()
+    found = []
+    for name, engine, settings in (
+        ("a", LocalEngine(), {}),
+        ("b", spark_engine, {}),
+        ("c", spark_engine, {"driver_rows": 0}),
+    ):
+        growing = Nights(tmp_path / name, CONFIG.model_copy(update=settings), engine)
+        for night in range(2):
+            growing.add({key: texts[key] for key in sorted(texts)[night::2]})
+        manifests = [made.manifest for made in growing.made] + [growing.index.manifest]
+        found.append(
+            [[m.digest, {n: [e.checksum for e in t.files] for n, t in sorted(m.tables.items())}] for m in manifests]
+        )
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_night_is_compared_with_all_before_and_what_was_published_stays(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"old": edited(1, 5), "else": text(2)})
+    second = growing.add({"better": text(1) + " 더 긴 글", "copy": edited(1, 5).replace(" ", ""), "new": text(3)})
+    assert kept(second) == {"new"}
+    assert reasons(second) == {"better": "near_duplicate", "copy": "exact_duplicate"}
+    for row in second.read("rejected").to_pylist():
+        assert row["detail"] == f"survivor {id_of('old')}"
+        assert row["cluster_id"] == id_of("old")
+        assert row["cluster_size"] == 3
+    third = growing.add({"again": text(1)})
+    assert reasons(third) == {"again": "near_duplicate"}
+    assert third.read("rejected").to_pylist()[0]["cluster_size"] == 4
+
+
+def test_what_comes_again_unchanged_is_left_out_and_what_changed_is_new(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"a": text(1), "b": text(2), "c": edited(2, 4)})
+    again = growing.add({"a": text(1), "b": text(5), "c": edited(2, 4)})
+    assert reasons(again) == {"a": "unchanged", "c": "unchanged"}
+    members = growing.members()
+    assert members[id_of("b")]["cluster_id"] != members[id_of("c")]["cluster_id"]
+    # b, which survived c, says something else now: c comes back beside it
+    before = {row["source_id"] for row in growing.made[0].read("rejected").to_pylist()}
+    assert kept(again) == {"b"} | before & {"c"}
+    assert again.manifest.counters.fan_out == len(before & {"c"})
+    assert members[id_of("c")]["published"]
+
+
+def test_a_removed_document_takes_its_edges_with_it_and_the_next_is_promoted(tmp_path: Path) -> None:
+    # a bridge in the middle of a chain whose ends are less alike than the threshold
+    chain_of = {n: " ".join([*words(1, 60)[n * 8 :], *words(2, 60)[: n * 8]]) for n in range(3)}
+    growing = Nights(tmp_path)
+    first = growing.add(
+        {"left": chain_of[0], "bridge": chain_of[1] + " 가장 긴 글", "right": chain_of[2], "x": text(9)}
+    )
+    assert kept(first) == {"bridge", "x"}
+    second = growing.add({"y": text(8)}, removed=(id_of("bridge"),))
+    assert kept(second) == {"left", "right", "y"}, "both come back: the bridge between them is gone"
+    assert second.manifest.counters.fan_out == 2
+    promoted = {row["doc_id"]: row["in_place_of"] for row in second.read("promoted").to_pylist()}
+    assert promoted == {id_of("left"): id_of("bridge"), id_of("right"): id_of("bridge")}
+    texts = {row["source_id"]: row["text"] for row in second.read("documents").to_pylist()}
+    assert texts["left"] == chain_of[0]
+    assert {row["why"] for row in second.read("cluster_log").to_pylist()} <= {"split"}
+    members = growing.members()
+    assert id_of("bridge") not in members
+    assert members[id_of("left")]["cluster_id"] != members[id_of("right")]["cluster_id"]
+    batch = run(
+        dataset(tmp_path / "b", {"left": chain_of[0], "right": chain_of[2], "x": text(9), "y": text(8)}),
+        tmp_path / "b",
+        CONFIG,
+    )
+    assert as_sets({k: v["cluster_id"] for k, v in members.items()}) == as_sets(
+        {id_of(k): v for k, v in clusters_of(batch.dataset).items()}
+    )
+    third = growing.add({"bridge": chain_of[1] + " 가장 긴 글"}, removed=(id_of("bridge"),))
+    assert reasons(third) == {"bridge": "removed"}, "what was removed does not come back"
+
+
+def test_a_promotion_without_its_text_is_counted_and_loses_nothing_else(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    first = growing.add({"a": text(1) + " 더 긴 글", "b": text(1), "x": text(9)})
+    for path in first.files("rejected"):
+        Path(path).unlink()
+    second = growing.add({"y": text(8)}, removed=(id_of("a"),))
+    assert kept(second) == {"y"}
+    assert second.manifest.counters.custom["promotions_without_text"] == 1
+
+
+def test_an_index_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"a": text(1)})
+    other = CONFIG.model_copy(update={"shingle_characters": 7})
+    with pytest.raises(ConfigError, match=r"other parameters(.|\n)*sig_version(.|\n)*begin a new index"):
+        run(dataset(tmp_path / "n", {"b": text(2)}), tmp_path, other, None, history=growing.index)
+
+
+def test_runs_are_merged_as_they_grow_and_merging_changes_nothing(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    texts = some_texts()
+    for night in range(9):
+        growing.add({name: texts[name] for name in sorted(texts)[night::9]})
+    info = growing.index.manifest.info
+    assert info["version"] == 9
+    assert len(info["parts"]) <= 4, "at most log2 of the nights, not one a night"
+    rows = {name: sum(run_rows[name] for run_rows in info["runs"].values()) for name in INDEX}
+    assert rows == info["rows"]
+    assert info["rows"]["members"] >= len(texts)
+    for table in growing.index.manifest.tables.values():
+        assert len(table.files) == 1, "not a file a partition a night"
+    alive = reachable(Warehouse(str(tmp_path)), 0.0)
+    assert alive == set(), "nothing is named yet"
+    Warehouse(str(tmp_path)).set_reference("history/x", {"uri": growing.index.uri})
+    alive = reachable(Warehouse(str(tmp_path)), 1e18)
+    assert alive == {("history", part) for part in [*info["parts"], growing.index.manifest.fingerprint]}
+
+
+def test_a_night_that_another_overtook_is_told_so(tmp_path: Path) -> None:
+    house = Warehouse(str(tmp_path))
+    first, done = chain.to_compare_with(house, str(tmp_path / "x"), CONFIG)
+    assert not done
+    nights = [
+        run(dataset(tmp_path / name, {name: text(n)}), tmp_path, CONFIG, None, history=first).dataset
+        for n, name in enumerate("ab")
+    ]
+    chain.publish(house, chain.next_version(house, first, nights[0], CONFIG), nights[0])
+    chain.publish(house, chain.next_version(house, first, nights[0], CONFIG), nights[0])
+    with pytest.raises(DataError, match="Another night was published"):
+        chain.publish(house, chain.next_version(house, first, nights[1], CONFIG), nights[1])
+    assert chain.to_compare_with(house, nights[0].uri, CONFIG) == (first, True)
+    assert chain.to_compare_with(house, str(tmp_path / "new"), CONFIG)[0].manifest.info["version"] == 1
+
+
+def test_a_text_that_comes_back_after_its_last_document_left_finds_its_neighbours(tmp_path: Path) -> None:
+    """Its form is in the index, without a component: the edges to those that came before and while it was away count."""
+    texts = {f"t{n}": edited(1, 2 * n) for n in range(4)}
+    filler = {
+        f"f{n}": text(200 + n) for n in range(60)
+    }  # a large first run: small ones after it are not merged into it
+    for first, second in (("t0", "t1"), ("t1", "t0"), ("t2", "t3"), ("t3", "t2")):
+        growing = Nights(tmp_path / f"{first}{second}")
+        growing.add({first: texts[first], second: texts[second], **filler})
+        growing.add({"x": text(9)}, removed=(id_of(first),))
+        growing.add({"again": texts[first]})
+        assert len(growing.index.manifest.info["parts"]) > 0
+        found = {doc_id: row["cluster_id"] for doc_id, row in growing.members().items()}
+        batch = run(
+            dataset(
+                tmp_path / f"b{first}",
+                {"again": texts[first], second: texts[second], **filler, "x": text(9)},
+            ),
+            tmp_path / f"b{first}",
+            CONFIG,
+        ).dataset
+        assert as_sets(found) == as_sets({id_of(name): value for name, value in clusters_of(batch).items()})

@@ -1,0 +1,283 @@
+"""The whole stage: labelled pairs, odd input, and the same bytes whoever does the work."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import (
+    Counters,
+    Dataset,
+    Manifest,
+    Table,
+    Target,
+    commit,
+    content_digest,
+    write_table,
+)
+from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, bucket_of, content_hash, document_id
+from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from tests.corpus.deduplicate.texts import (
+    clusters_of,
+    dataset,
+    edited,
+    id_of,
+    kept,
+    reasons,
+    run,
+    shingle_set,
+    text,
+    words,
+)
+
+MUST_BE_FOUND = ("exact", "spacing_removed", "spacing_added", "nfd", "newline_reflow")
+
+
+def plain(value: str) -> str:
+    """Letters and digits, NFC, lower case: what the labelled similarity is taken of."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFC", value).lower())
+
+
+def char5(one: str, other: str) -> float:
+    a, b = shingle_set(plain(one), 5), shingle_set(plain(other), 5)
+    return len(a & b) / max(1, len(a | b))
+
+
+def test_labelled_pairs_of_real_text(shared_data: Path, tmp_path: Path) -> None:
+    with gzip.open(shared_data / "dup" / "docs.jsonl.gz") as file:
+        texts = {row["id"]: row["text"] for row in map(json.loads, file)}
+    with gzip.open(shared_data / "dup" / "pairs.jsonl.gz") as file:
+        pairs = [json.loads(line) for line in file]
+    made = run(dataset(tmp_path, texts, buckets=4), tmp_path / "out").dataset
+    cluster = clusters_of(made)
+    alike = [pair for pair in pairs if char5(texts[pair["a"]], texts[pair["b"]]) >= 0.8]
+    found = [pair for pair in alike if cluster[pair["a"]] == cluster[pair["b"]]]
+    assert len(found) / len(alike) >= 0.99
+    for kind in MUST_BE_FOUND:
+        of_kind = [pair for pair in pairs if pair["kind"] == kind]
+        assert all(cluster[pair["a"]] == cluster[pair["b"]] for pair in of_kind), kind
+    members = defaultdict(list)
+    for name, identity in cluster.items():
+        members[identity].append(name)
+    merged = [pair for group in members.values() for pair in itertools.combinations(group, 2)]
+    under = [pair for pair in merged if char5(texts[pair[0]], texts[pair[1]]) < 0.5]
+    assert len(under) / len(merged) < 0.01
+
+
+def test_what_falls_out_names_its_survivor_and_how_alike_they_are(tmp_path: Path) -> None:
+    texts = {
+        "a": text(1),
+        "longer": text(1) + " 그리고 덧붙인 말이 조금 더 있습니다",
+        "same": text(1).replace(" ", ""),
+        "near": edited(1, 6),
+        "far": edited(1, 30),
+        "other": text(2),
+    }
+    made = run(dataset(tmp_path, texts), tmp_path / "out").dataset
+    assert kept(made) == {"longer", "far", "other"}
+    for row in made.read("rejected").to_pylist():
+        assert row["detail"] == f"survivor {id_of('longer')}"
+        assert row["cluster_size"] == 4
+        similar = dict(row["signals"])["duplicate_similarity"]
+        assert similar == pytest.approx(char5(row["text"], texts["longer"]), abs=0.12)
+    assert len({row["cluster_id"] for row in made.read("rejected").to_pylist()}) == 1
+    counters = made.manifest.counters
+    assert counters.rows_in == counters.kept + sum(counters.rejected.values()) == 6
+
+
+def test_the_best_of_a_cluster_survives(tmp_path: Path) -> None:
+    early, late = "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"
+    texts = {
+        "late": {"text": text(1), "published_at": late},
+        "early": {"text": text(1), "published_at": early},
+        "unknown": {"text": text(1)},
+    }
+    made = run(dataset(tmp_path, texts), tmp_path / "out").dataset
+    assert kept(made) == {"early"}
+
+
+def test_odd_texts(tmp_path: Path) -> None:
+    sentence = "한글 낱자는 모아 쓰기도 하고 풀어 쓰기도 하지만 읽는 사람에게는 같은 글로 보인다는 말입니다"
+    texts = {
+        "one": "가",
+        "one again": "가 ",
+        "two": "나",
+        "jamo": "ㅋㅋㅋㅋㅋㅋ",
+        "jamo more": "ㅋㅋㅋㅋㅋㅋㅋ",
+        "smile": "😀😀",
+        "grin": "😂😂",
+        "nfc": sentence,
+        "nfd": unicodedata.normalize("NFD", sentence),
+        "mixed": sentence[:20] + unicodedata.normalize("NFD", sentence[20:]),
+    }
+    made = run(dataset(tmp_path, texts), tmp_path / "out").dataset
+    dropped = reasons(made)
+    assert set(dropped.values()) == {"exact_duplicate"}
+    assert {frozenset(dropped) & group for group in ({"one", "one again"}, {"nfc", "nfd", "mixed"})} == {
+        frozenset(dropped) & frozenset({"one", "one again"}),
+        frozenset(dropped) & frozenset({"nfc", "nfd", "mixed"}),
+    }
+    assert len(dropped) == 3
+    assert {"two", "jamo", "jamo more", "smile", "grin"} <= kept(made)
+
+
+def of_texts(folder: Path, texts: list[str], buckets: int = 1) -> Dataset:
+    """A documents dataset made without ingest (which has a limit on the size of a record, and takes its time)."""
+    rows = sorted((document_id("s", str(n), None, b""), str(n), value) for n, value in enumerate(texts))
+    entries = []
+    for bucket in range(buckets):
+        mine = [row for row in rows if bucket_of(row[0], buckets) == bucket]
+        columns = {
+            "doc_id": [row[0] for row in mine],
+            "source_id": [row[1] for row in mine],
+            "content_hash": [content_hash(row[2]) for row in mine],
+            "text": [row[2] for row in mine],
+            "source": ["s"] * len(mine),
+            "source_tier": ["open"] * len(mine),
+            "signals": pa.array([[]] * len(mine), DOCUMENT_SCHEMA.field("signals").type),
+            "pii": pa.array([[]] * len(mine), DOCUMENT_SCHEMA.field("pii").type),
+        }
+        arrays = [
+            pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(len(mine), f.type)
+            for f in DOCUMENT_SCHEMA
+        ]
+        table = pa.Table.from_arrays(arrays, schema=DOCUMENT_SCHEMA)
+        entries.append(write_table(str(folder), f"attempts/a/documents/bucket-{bucket:05d}.parquet", table, bucket))
+    tables, counters = {"documents": Table(files=tuple(entries))}, Counters(rows_in=len(texts), kept=len(texts))
+    digest = content_digest(tables, counters)
+    manifest = Manifest(
+        stage="made",
+        stage_version="1",
+        fingerprint=digest,
+        config={},
+        inputs={},
+        tables=tables,
+        counters=counters,
+        digest=digest,
+        buckets=buckets,
+    )
+    return commit(Target(str(folder)), manifest, "a", {})[0]
+
+
+@pytest.mark.slow
+def test_a_document_of_100_megabytes_beside_small_ones(tmp_path: Path) -> None:
+    pool = words(1, 20_000)
+    huge = " ".join(pool[n % 20_000] + str(n) for n in range(8_000_000))[:60_000_000]
+    assert len(huge.encode()) > 90_000_000
+    made = run(of_texts(tmp_path / "in", ["", huge, huge + " 끝", text(5), text(6), text(5)]), tmp_path / "out").dataset
+    assert made.manifest.counters.kept == 4
+    assert sorted(made.manifest.counters.rejected.items()) == [("exact_duplicate", 1), ("near_duplicate", 1)]
+
+
+@pytest.mark.slow
+def test_a_million_identical_documents_and_ten_thousand_of_one_template(tmp_path: Path) -> None:
+    body = text(1, 120)
+    templates = [f"{body} 접수 번호 {words(n + 50_000, 1)[0]} 담당 {words(n + 90_000, 1)[0]}" for n in range(10_000)]
+    made = run(
+        of_texts(tmp_path / "in", [text(7)] * 1_000_000 + templates, buckets=4),
+        tmp_path / "out",
+        DeduplicateConfig(max_bucket=5_000),
+    ).dataset
+    assert made.manifest.counters.kept == 2
+    assert made.manifest.counters.rejected == {"exact_duplicate": 999_999, "near_duplicate": 9_999}
+    (found,) = made.manifest.info["duplicates"]["cluster_sizes"][-1:]
+    assert (found["from"], found["documents"]) == (1_000_000, 1_000_000)
+    assert made.manifest.info["duplicates"]["templates"][0]["forms"] > 5_000
+    assert made.manifest.counters.custom["pairs_compared"] < 20 * 10_000, "no pair explosion"
+
+
+def some_texts() -> dict[str, object]:
+    """Copies, near-copies, chains, a quotation, boilerplate and items, a few of each."""
+    rows: dict[str, object] = {f"t{n}": text(n, 40 + n) for n in range(40)}
+    rows |= {f"s{n}": text(n, 40 + n).replace(" ", "") for n in range(0, 40, 4)}
+    rows |= {f"e{n}.{c}": edited(n, 3 + c, 40 + n, c) for n in range(0, 40, 3) for c in range(3)}
+    rows |= {f"c{n}": " ".join([*words(70, 80)[n * 6 :], *words(71, 80)[: n * 6]]) for n in range(6)}
+    rows["quoted"] = " ".join(words(80, 200))
+    rows["quoting"] = " ".join([*words(81, 300), *words(80, 200), *words(82, 300)])
+    rows |= {f"f{n}": f"{text(100 + n, 50)}\n이 글은 상업적으로 쓸 수 없습니다 출처를 밝혀 주세요" for n in range(25)}
+    return rows
+
+
+@pytest.mark.spark
+def test_the_driver_and_spark_come_to_the_same_bytes(tmp_path: Path, spark_engine: SparkEngine) -> None:
+    documents = dataset(tmp_path, some_texts(), buckets=4)
+    session = spark_engine.spark()
+    found = {}
+    ways = {
+        "this process": (LocalEngine(), {}, 3),
+        "spark workers": (spark_engine, {}, 3),
+        "shuffled, 1": (spark_engine, {"driver_rows": 0}, 1),
+        "shuffled, 7": (spark_engine, {"driver_rows": 0}, 7),
+        "distributed, 1": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 1),
+        "distributed, 7": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 7),
+        "distributed, 40": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 40),
+    }
+    for name, (engine, settings, partitions) in ways.items():
+        session.conf.set("spark.sql.shuffle.partitions", str(partitions))
+        made = run(documents, tmp_path / name, DeduplicateConfig(**settings), engine).dataset
+        tables = {
+            table: [entry.checksum for entry in made.table(table).files]
+            for table in ("documents", "rejected", "boilerplate", "contained", "contamination", "report", "examples")
+        }
+        found[name] = (made.manifest.fingerprint, made.manifest.digest, tables, made.manifest.counters.custom)
+    session.conf.set("spark.sql.shuffle.partitions", "3")
+    first = found.pop("this process")
+    assert {name: value == first for name, value in found.items()} == dict.fromkeys(found, True)
+    assert len(first[2]["documents"]) == 4
+    assert made.manifest.counters.rejected["near_duplicate"] > 20
+
+
+def test_a_run_that_is_killed_goes_on_from_its_sketches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperclova_core.corpus.deduplicate import together
+
+    documents = dataset(tmp_path, some_texts(), buckets=4)
+    clean = run(documents, tmp_path / "clean").dataset
+    inner = together.settle
+
+    def fails(*parts: object) -> object:
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(together, "settle", fails)
+    with pytest.raises(RuntimeError):
+        run(documents, tmp_path / "out")
+    monkeypatch.setattr(together, "settle", inner)
+    seen = []
+    from hyperclova_core.corpus.deduplicate import sketches
+
+    original = sketches.sketch_batch
+    monkeypatch.setattr(sketches, "sketch_batch", lambda *parts: seen.append(1) or original(*parts))
+    again = run(documents, tmp_path / "out").dataset
+    assert seen == [], "sketches were taken over"
+    assert again.manifest.digest == clean.manifest.digest
+    for table in ("documents", "rejected", "report"):
+        assert [e.checksum for e in again.table(table).files] == [e.checksum for e in clean.table(table).files]
+    mine = f"/attempts/{again.attempt['attempt']}/"
+    left = [path for path in storage.list_files(str(tmp_path / "out")) if mine in path or "/sketches/" in path]
+    assert not [path for path in left if re.search("/(settled|scans|sketches|decisions)/", path)], (
+        "only gc's work is left"
+    )
+
+
+def test_the_report_says_what_fell_out_and_shows_no_text(tmp_path: Path) -> None:
+    made = run(dataset(tmp_path, some_texts()), tmp_path / "out").dataset
+    numbers = made.manifest.info["duplicates"]
+    assert sum(row["documents"] for row in numbers["cluster_sizes"]) == made.manifest.counters.rows_in
+    assert numbers["sources"]["s"]["kept"] == made.manifest.counters.kept
+    report, page = made.files("report")
+    assert json.loads(storage.read_bytes(report)) == json.loads(json.dumps(numbers))
+    shown = storage.read_bytes(page).decode()
+    secret = text(0, 40).split()[0]
+    assert secret not in shown
+    (examples,) = made.files("examples")
+    assert "/restricted/" in examples
+    assert storage.read_bytes(examples).decode().count("similarity") == 12
