@@ -67,7 +67,7 @@ def refresh_corpus() -> None:
         yield Metadata(CORPUS, extra=version.model_dump(include={"version", "digest", "documents", "bytes", "drops"}))
 
     previous = find_new()
-    for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select"):
+    for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select", "history"):
         current = SparkStageOperator(task_id=stage, stage=stage)
         previous >> current
         previous = current

@@ -91,8 +91,13 @@ def run_stage(request: StageRequest, engine: str) -> Outcome:
     return outcome
 
 
-def run_on_input(function: Callable[..., Any], path: tuple[str, ...] | str, options: dict[str, Any]) -> Outcome:
-    """A document or corpus stage over files or a dataset, with the common options."""
+def run_on_input(
+    function: Callable[..., Any],
+    path: tuple[str, ...] | str,
+    options: dict[str, Any],
+    beside: dict[str, Dataset] | None = None,
+) -> Outcome:
+    """A document or corpus stage over files or a dataset (and datasets `beside` it), with the common options."""
     definition = definition_of(function)
     config = config_of(definition, options["config"], options["settings"])
     dataset = input_dataset(path, options["output"], options["seed"])
@@ -100,7 +105,7 @@ def run_on_input(function: Callable[..., Any], path: tuple[str, ...] | str, opti
         definition,
         config,
         lambda _: Target(options["output"]),
-        {"documents": dataset},
+        {"documents": dataset, **(beside or {})},
         seed=options["seed"],
         buckets=dataset.manifest.buckets,
     )

@@ -17,6 +17,7 @@ from hyperclova_core.cli.common import (
     stage_options,
     write_jsonl,
 )
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.stage import deduplicate as deduplicate_stage
 from hyperclova_core.corpus.deidentify import deidentify as deidentify_stage
 from hyperclova_core.corpus.enrich import enrich as enrich_stage
@@ -25,8 +26,11 @@ from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.stage import ingest as ingest_stage
 from hyperclova_core.corpus.select import select as select_stage
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.datasets import Dataset
+from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.pipeline import history as index
 
 
 @click.command()
@@ -71,10 +75,48 @@ def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: s
     type=click.Path(),
     help="Write doc_id, source_id, cluster_id, kept and similarity of every document as JSONL.",
 )
+@click.option(
+    "--history",
+    type=click.Path(),
+    help="Folder of a history index: PATH is compared with all that went into it before, then goes into it too.",
+)
+@click.option(
+    "--tombstones",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File with one doc_id a line: documents that leave the index for good. Needs --history.",
+)
 @stage_options
-def deduplicate(path: tuple[str, ...], clusters: str | None, **options: Any) -> None:
-    """Find exact and near-duplicates; one document of each cluster survives. Needs Java, for Spark."""
-    outcome = run_on_input(deduplicate_stage, path, options)
+def deduplicate(
+    path: tuple[str, ...], clusters: str | None, history: str | None, tombstones: str | None, **options: Any
+) -> None:
+    """Find exact and near-duplicates; one document of each cluster survives. Needs Java (for Spark) from 64 MB on.
+
+    With --history night after night: documents of earlier nights keep their clusters and survivors. The report (cluster
+    sizes, what fell out of each source, templates) lies in the output; `hyperclova dataset show OUTPUT` names it.
+    """
+    beside: dict[str, Dataset] = {}
+    config = config_of(definition_of(deduplicate_stage), options["config"], options["settings"])
+    assert isinstance(config, DeduplicateConfig)
+    house, published = Warehouse(storage.absolute(history or ".")), True
+    if history:
+        beside["history"], published = index.to_compare_with(house, options["output"], config)
+        if tombstones:
+            beside["tombstones"] = index.tombstones_of(house, tombstones)
+    elif tombstones:
+        raise ConfigError(
+            "Tombstones without a history index",
+            where="--tombstones",
+            why="documents are removed from an index",
+            remedy="give --history FOLDER too",
+        )
+    outcome = run_on_input(deduplicate_stage, path, options, beside)
+    if not published:
+        version = index.next_version(house, beside["history"], outcome.dataset, config)
+        index.publish(house, version, outcome.dataset)
+        click.echo(
+            f"history: version {version.manifest.info['version']}, {version.manifest.info['rows']['members']:,} documents",
+            err=True,
+        )
     columns = ["doc_id", "source_id", "cluster_id", "signals"]
 
     def decisions() -> Any:

@@ -20,6 +20,12 @@ NODES: dict[str, Node] = {
     for node in (
         Node("ingest", "hyperclova_core.corpus.ingest.stage:ingest"),
         Node("deduplicate", "hyperclova_core.corpus.deduplicate.stage:deduplicate", (("documents", "ingest"),)),
+        Node(
+            "history",
+            "hyperclova_core.corpus.deduplicate.history:history",
+            (("night", "deduplicate"),),
+            "night",
+        ),
         Node("deidentify", "hyperclova_core.corpus.deidentify:deidentify", (("documents", "deduplicate"),)),
         Node("enrich", "hyperclova_core.corpus.enrich:enrich", (("documents", "deidentify"),)),
         Node("filter", "hyperclova_core.corpus.filter:filter_documents", (("documents", "enrich"),)),
@@ -42,6 +48,8 @@ NODES: dict[str, Node] = {
 }
 
 CORPUS_STAGES = ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select")
+NIGHT_STAGES = (*CORPUS_STAGES, "history")
+"""What a nightly refresh runs: at its end, the index of near-duplicates that knows the night's documents."""
 SPARK_STAGES = tuple(node.name for node in NODES.values() if node.runs_on == "spark")
 GATED = SPARK_STAGES
 

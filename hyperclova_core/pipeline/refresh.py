@@ -8,6 +8,7 @@ from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation.growing import CorpusVersion, Part, current, publish
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.pipeline.graph import CORPUS_STAGES
+from hyperclova_core.pipeline.history import first_version
 from hyperclova_core.pipeline.recipe import Recipe
 from hyperclova_core.pipeline.run import finish_run, prepare_run, recipe_of
 
@@ -27,6 +28,7 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
         )
         return None
     log.info("%d new files, %d bytes", len(new), sum(file["bytes"] for file in new))
+    history = before.history if before else ""
     return prepare_run(
         warehouse,
         run_id,
@@ -34,13 +36,19 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
         sizes=(),
         kind="refresh",
         only_files=tuple(sorted({file["checksum"] for file in new})),
+        beside={
+            "history": history or first_version(warehouse, recipe.deduplicate).uri,
+            "tombstones": [part.uri for part in before.parts if part.kind == "tombstones"] if before else [],
+        },
     )
 
 
 def publish_refresh(warehouse: Warehouse, run: RunFolder) -> CorpusVersion:
-    """Add the night's increment to the published corpus; a retry gets the version that has it.
+    """Add the night's increment to the published corpus, with the index that knows its documents; a retry gets the version
+    that has it.
 
-    The night's own near-duplicates are removed; those of earlier nights need the history index.
+    Raises:
+        DataError: another night was published since this one was compared.
     """
     recipe = recipe_of(run)
     selected = run.dataset("select")
@@ -60,7 +68,9 @@ def publish_refresh(warehouse: Warehouse, run: RunFolder) -> CorpusVersion:
         run=run.name,
         drops=drops,
     )
-    version = publish(warehouse, recipe.name, part, f"night {run.name}", run.record()["only_files"])
+    record = run.record()
+    history = (record["beside"]["history"], run.dataset("history").uri)
+    version = publish(warehouse, recipe.name, part, f"night {run.name}", record["only_files"], history)
     finish_run(warehouse, run)
     log.info(
         "Published version %d of the corpus: %d documents, %d bytes", version.version, version.documents, version.bytes

@@ -16,6 +16,7 @@ from hyperclova_core import __version__
 from hyperclova_core.corpus.deidentify import SURE
 from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import open_dataset
 from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
 from hyperclova_core.foundation.retention import RETENTION_KEY
@@ -50,6 +51,7 @@ def prepare_run(
     tokens: int | None = None,
     kind: str = "pretrain",
     only_files: tuple[str, ...] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> RunFolder:
     """Record a run with its recipe as it will be used; a retry finds the record and changes nothing.
 
@@ -58,6 +60,7 @@ def prepare_run(
         tokens: training tokens a model, instead of the recipe's.
         kind: `pretrain`, or `refresh`, which reads the recipe's landing sources.
         only_files: checksums of the source files that the run reads; None: all.
+        beside: of a night: the `history` index it is compared with, and the datasets of `tombstones`.
 
     Raises:
         ConfigError: a size is not in the recipe.
@@ -77,6 +80,7 @@ def prepare_run(
             "sizes": chosen,
             "kind": kind,
             "only_files": list(only_files) if only_files is not None else None,
+            "beside": beside or {},
             "code_version": __version__,
             "started_at": now(),
             "started": time.time(),
@@ -92,6 +96,9 @@ def dumped(recipe: Recipe) -> dict[str, Any]:
         for entry, source in zip(section["sources"], config.sources, strict=True):
             entry["paths"] = list(source.paths)
         section["batch_rows"] = config.batch_rows
+    wanted = recipe.deduplicate.decontaminate.sets
+    for entry, item_set in zip(data["deduplicate"]["decontaminate"]["sets"], wanted, strict=True):
+        entry["path"] = item_set.path
     return data
 
 
@@ -124,8 +131,16 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
     elif node.name == "evaluate":
         config = recipe.evaluate
         inputs.update({f"train-{name}": run.dataset(f"train-{name}") for name in record["sizes"]})
+    elif node.name == "history":
+        config = recipe.deduplicate
+        inputs["previous"] = open_dataset(record["beside"]["history"])
     else:
         config = getattr(recipe, node.name)
+        beside = record.get("beside") or {}
+        if node.name == "deduplicate" and "history" in beside:
+            inputs["history"] = open_dataset(beside["history"])
+            tombstones = beside["tombstones"]
+            inputs.update({f"tombstones-{at:05d}": open_dataset(uri) for at, uri in enumerate(tombstones)})
         if node.name == "ingest":
             config = recipe.refresh.sources if record["kind"] == "refresh" else recipe.ingest
             files = find_files(config)
@@ -273,7 +288,7 @@ def _event(
                 "digest": manifest.digest,
             },
         }
-    if manifest.stage in ("evaluate", "mix"):
+    if manifest.stage in ("evaluate", "mix", "deduplicate"):
         event["artifacts"] = [
             [path, ""] for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)
         ]
