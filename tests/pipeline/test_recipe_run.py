@@ -19,7 +19,7 @@ from hyperclova_core.pipeline.graph import CORPUS_STAGES, NIGHT_STAGES, SPARK_ST
 from hyperclova_core.pipeline.jobs import run_job
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
-from hyperclova_core.pipeline.run import finish_run, plan_key, prepare_run, run_key, run_keys
+from hyperclova_core.pipeline.run import fail_run, finish_run, plan_key, prepare_run, run_key, run_keys
 from tests.conftest import ROOT, write_lines
 
 pytestmark = [pytest.mark.spark, pytest.mark.ranks]
@@ -219,6 +219,21 @@ def test_a_small_night_passes_under_a_recipe_with_large_thresholds(
     for key in NIGHT_STAGES:
         run_key(warehouse, run, key, spark_engine)
     assert publish_refresh(warehouse, run).documents == 4
+
+
+def test_a_run_that_fails_shows_what_had_ended_by_then(
+    first: tuple[Warehouse, dict[str, object]], place: Path, spark_engine: SparkEngine
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    warehouse, _ = first
+    run = prepare_run(warehouse, "fails", load_recipe("smoke"), sizes=())
+    run_key(warehouse, run, "ingest", spark_engine)
+    fail_run(warehouse, run, "asked to")
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    parent = client.get_run(json.loads(storage.read_bytes(storage.join(run.uri, "mlflow.json")))["parent_run_id"])
+    assert parent.info.status == "FAILED"
+    assert {"funnel.svg", "lineage"} <= {item.path for item in client.list_artifacts(parent.info.run_id)}
 
 
 def test_datasets_verify_to_the_checksum(first: tuple[Warehouse, dict[str, object]]) -> None:

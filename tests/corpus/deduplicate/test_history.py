@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from hyperclova_core.cli.main import cli
 from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig, ContainmentConfig, DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.index import open_index
 from hyperclova_core.corpus.deduplicate.tables import INDEX
@@ -18,6 +21,7 @@ from hyperclova_core.foundation.retention import reachable
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline import history as chain
+from tests.conftest import write_lines
 from tests.corpus.deduplicate.test_stage import some_texts
 from tests.corpus.deduplicate.texts import (
     as_sets,
@@ -251,3 +255,36 @@ def test_a_text_that_comes_back_after_its_last_document_left_finds_its_neighbour
             CONFIG,
         ).dataset
         assert as_sets(found) == as_sets({id_of(name): value for name, value in clusters_of(batch).items()})
+
+
+def test_the_command_keeps_an_index_and_a_command_given_twice_changes_nothing(tmp_path: Path) -> None:
+    def command(*arguments: str, fails: bool = False) -> str:
+        result = CliRunner().invoke(cli, ["deduplicate", *arguments])
+        assert (result.exit_code != 0) == fails, result.output
+        return f"{result.output}{result.exception or ''}"
+
+    history = str(tmp_path / "index")
+    first = write_lines(
+        tmp_path / "a.jsonl", [{"id": "a", "text": text(1) + " 더 긴 글"}, {"id": "b", "text": text(1)}]
+    )
+    second = write_lines(
+        tmp_path / "b.jsonl", [{"id": "c", "text": text(1).replace(" ", "")}, {"id": "d", "text": text(2)}]
+    )
+    night = (str(first), "--output", str(tmp_path / "one"), "--history", history)
+    assert "history: version 1, 2 documents" in command(*night)
+    assert "history" not in command(*night), "made already"
+    clusters = str(tmp_path / "clusters.jsonl")
+    out = command(str(second), "--output", str(tmp_path / "two"), "--history", history, "--clusters", clusters)
+    assert "2 in, 1 kept" in out
+    rows = {row["source_id"]: row for row in map(json.loads, Path(clusters).read_text().splitlines())}
+    assert not rows["c"]["kept"]
+    assert rows["c"]["similarity"] >= 0.7
+    buried = tmp_path / "buried.txt"
+    buried.write_text(f"{id_of('a', 'input')}\n")
+    third = write_lines(tmp_path / "c.jsonl", [{"id": "e", "text": text(3)}])
+    night = (str(third), "--output", str(tmp_path / "three"), "--history", history, "--tombstones", str(buried))
+    assert "1 in, 2 kept" in command(*night), "b or c comes back"
+    buried.write_text("홍길동\n")
+    assert "Not a doc_id" in str(command(*night[:2], str(tmp_path / "four"), *night[3:], fails=True))
+    lonely = (str(third), "--output", str(tmp_path / "five"), "--tombstones", str(buried))
+    assert "without a history index" in str(command(*lonely, fails=True))
