@@ -143,7 +143,8 @@ class Settled:
 def settle(crowd: pa.Table, groups: pa.Table, gone: pa.Table, origin: str) -> Settled:
     """Clusters with their ids and survivors. Pure: a cluster is the documents whose forms share an anchor.
 
-    The survivor is the best by (published, tier, length, earliest, doc_id). An old cluster keeps its id: it goes on in the
+    The survivor is the best by (published, tier, length, earliest, doc_id); where nobody is published any more, tonight's documents
+    go before old ones. An old cluster keeps its id: it goes on in the
     group that holds the document the id names, else its published document, else most of its documents. Where two old
     clusters come together, the smaller id stays and the other is logged; where one falls apart, the rest gets new ids, logged
     too. A published document stays published; where a cluster has none left, the best of its documents is promoted.
@@ -158,8 +159,11 @@ def settle(crowd: pa.Table, groups: pa.Table, gone: pa.Table, origin: str) -> Se
     anchor, similarity = _anchors(nodes, groups)
     crowd = crowd.append_column("anchor", pa.array(anchor)).append_column("similarity", pa.array(similarity))
     crowd = crowd.append_column("first", pc.invert(crowd.column("published")))
-    rank = [("anchor", "ascending"), ("first", "ascending"), ("tier", "ascending"), ("letters", "descending")]
-    crowd = crowd.sort_by([*rank, ("earliest", "ascending"), ("doc_id", "ascending")]).combine_chunks()
+    # where nobody is published any more, a text that is here goes before one that may be there no more
+    rank = [("anchor", "ascending"), ("first", "ascending"), ("old", "ascending"), ("tier", "ascending")]
+    crowd = crowd.sort_by(
+        [*rank, ("letters", "descending"), ("earliest", "ascending"), ("doc_id", "ascending")]
+    ).combine_chunks()
     anchor = crowd.column("anchor").to_numpy()
     starts = np.flatnonzero(np.append(True, anchor[1:] != anchor[:-1])[: len(anchor)])
     counts = np.diff(np.append(starts, len(anchor)))
@@ -167,7 +171,8 @@ def settle(crowd: pa.Table, groups: pa.Table, gone: pa.Table, origin: str) -> Se
     ids = crowd.column("doc_id").to_numpy(zero_copy_only=False).astype(object)
     least = np.minimum.reduceat(ids, starts) if len(starts) else ids
     old = crowd.column("old").to_numpy(zero_copy_only=False)
-    names, log = _names(crowd, which, least, anchor[starts] if len(starts) else anchor, origin)
+    before = set(gone.column("doc_id").to_pylist())
+    names, log = _names(crowd, which, least, anchor[starts] if len(starts) else anchor, origin, before)
     survivor = np.repeat(starts, counts)
     node = crowd.column("node").to_numpy()
     same = node == node[survivor] if len(node) else np.zeros(0, np.bool_)
@@ -227,6 +232,7 @@ def _names(
     least: npt.NDArray[Any],
     anchors: npt.NDArray[np.int64],
     origin: str,
+    before: set[str],
 ) -> tuple[npt.NDArray[Any], list[dict[str, str]]]:
     """The id of each cluster, and the log: only clusters with old documents take more than a look."""
     names = least.copy()
@@ -250,9 +256,10 @@ def _names(
     for place, ids in sorted(taken.items()):
         names[place] = min(ids)
         log += [{"cluster_id": name, "became": names[place], "why": "merged"} for name in sorted(ids)[1:]]
-    if claims:
+    if claims or before:
         for place, name in enumerate(names.tolist()):
-            if place not in taken and name in claims:  # an old cluster has the name, and goes on elsewhere
+            # an old cluster has the name, or may have it from a night when the document said something else
+            if place not in taken and (name in claims or name in before):
                 names[place] = digest_parts("cluster", name, origin)
     for place, came_from in sorted(parts.items()):
         log += [{"cluster_id": name, "became": names[place], "why": "split"} for name in sorted(came_from)]

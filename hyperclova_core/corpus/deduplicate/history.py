@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.index import comparable, newest_rows
-from hyperclova_core.corpus.deduplicate.tables import INDEX, INDEX_ORDER
+from hyperclova_core.corpus.deduplicate.tables import BURIED, INDEX, INDEX_ORDER
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, open_dataset, write_table
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
@@ -147,7 +147,8 @@ def _between(path: str, column: str, low: Any, high: Any) -> pa.Table:
 def _without_the_dead(table: pa.Table, name: str, members: list[str]) -> pa.Table:
     """Without removed documents, forms that no document has any more, and what belongs to those."""
     if name == "members":
-        return table.filter(pc.invert(table.column("removed")))
+        buried = pc.equal(table.column("origin"), BURIED)
+        return table.filter(pc.or_(pc.invert(table.column("removed")), buried))
     if name == "labels":
         return table.filter(pc.is_valid(table.column("component")))
     for column in {"forms": ("node",), "bands": ("node",), "edges": ("left", "right")}[name]:
@@ -155,7 +156,8 @@ def _without_the_dead(table: pa.Table, name: str, members: list[str]) -> pa.Tabl
         distinct, places = np.unique(values, return_inverse=True)
         seen = np.zeros(len(distinct), np.bool_)
         for path in members:  # a column at a time, a file at a time: no more than a run is in memory
-            nodes = np.unique(storage.read_parquet(path, ["node"]).column("node").to_numpy())
+            rows = storage.read_parquet(path, ["node", "removed"])
+            nodes = np.unique(rows.filter(pc.invert(rows.column("removed"))).column("node").to_numpy())
             seen |= np.isin(distinct, nodes, assume_unique=True)
         table = table.filter(pa.array(seen[places], pa.bool_()))
     return table

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from hyperclova_core.corpus.deduplicate.boilerplate import cut
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.tables import (
+    BURIED,
     CROWD_SCHEMA,
     FORMS_SCHEMA,
     INDEX_ORDER,
@@ -27,10 +28,17 @@ from hyperclova_core.foundation.frames import ROWS_A_FILE
 from hyperclova_core.foundation.stages import StageContext
 
 
-def index_tables(found: Found, sketches: list[str], context: StageContext) -> dict[str, Table]:
-    """The night's runs of the five tables of the index, as tables of its output."""
+def index_tables(
+    found: Found, promoted: pa.Table, forbidden: frozenset[str], sketches: list[str], context: StageContext
+) -> dict[str, Table]:
+    """The night's runs of the five tables of the index, as tables of its output.
+
+    Args:
+        promoted: those that could be brought back.
+        forbidden: doc_ids that were removed for good.
+    """
     made = {
-        "members": _members(found, context),
+        "members": _members(found, promoted, forbidden, context),
         "labels": _labels(found),
         "edges": found.edges,
         "forms": _forms(found, sketches, context),
@@ -53,7 +61,12 @@ def _written(name: str, table: pa.Table, context: StageContext) -> Table:
     return Table(files=tuple(entries))
 
 
-def _members(found: Found, context: StageContext) -> pa.Table:
+def _without_text(found: Found, promoted: pa.Table) -> pa.Array:
+    wanted = set(found.settled.promoted.column("doc_id").to_pylist())
+    return pa.array(sorted(wanted - set(promoted.column("doc_id").to_pylist())), pa.string())
+
+
+def _members(found: Found, promoted: pa.Table, forbidden: frozenset[str], context: StageContext) -> pa.Table:
     """Tonight's documents as they were settled, old ones of which something changed, and those that are gone."""
     fresh = found.documents.filter(pa.array(found.fresh, pa.bool_()))
     count = fresh.num_rows
@@ -68,12 +81,20 @@ def _members(found: Found, context: StageContext) -> pa.Table:
         "removed": pa.array(np.zeros(count, np.bool_)),
         "origin": pa.array([context.fingerprint] * count, pa.string()),
     }
-    changed = found.settled.changed.select([name for name in CROWD_SCHEMA.names if name != "old"])
+    changed = found.settled.changed
+    # who could not be brought back is not published: the next copy of it must not fall to a text that is nowhere
+    lost = pc.is_in(changed.column("doc_id"), value_set=_without_text(found, promoted))
+    published = pc.and_(changed.column("published"), pc.invert(lost))
+    changed = changed.set_column(changed.schema.get_field_index("published"), "published", published)
+    changed = changed.select([name for name in CROWD_SCHEMA.names if name != "old"])
     changed = changed.append_column("removed", pa.array(np.zeros(changed.num_rows, np.bool_)))
     left = found.gone.filter(pc.invert(pc.is_in(found.gone.column("doc_id"), value_set=ids)))
     for name, value in (("removed", True), ("published", False)):
         column = pa.array([value] * left.num_rows, pa.bool_())
         left = left.set_column(left.schema.get_field_index(name), name, column)
+    buried = pc.is_in(left.column("doc_id"), value_set=pa.array(sorted(forbidden), pa.string()))
+    origin = pc.if_else(buried, pa.scalar(BURIED), left.column("origin"))
+    left = left.set_column(left.schema.get_field_index("origin"), "origin", origin)
     parts = [pa.table(tonight), changed, left]
     return pa.concat_tables([part.select(MEMBERS_SCHEMA.names).cast(MEMBERS_SCHEMA) for part in parts])
 

@@ -23,7 +23,11 @@ def items_of(config: DecontaminateConfig) -> pa.Table:
     Raises:
         DataError: naming the file, the line, and what it lacks.
     """
-    rows = [(f"{item_set.name}:{key}", text) for item_set in config.sets for key, text in read_items(item_set)]
+    rows = [
+        (f"{item_set.name}:{'_'.join(key.split())}", text)
+        for item_set in config.sets
+        for key, text in read_items(item_set)
+    ]
     return pa.table([[name for name, _ in rows], [text for _, text in rows]], schema=ITEMS_SCHEMA)
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from hyperclova_core.corpus.deduplicate.clusters import Settled
 from hyperclova_core.corpus.deduplicate.index import Index
 from hyperclova_core.corpus.deduplicate.tables import (
+    BURIED,
     CROWD_SCHEMA,
     EDGES_SCHEMA,
     LABELS_SCHEMA,
@@ -37,10 +38,12 @@ def refused_of(documents: pa.Table, known: pa.Table | None, forbidden: frozenset
     if known is None:
         return refused
     there = known.filter(pc.invert(known.column("removed")))
+    tombs = known.filter(pc.and_(known.column("removed"), pc.equal(known.column("origin"), BURIED)))
+    buried = forbidden | set(tombs.column("doc_id").to_pylist())
     nodes = dict(zip(there.column("doc_id").to_pylist(), there.column("node").to_pylist(), strict=True))
     rows = zip(*(documents.column(name).to_pylist() for name in ("doc_id", "node", "items")), strict=True)
     for row, (doc_id, node, items) in enumerate(rows):
-        if items is None and doc_id in forbidden:
+        if items is None and doc_id in buried:
             refused[row] = REMOVED
         elif items is None and nodes.get(doc_id) == node:
             refused[row] = UNCHANGED

@@ -143,8 +143,8 @@ def _together(
     additions: dict[int, str] = {}
     custom = {"template_buckets": float(len(found.templates)), **found.counts}
     if index is not None:
-        tables.update(index_tables(found, prepared.sketches, context))
         promoted, additions = promoted_documents(found, config, context)
+        tables.update(index_tables(found, promoted, forbidden, prepared.sketches, context))
         extras |= {"cluster_log": found.settled.log, "promoted": promoted}
         facts.night = {"index_version": index.version, "index_rows": index.rows, **known_facts(found)}
         facts.night |= {"promoted": promoted.num_rows}

@@ -124,7 +124,7 @@ def find_together(
     edges, old_forms, counts = _edges(pairs, prepared, documents, new_nodes, new_rows, index, places, config, context)
 
     old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, gone)
-    crowd = pa.concat_tables([old_members, _as_crowd(documents, fresh)])
+    crowd = pa.concat_tables([old_members, _as_crowd(documents, fresh, gone)])
     alive = np.unique(crowd.column("node").to_numpy())
     graph = _alive(pa.concat_tables([old_edges, edges]), alive)
     ends = components_of(graph.column("left").to_numpy(), graph.column("right").to_numpy())
@@ -132,7 +132,7 @@ def find_together(
     groups = _groups(labels, graph, crowd, prepared, index, config, context)
     crowd = _of_several(crowd, groups, gone)
     settled = settle(crowd, groups, gone, context.fingerprint)
-    contained = _contained(prepared, documents, new_nodes, new_rows, groups, places, config, context)
+    contained = _contained(prepared, documents, fresh, new_nodes, new_rows, settled, places, config, context)
     return Found(
         documents=documents,
         fresh=fresh,
@@ -265,13 +265,15 @@ def _first_documents(documents: pa.Table, nodes: Nodes, rows: npt.NDArray[np.int
     return dict(zip(nodes[mine].tolist(), ids, strict=True))
 
 
-def _as_crowd(documents: pa.Table, fresh: npt.NDArray[np.bool_]) -> pa.Table:
+def _as_crowd(documents: pa.Table, fresh: npt.NDArray[np.bool_], gone: pa.Table) -> pa.Table:
+    """Tonight's documents; the new version of a published document is published too: it takes the place of the old one."""
     rows = documents.filter(pa.array(fresh, pa.bool_())).select(
         ["doc_id", "node", "source", "tier", "letters", "earliest"]
     )
     count = rows.num_rows
     rows = rows.append_column("old", pa.array(np.zeros(count, np.bool_)))
-    rows = rows.append_column("published", pa.array(np.zeros(count, np.bool_)))
+    before = gone.filter(gone.column("published")).column("doc_id").combine_chunks()
+    rows = rows.append_column("published", pc.is_in(rows.column("doc_id"), value_set=before))
     for name in ("cluster_id", "origin"):
         rows = rows.append_column(name, pa.nulls(count, pa.string()))
     return rows.select(CROWD_SCHEMA.names).cast(CROWD_SCHEMA)
@@ -343,9 +345,10 @@ def _of_several(crowd: pa.Table, groups: pa.Table, gone: pa.Table) -> pa.Table:
 def _contained(
     prepared: Prepared,
     documents: pa.Table,
+    fresh: npt.NDArray[np.bool_],
     new_nodes: Nodes,
     new_rows: npt.NDArray[np.int64],
-    groups: pa.Table,
+    settled: Settled,
     places: Mapping[str, TextPlace],
     config: DeduplicateConfig,
     context: StageContext,
@@ -353,9 +356,12 @@ def _contained(
     """Survivors of tonight that lie in other survivors of tonight."""
     if config.containment.action == "off":
         return CONTAINED_SCHEMA.empty_table()
-    follows = groups.filter(pc.not_equal(groups.column("node"), groups.column("anchor"))).column("node").to_numpy()
-    others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
-    pairs = find_contained(prepared.sketches, prepared.prints, np.union1d(follows, others), config, context)
+    tonight = settled.tonight
+    falls = tonight.filter(pc.not_equal(tonight.column("survivor"), tonight.column("doc_id"))).column("doc_id")
+    stays = pc.invert(pc.is_in(documents.column("doc_id"), value_set=falls.combine_chunks()))
+    kept = documents.column("node").to_numpy()[stays.to_numpy(zero_copy_only=False) & fresh]
+    others = np.setdiff1d(documents.column("node").to_numpy(), np.intersect1d(kept, new_nodes))
+    pairs = find_contained(prepared.sketches, prepared.prints, others, config, context)
     if not pairs.num_rows:
         return CONTAINED_SCHEMA.empty_table()
     ends = np.union1d(pairs.column("node").to_numpy(), pairs.column("other").to_numpy())

@@ -288,3 +288,55 @@ def test_the_command_keeps_an_index_and_a_command_given_twice_changes_nothing(tm
     assert "Not a doc_id" in str(command(*night[:2], str(tmp_path / "four"), *night[3:], fails=True))
     lonely = (str(third), "--output", str(tmp_path / "five"), "--tombstones", str(buried))
     assert "without a history index" in str(command(*lonely, fails=True))
+
+
+def test_a_published_document_that_changes_a_little_stays_published(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"a": {"text": text(1), "published_at": "2020-01-01T00:00:00Z"}, "c": edited(1, 3)})
+    first = kept(growing.made[0])
+    (survivor,), (other,) = sorted(first), sorted({"a", "c"} - first)
+    body = text(1) if survivor == "a" else edited(1, 3)
+    again = growing.add({survivor: body + " 덧붙임"})
+    assert kept(again) == {survivor}, "its new version takes its place"
+    assert again.manifest.counters.fan_out == 0
+    assert not growing.members()[id_of(other)]["published"]
+
+
+def test_a_text_that_could_not_be_brought_back_does_not_take_others_with_it(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    first = growing.add({"a": text(1) + " 더 긴 글", "b": text(1), "x": text(9)})
+    for path in first.files("rejected"):
+        Path(path).unlink()
+    growing.add({"y": text(8)}, removed=(id_of("a"),))
+    assert not growing.members()[id_of("b")]["published"]
+    third = growing.add({"again": text(1).replace(" ", "")})
+    assert kept(third) == {"again"}, "nobody holds this text"
+    assert kept(growing.add({"late": text(1)})) == set()
+
+
+def test_what_was_removed_stays_removed_also_after_runs_were_merged(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"a": text(1), "b": text(2)})
+    growing.add({"c": text(3)}, removed=(id_of("a"),))
+    growing.add({f"d{n}": text(20 + n) for n in range(12)})
+    assert growing.index.manifest.info["parts"] == []
+    assert reasons(growing.add({"a": text(1)})) == {"a": "removed"}
+
+
+def test_no_two_clusters_have_one_name_whatever_a_document_says_over_time(tmp_path: Path) -> None:
+    growing = Nights(tmp_path)
+    growing.add({"x": text(1), "y": edited(1, 2)})
+    growing.add({"x": text(2)})
+    growing.add({"x": text(3)})
+    members = growing.members()
+    assert members[id_of("x")]["cluster_id"] != members[id_of("y")]["cluster_id"]
+
+
+def test_a_quotation_is_looked_for_among_what_survives(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"containment": ContainmentConfig(action="drop")})
+    growing = Nights(tmp_path, config)
+    body, extra = words(1, 600), words(2, 160)
+    growing.add({"old": " ".join(body)})
+    second = growing.add({"longer": " ".join([*body, *extra]), "extra": " ".join(extra)})
+    assert reasons(second) == {"longer": "near_duplicate"}
+    assert kept(second) == {"extra"}
