@@ -97,7 +97,7 @@ def touched_by(
     labels = index.newest("labels", "node", nodes)
     labels = labels.filter(pc.is_valid(labels.column("component")))
     # a form that no document had any more has no component, but its edges are known: it comes back to its neighbours
-    again = np.setdiff1d(there.column("node").to_numpy(), labels.column("node").to_numpy())
+    again = np.setdiff1d(nodes, labels.column("node").to_numpy())
     links = [index.scan("edges", side, again) for side in ("left", "right")]
     around = [table.column(side).to_numpy() for table in links for side in ("left", "right")]
     beside = np.setdiff1d(np.concatenate(around), nodes)

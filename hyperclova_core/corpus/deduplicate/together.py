@@ -126,6 +126,10 @@ def find_together(
     old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, gone)
     crowd = pa.concat_tables([old_members, _as_crowd(documents, fresh, gone)])
     alive = np.unique(crowd.column("node").to_numpy())
+    orphans = _around_the_dead(pa.concat_tables([old_edges, edges]), alive, config.pair_bucket)
+    if orphans.num_rows:
+        more, _, _ = _edges(orphans, prepared, documents, new_nodes, new_rows, index, places, config, context)
+        edges = pa.concat_tables([edges, more])
     graph = _alive(pa.concat_tables([old_edges, edges]), alive)
     ends = components_of(graph.column("left").to_numpy(), graph.column("right").to_numpy())
     labels = pa.table(list(ends), schema=LABELS_SCHEMA)
@@ -277,6 +281,26 @@ def _as_crowd(documents: pa.Table, fresh: npt.NDArray[np.bool_], gone: pa.Table)
     for name in ("cluster_id", "origin"):
         rows = rows.append_column(name, pa.nulls(count, pa.string()))
     return rows.select(CROWD_SCHEMA.names).cast(CROWD_SCHEMA)
+
+
+def _around_the_dead(edges: pa.Table, alive: Nodes, small: int) -> pa.Table:
+    """Pairs that hold large groups together when a form that no document has any more was what they were compared with.
+
+    Above `small` forms a bucket's forms are compared with its first only: where that one is gone, the rest would fall apart.
+    They are compared with the first of those that live.
+    """
+    nodes, labels = components_of(edges.column("left").to_numpy(), edges.column("right").to_numpy())
+    lives = np.isin(nodes, alive)
+    roots, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    lost = np.bincount(place, weights=~lives, minlength=len(roots)) > 0
+    wanted = (lost & (sizes > small))[place] & lives if len(nodes) else lives
+    left, groups = nodes[wanted], labels[wanted]
+    _, first, which = np.unique(
+        groups, return_index=True, return_inverse=True
+    )  # nodes ascend: the first is the smallest
+    hubs = left[first][which] if len(left) else left
+    pairs = [pa.array(hubs[hubs != left]), pa.array(left[hubs != left])]
+    return pa.table(pairs, names=["left", "right"])
 
 
 def _alive(edges: pa.Table, nodes: Nodes) -> pa.Table:

@@ -340,3 +340,25 @@ def test_a_quotation_is_looked_for_among_what_survives(tmp_path: Path) -> None:
     second = growing.add({"longer": " ".join([*body, *extra]), "extra": " ".join(extra)})
     assert reasons(second) == {"longer": "near_duplicate"}
     assert kept(second) == {"extra"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_large_group_holds_together_when_the_form_it_was_compared_with_goes(tmp_path: Path, seed: int) -> None:
+    """Above `pair_bucket` a bucket is a star: with its middle gone, the rest are compared with another one."""
+    body = text(700 + seed, 120)
+    alike = {f"n{n}": f"{body} {words(5000 + 100 * seed + n, 1)[0]}" for n in range(60)}
+    growing = Nights(tmp_path)
+    first = growing.add({**alike, **{f"f{n}": text(800 + n) for n in range(200)}})
+    (survivor,) = kept(first) & set(alike)
+    members = growing.members()
+    hub = min(
+        (row for row in members.values() if row["doc_id"] in {id_of(n) for n in alike}), key=lambda row: row["node"]
+    )
+    name = next(n for n in alike if id_of(n) == hub["doc_id"])
+    second = growing.add({"x": text(9)}, removed=(id_of(name),))
+    promoted = kept(second) - {"x"}
+    assert len(promoted) == (1 if name == survivor else 0)
+    clusters = {row["cluster_id"] for doc_id, row in growing.members().items() if doc_id in {id_of(n) for n in alike}}
+    assert len(clusters) == 1
+    third = growing.add({f"m{n}": f"{body} {words(9000 + n, 1)[0]}" for n in range(6)})
+    assert kept(third) == set(), "newcomers find the group, whoever they share a band with"
