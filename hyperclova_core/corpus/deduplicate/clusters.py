@@ -177,7 +177,9 @@ def settle(crowd: pa.Table, groups: pa.Table, gone: pa.Table, origin: str) -> Se
     node = crowd.column("node").to_numpy()
     same = node == node[survivor] if len(node) else np.zeros(0, np.bool_)
     cluster = names[which] if len(which) else names
-    values = np.where(same, 1.0, crowd.column("similarity").to_numpy())
+    alike = crowd.column("similarity").to_numpy()
+    # the anchor itself may fall to an old survivor: then the survivor's similarity to it is theirs
+    values = np.where(same, 1.0, np.where(node == anchor, alike[survivor], alike)) if len(node) else alike
     tonight = pa.table(
         [
             pa.array(ids[~old], pa.string()),

@@ -45,7 +45,7 @@ class Items:
     order: npt.NDArray[np.int64]
     filter: npt.NDArray[np.uint8]
     width: int
-    whole: dict[bytes, int]
+    whole: dict[bytes, list[int]]
     too_short: int
 
 
@@ -65,7 +65,9 @@ def load_items(path: str, ngram: int, min_letters: int, min_letters_whole: int) 
     forms = sketch(pa.array(texts, pa.large_string()), 1, 1, _ALL_SHORT)
     letters = forms.letters
     fitting = (letters[: len(names)] >= min_letters_whole) & (letters[: len(names)] < min_letters)
-    whole = {forms.exact[row]: int(row) for row in np.flatnonzero(fitting)}
+    whole: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(fitting).tolist():
+        whole.setdefault(forms.exact[row], []).append(row)
     searched = np.flatnonzero(letters >= min_letters)
     width = min_letters
     heads = np.array(
@@ -77,7 +79,7 @@ def load_items(path: str, ngram: int, min_letters: int, min_letters_whole: int) 
     np.bitwise_or.at(
         bits, (slots >> np.uint64(3)).astype(np.int64), np.uint8(1) << (slots & np.uint64(7)).astype(np.uint8)
     )
-    found = set(np.asarray(owners)[searched].tolist()) | set(whole.values())
+    found = set(np.asarray(owners)[searched].tolist()) | {item for same in whole.values() for item in same}
     return Items(
         names,
         forms.points,
@@ -146,6 +148,6 @@ def items_in(texts: pa.Array, items: Items) -> list[list[str]]:
                 ):
                     found.add(int(items.owner[pattern]))
         if forms.exact[row] in items.whole and end > start:
-            found.add(items.whole[forms.exact[row]])
+            found.update(items.whole[forms.exact[row]])
         out.append(sorted(items.names[item] for item in found))
     return out

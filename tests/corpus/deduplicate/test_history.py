@@ -126,6 +126,7 @@ def test_a_night_is_compared_with_all_before_and_what_was_published_stays(tmp_pa
     assert kept(second) == {"new"}
     assert reasons(second) == {"better": "near_duplicate", "copy": "exact_duplicate"}
     for row in second.read("rejected").to_pylist():
+        assert (dict(row["signals"])["duplicate_similarity"] == 1.0) == (row["source_id"] == "copy")
         assert row["detail"] == f"survivor {id_of('old')}"
         assert row["cluster_id"] == id_of("old")
         assert row["cluster_size"] == 3
