@@ -81,14 +81,20 @@ def run_stage(request: StageRequest, engine: str) -> Outcome:
     size = sum(file["bytes"] for file in request.files) + sum(
         table.bytes for dataset in request.inputs.values() for table in dataset.manifest.tables.values()
     )
-    chosen = "spark" if engine == "spark" or (engine == "auto" and size >= SPARK_FROM_BYTES) else "local"
-    worker = SparkEngine() if chosen == "spark" else LocalEngine(progress=_progress(request.definition.name))
+    worker = worker_for(request.definition.name, size, engine)
     try:
         outcome = execute(plan, worker)
     finally:
         worker.close()
     report(request.definition.name, outcome)
     return outcome
+
+
+def worker_for(stage: str, size: int, engine: str) -> LocalEngine:
+    """Who does the work of a command: this process, or Spark where the input is large or it is asked for."""
+    if engine == "spark" or (engine == "auto" and size >= SPARK_FROM_BYTES):
+        return SparkEngine()
+    return LocalEngine(progress=_progress(stage))
 
 
 def run_on_input(

@@ -64,12 +64,12 @@ def nsmc(model: str, shots_path: str, test_path: str, count: int, sets: int, see
     from dataclasses import asdict
 
     from hyperclova_core.evaluation import nsmc as task
-    from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
+    from hyperclova_core.tokens.tokenizer import Tokenizer
     from hyperclova_core.training.export import load_model
 
     result = task.evaluate(
         load_model(model),
-        MorphemeTokenizer.load(model),
+        Tokenizer.load(model),
         task.read_reviews(shots_path),
         task.read_reviews(test_path),
         count,

@@ -51,13 +51,13 @@ def run(config: EvaluationJobConfig) -> dict[str, Any]:
 
 def _few_shot(config: EvaluationJobConfig) -> dict[str, Any]:
     from hyperclova_core.evaluation.nsmc import evaluate, read_reviews
-    from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
+    from hyperclova_core.tokens.tokenizer import Tokenizer
     from hyperclova_core.training.export import load_model
 
     settings = config.evaluate
     if not settings.nsmc_shots or not settings.nsmc_test:
         return {}
-    tokenizer = MorphemeTokenizer.load(config.tokenizer)
+    tokenizer = Tokenizer.load(config.tokenizer)
     shots, test = (
         read_reviews(data_path(settings.nsmc_shots)),
         read_reviews(data_path(settings.nsmc_test))[: settings.max_test],

@@ -18,7 +18,7 @@ import torch
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
+from hyperclova_core.tokens.tokenizer import Tokenizer
 from hyperclova_core.training.model import WholeModel
 
 ANSWERS = (" (부정)", " (긍정)")
@@ -82,7 +82,7 @@ def read_reviews(path: str) -> list[Review]:
 
 def evaluate(
     model: WholeModel,
-    tokenizer: MorphemeTokenizer,
+    tokenizer: Tokenizer,
     shots: Sequence[Review],
     test: Sequence[Review],
     count: int,
@@ -111,7 +111,7 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def _prompt(
-    tokenizer: MorphemeTokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, context: int, seed: int
+    tokenizer: Tokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, context: int, seed: int
 ) -> tuple[list[int], int]:
     generator = np.random.Generator(np.random.PCG64(seed))
     order = generator.permutation(len(shots))
@@ -133,7 +133,7 @@ def _prompt(
 
 
 @torch.no_grad()
-def _answer(model: WholeModel, tokenizer: MorphemeTokenizer, prompt: list[int], review: Review) -> int:
+def _answer(model: WholeModel, tokenizer: Tokenizer, prompt: list[int], review: Review) -> int:
     body = tokenizer.encode(review.text)
     scores = []
     for answer in ANSWERS:

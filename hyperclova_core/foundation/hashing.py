@@ -119,3 +119,30 @@ def content_digest(table: pa.Table) -> str:
     hasher = ContentHasher()
     hasher.update(table.combine_chunks())
     return hasher.hexdigest()
+
+
+def _finalised(values: np.ndarray) -> np.ndarray:
+    """MurmurHash3's finaliser: every bit of a 64-bit number changes half of the result's (Appleby 2011)."""
+    values = values ^ (values >> np.uint64(33))
+    values = values * np.uint64(0xFF51AFD7ED558CCD)
+    values = values ^ (values >> np.uint64(33))
+    values = values * np.uint64(0xC4CEB9FE1A85EC53)
+    return values ^ (values >> np.uint64(33))
+
+
+def order_keys(ids: pa.Array | pa.ChunkedArray, seed: int, *purpose: str) -> np.ndarray:
+    """A key for each 128-bit id (32 hex digits, as doc_id and cluster_id are), made of (seed, purpose, id): uint64, shape (rows,).
+
+    The ids are hashes already, so mixing them with a hash of seed and purpose is enough; whole columns at once.
+    """
+    array = pa.concat_arrays(ids.chunks) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks else ids
+    if len(array) == 0:
+        return np.zeros(0, np.uint64)
+    plain = array.cast(pa.large_binary())
+    offsets = np.frombuffer(plain.buffers()[1], np.int64)[plain.offset : plain.offset + len(plain) + 1]
+    raw = bytes.fromhex(memoryview(plain.buffers()[2])[int(offsets[0]) : int(offsets[-1])].tobytes().decode("ascii"))
+    if len(raw) != DIGEST_BYTES * len(plain):
+        raise ValueError("ids must have 32 hex digits each")
+    halves = np.frombuffer(raw, ">u8").astype(np.uint64).reshape(-1, 2)
+    salt = np.frombuffer(bytes.fromhex(digest_parts(str(seed), *purpose)), ">u8").astype(np.uint64)
+    return _finalised(_finalised(halves[:, 0] ^ salt[0]) + (halves[:, 1] ^ salt[1]))

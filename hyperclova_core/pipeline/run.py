@@ -136,6 +136,8 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
         inputs["previous"] = open_dataset(record["beside"]["history"])
     else:
         config = getattr(recipe, node.name)
+        if node.name == "tokenizer" and config.mixture is None:
+            config = config.model_copy(update={"mixture": recipe.mix})
         beside = record.get("beside") or {}
         if node.name == "deduplicate" and "history" in beside:
             inputs["history"] = open_dataset(beside["history"])
@@ -288,7 +290,7 @@ def _event(
                 "digest": manifest.digest,
             },
         }
-    if manifest.stage in ("evaluate", "mix", "deduplicate"):
+    if manifest.stage in ("evaluate", "tokenizer", "mix", "serialize", "deduplicate"):
         event["artifacts"] = [
             [path, ""] for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)
         ]

@@ -6,8 +6,10 @@ lengths of sequences (int32), their byte offsets (int64) and the sequence at whi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import FileEntry
 from hyperclova_core.foundation.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -32,13 +35,17 @@ def id_type(vocabulary_size: int) -> type[np.uint16] | type[np.int32]:
 
 
 class ShardWriter:
-    """Writes a `.bin` document by document and its `.idx` at the end; both get their names when they are whole."""
+    """Writes a `.bin` as documents come and its `.idx` at the end; both get their names when they are whole."""
 
     def __init__(self, prefix: str, vocabulary_size: int) -> None:
+        self.tokens = 0
         self._prefix = prefix
         self._type = id_type(vocabulary_size)
-        self._lengths: list[int] = []
-        self._documents = [0]
+        self._lengths: list[npt.NDArray[np.int32]] = []
+        self._documents: list[npt.NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._sequences = 0
+        self._hasher = hashlib.blake2b(digest_size=16)
+        self._index = b""
         self._temporary = storage.temporary_for(f"{prefix}.bin")
         with storage.explained(f"{prefix}.bin"):
             self._bin: IO[bytes] = open(self._temporary, "wb")  # noqa: SIM115 - closed by close()
@@ -50,28 +57,55 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._bin.close()
+            with suppress(OSError):  # the reason is on its way, and what is buffered may fail to be written again
+                self._bin.close()
             os.unlink(self._temporary)
         else:
             self.close()
 
     def add(self, ids: npt.NDArray[np.integer]) -> None:
         """Append one document; one without ids has no sequence but is a document still, as Megatron-LM writes it."""
-        if len(ids):
-            with storage.explained(f"{self._prefix}.bin"):
-                self._bin.write(ids.astype(self._type).tobytes())
-            self._lengths.append(len(ids))
-        self._documents.append(len(self._lengths))
+        self.add_many(ids, np.array([len(ids)], np.int64))
+
+    def add_many(self, ids: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64]) -> None:
+        """Append documents whose ids lie one behind the other."""
+        data = np.ascontiguousarray(ids.astype(self._type, copy=False)).view(np.uint8).data
+        with storage.explained(f"{self._prefix}.bin"):
+            self._bin.write(data)
+        self._hasher.update(data)
+        self._lengths.append(lengths[lengths > 0].astype(np.int32))
+        self._documents.append(self._sequences + np.cumsum(lengths > 0))
+        self._sequences += len(self._lengths[-1])
+        self.tokens += int(lengths.sum())
 
     def close(self) -> None:
-        """Finish both files."""
-        with storage.explained(f"{self._prefix}.bin"):
-            self._bin.close()
-        storage.write_bytes(
-            f"{self._prefix}.idx",
-            index_bytes(np.asarray(self._lengths, np.int32), np.asarray(self._documents, np.int64), self._type),
-        )
-        storage.install(self._temporary, f"{self._prefix}.bin")
+        """Finish both files.
+
+        Raises:
+            TransientError: the disk is full; neither file is there then.
+        """
+        try:
+            with storage.explained(f"{self._prefix}.bin"):
+                self._bin.close()
+            self._index = index_bytes(
+                np.concatenate([np.zeros(0, np.int32), *self._lengths]), np.concatenate(self._documents), self._type
+            )
+            storage.write_bytes(f"{self._prefix}.idx", self._index)
+        except BaseException:
+            os.unlink(self._temporary)
+            raise
+        storage.install(self._temporary, f"{self._prefix}.bin", self._hasher.hexdigest())
+
+    def entries(self, root: str, path: str, rows: int) -> list[FileEntry]:
+        """Both files as entries of a manifest, without reading them again."""
+        sizes = {"bin": self.tokens * np.dtype(self._type).itemsize, "idx": len(self._index)}
+        sums = {"bin": self._hasher.hexdigest(), "idx": hashlib.blake2b(self._index, digest_size=16).hexdigest()}
+        return [
+            FileEntry(
+                path=f"{path}.{suffix}", rows=rows, bytes=sizes[suffix], checksum=sums[suffix], digest=sums[suffix]
+            )
+            for suffix in ("bin", "idx")
+        ]
 
 
 def index_bytes(
@@ -129,6 +163,11 @@ class Shard:
     def tokens(self) -> int:
         """Ids in the shard."""
         return len(self.ids)
+
+    def document_starts(self) -> npt.NDArray[np.int64]:
+        """The token at which each document begins."""
+        ends = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        return ends[self.documents[:-1]]
 
     def document(self, number: int) -> npt.NDArray[np.integer]:
         """The ids of a document.

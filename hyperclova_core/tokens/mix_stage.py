@@ -1,37 +1,39 @@
-"""The mix stage: exact token counts a document, validation held out, the plan, and the selection in training order."""
+"""The mix stage: exact token counts a document, validation held out, the plan, and what each document's part in it is.
+
+A leaf gives the prefix of its documents in the order of hash(seed, doc_id) that fills its budget. Where the prefix ends is found from
+sums by ranges of that hash, and by looking at the documents of one range; so the driver holds sums, never documents.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hyperclova_core.corpus.mix import (
-    Candidate,
-    Chosen,
-    MixConfig,
-    Plan,
-    choose,
-    is_validation,
-    make_plan,
-    training_order,
-)
+from hyperclova_core.corpus.mix import Leaf, MixConfig, Plan, leaf_path, make_plan
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry, write_table
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, plain_file_entry, write_table
+from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
+from hyperclova_core.tokens.analyser import analyser_resources
+from hyperclova_core.tokens.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
 from hyperclova_core.tokens.train_stage import tokenizer_folder
-from hyperclova_core.tokens.units import analyser_resources
 
+RANGE_BITS = 12
 COUNTS_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("cluster_id", pa.string()),
+        ("path", pa.string()),
+        ("validation", pa.bool_()),
+        ("key", pa.uint64()),
         ("tokens", pa.int64()),
         ("bytes", pa.int64()),
     ]
@@ -39,129 +41,265 @@ COUNTS_SCHEMA = pa.schema(
 SELECTION_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
-        ("source", pa.string()),
+        ("leaf", pa.string()),
         ("split", pa.string()),
-        ("copy", pa.int32()),
+        ("copies", pa.int32()),
         ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
     ]
 )
+"""One row a document, in the order of the documents' files: `copies` 0 is not in the corpus, validation is taken once."""
 SPLITS = ("train", "validation")
 
 
-def count_tokens(documents: Dataset, tokenizer: str, context: StageContext) -> pa.Table:
-    """Exact tokens a document, end-of-document included: columns of COUNTS_SCHEMA."""
-    assert context.engine is not None
+@dataclass(frozen=True)
+class Take:
+    """What is taken of a leaf: `copies` of all documents, and one more of those up to (last_key, last_doc)."""
+
+    copies: int
+    last_key: int
+    last_doc: str
+
+    def of(self, keys: npt.NDArray[np.uint64], doc_ids: pa.Array) -> npt.NDArray[np.int64]:
+        """Copies of each document."""
+        taken = np.full(len(keys), self.copies, np.int64)
+        if self.last_doc:
+            last = np.uint64(self.last_key)
+            ties = pc.less_equal(doc_ids, self.last_doc).to_numpy(zero_copy_only=False).astype(np.bool_)
+            taken += (keys < last) | ((keys == last) & ties)
+        return taken
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with where each leaf ends; sums of the training documents by leaf and range of the key."""
+
+    plan: Plan
+    takes: dict[str, Take]
+    counted: list[dict[str, Any]]
+    validation_tokens: int
+
+
+def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context: StageContext) -> Planned:
+    """Count tokens, hold out validation, plan, and find where each leaf ends; no text moves."""
     units = [
-        {"identity": {"checksum": entry.checksum}, "path": path, "bucket": entry.bucket}
+        {"identity": {"checksum": entry.checksum}, "path": path, "bucket": entry.bucket or 0}
         for entry, path in zip(documents.table("documents").files, documents.files(), strict=True)
     ]
-    work = partial(_count_unit, tokenizer=tokenizer, context=context.for_workers())
-    results, _ = run_units(context, work, units, "counts")
-    return pa.concat_tables([storage.read_parquet(result["files"][0]) for result in results])
-
-
-def split_and_plan(counts: pa.Table, config: MixConfig, seed: int) -> tuple[Plan, list[Candidate], list[Candidate]]:
-    """(plan, training candidates, validation candidates)."""
-    training: list[Candidate] = []
-    validation: list[Candidate] = []
-    for row in counts.to_pylist():
-        held = is_validation(seed, row["cluster_id"] or row["doc_id"], config.validation_share)
-        (validation if held else training).append(Candidate(row["doc_id"], row["source"], row["tokens"]))
-    if config.validation_share and not validation and training:
-        least = min(training, key=lambda candidate: candidate.doc_id)
-        training.remove(least)
-        validation.append(least)
-    available: Counter[str] = Counter()
-    documents: Counter[str] = Counter()
-    for candidate in training:
-        available[candidate.source] += candidate.tokens
-        documents[candidate.source] += 1
-    if not available:
-        raise DataError(
-            "Nothing to mix",
-            why="no training document is left",
-            remedy="look at what the filters dropped, or lower validation_share",
-        )
-    return make_plan(available, documents, config), training, validation
-
-
-@artifact_stage("mix", version="1", resources=analyser_resources)
-def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext) -> Artifact:
-    """Plan the composition and choose the documents; what is chosen is listed in the order training will see it."""
-    documents = inputs["documents"]
-    counts = count_tokens(documents, tokenizer_folder(inputs["tokenizer"]), context)
-    plan, training, validation = split_and_plan(counts, config, context.seed)
-    chosen = {"train": choose(training, plan, context.seed), "validation": training_order(validation, context.seed)}
-    root, path = context.target.root(False), context.attempt_path
-    selection = pa.concat_tables([_selection(rows, split) for split, rows in chosen.items()])
-    tables = {
-        "selection": [write_table(root, f"{path}/selection.parquet", selection)],
-        "counts": [write_table(root, f"{path}/counts.parquet", counts.sort_by("doc_id"))],
-    }
-    storage.write_json(storage.join(root, path, "plan.json"), plan.to_dict())
-    tables["plan"] = [plain_file_entry(root, f"{path}/plan.json")]
-    return Artifact(
-        tables,
-        _counters(counts, chosen),
-        {"plan": plan.to_dict(), "tokens": {split: sum(c.tokens for c in rows) for split, rows in chosen.items()}},
+    inner = context.for_workers()
+    limit = share_limit(config.validation_share)
+    count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=limit, context=inner)
+    counted, _ = run_units(context, count, units, "counts")
+    if limit and not any(result["held"] for result in counted) and any(result["least"] for result in counted):
+        # so small a corpus has nothing below the limit: its least cluster is held out, for there must be something to validate on
+        least = min(int(result["least"]) for result in counted if result["least"])
+        count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=least + 1, context=inner)
+        counted, _ = run_units(context, count, units, "counts-least")
+    context.scrap.extend(path for result in counted for path in result["files"])
+    sums = pa.concat_tables([storage.read_parquet(result["files"][1]) for result in counted])
+    sums = sums.group_by(["path", "validation", "range"]).aggregate(
+        [(name, "sum") for name in ("tokens", "documents", "bytes")]
     )
+    train = sums.filter(pc.invert(sums.column("validation")))
+    available: dict[tuple[str, ...], tuple[int, int]] = {}
+    totals = train.group_by("path").aggregate([("tokens_sum", "sum"), ("documents_sum", "sum")])
+    for row in totals.to_pylist():
+        available[tuple(row["path"].split("\x1f"))] = (row["tokens_sum_sum"], row["documents_sum_sum"])
+    plan = make_plan(available, config)
+    takes = _takes(plan, {leaf_path(values): "\x1f".join(values) for values in available}, train, counted, context)
+    held = sums.filter(sums.column("validation"))
+    return Planned(plan, takes, counted, int(pc.sum(held.column("tokens_sum")).as_py() or 0))
 
 
-def _selection(rows: list[Chosen], split: str) -> pa.Table:
-    return pa.table(
-        {
-            "doc_id": [row.doc_id for row in rows],
-            "source": [row.source for row in rows],
-            "split": [split] * len(rows),
-            "copy": [row.copy for row in rows],
-            "tokens": [row.tokens for row in rows],
-        },
-        SELECTION_SCHEMA,
-    )
-
-
-def _counters(counts: pa.Table, chosen: dict[str, list[Chosen]]) -> Counters:
-    taken = {row.doc_id for rows in chosen.values() for row in rows}
-    by_source: dict[str, Counter[str]] = {}
-    kept_bytes = 0
-    for row in counts.select(["doc_id", "source", "bytes"]).to_pylist():
-        counter = by_source.setdefault(row["source"], Counter())
-        counter["in"] += 1
-        counter["kept" if row["doc_id"] in taken else "rejected"] += 1
-        kept_bytes += row["bytes"] if row["doc_id"] in taken else 0
-    left = counts.num_rows - len(taken)
-    return Counters(
-        rows_in=counts.num_rows,
-        kept=len(taken),
-        rejected={"over_the_mixture": left} if left else {},
-        text_bytes_in=sum(counts.column("bytes").to_pylist()),
-        text_bytes_kept=kept_bytes,
-        by_source={source: dict(sorted(counter.items())) for source, counter in sorted(by_source.items())},
-        custom={f"tokens_{split}": float(sum(row.tokens for row in rows)) for split, rows in chosen.items()},
-    )
-
-
-def _count_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) -> dict[str, Any]:
-    from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
-
-    encoder = MorphemeTokenizer.load(tokenizer)
-    parts = []
-    with storage.open_parquet(unit["path"]) as file:
-        for batch in file.iter_batches(batch_size=512, columns=["doc_id", "source", "cluster_id", "text"]):
-            texts = batch.column("text").to_pylist()
-            parts.append(
-                pa.table(
-                    {
-                        "doc_id": batch.column("doc_id"),
-                        "source": batch.column("source"),
-                        "cluster_id": batch.column("cluster_id"),
-                        "tokens": [len(ids) + 1 for ids in encoder.encode_batch(texts)],
-                        "bytes": [len(text.encode()) for text in texts],
-                    },
-                    COUNTS_SCHEMA,
-                )
+def _takes(
+    plan: Plan, paths: Mapping[str, str], train: pa.Table, counted: list[dict[str, Any]], context: StageContext
+) -> dict[str, Take]:
+    """Where each leaf's prefix ends: to within half of its last document."""
+    ends: dict[str, tuple[int, int, int, int]] = {}
+    for leaf in plan.leaves:
+        if leaf.available_tokens == 0 or leaf.target_tokens == 0:
+            continue
+        copies, missing = divmod(leaf.target_tokens, leaf.available_tokens)
+        rows = train.filter(pc.equal(train.column("path"), paths[leaf.path])).sort_by("range")
+        sizes = np.cumsum(rows.column("tokens_sum").to_numpy())
+        at = int(np.searchsorted(sizes, missing, side="left")) if missing else 0
+        before = int(sizes[at - 1]) if at else 0
+        ends[leaf.path] = (copies, missing, int(rows.column("range")[at].as_py()), before)
+    wanted = {paths[name]: place for name, (_, missing, place, _) in ends.items() if missing}
+    near = partial(_near_unit, wanted=wanted, context=context.for_workers())
+    units = [{"identity": {"counts": result["digest"], "wanted": wanted}, **result} for result in counted]
+    found, _ = run_units(context, near, units, "ends")
+    context.scrap.extend(path for result in found for path in result["files"])
+    border = pa.concat_tables([storage.read_parquet(result["files"][0]) for result in found])
+    takes = {}
+    for leaf in plan.leaves:
+        copies, missing, _, filled = ends.get(leaf.path, (0, 0, 0, 0))
+        last_key, last_doc = 0, ""
+        if missing:
+            rows = border.filter(pc.equal(border.column("path"), paths[leaf.path])).sort_by(
+                [("key", "ascending"), ("doc_id", "ascending")]
             )
+            sizes = filled + np.cumsum(rows.column("tokens").to_numpy())
+            at = int(np.searchsorted(sizes, missing, side="left"))
+            own = int(rows.column("tokens")[at].as_py())
+            if int(sizes[at]) - missing > own // 2:  # nearer without it
+                at -= 1
+            if at >= 0:
+                last_key, last_doc = int(rows.column("key")[at].as_py()), str(rows.column("doc_id")[at].as_py())
+            elif filled:  # the last one is of an earlier range: all of those
+                first = int(rows.column("key")[0].as_py()) >> (64 - RANGE_BITS) << (64 - RANGE_BITS)
+                last_key, last_doc = first - 1, "g"  # behind every doc_id
+        takes[leaf.path] = Take(copies, last_key, last_doc)
+    return takes
+
+
+@artifact_stage("mix", version="2", resources=analyser_resources)
+def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext) -> Artifact:
+    """Plan the composition and say of every document how often it is in the corpus."""
+    planned = plan_mixture(inputs["documents"], tokenizer_folder(inputs["tokenizer"]), config, context)
+    choose = partial(_choose_unit, takes=planned.takes, context=context.for_workers())
+    identity = {name: [take.copies, take.last_key, take.last_doc] for name, take in planned.takes.items()}
+    units = [{"identity": {"counts": result["digest"], "takes": identity}, **result} for result in planned.counted]
+    chosen, _ = run_units(context, choose, units, "choose")
+    root, path = context.target.root(False), context.attempt_path
+    storage.write_json(storage.join(root, path, "plan.json"), planned.plan.to_dict())
+    tables = {
+        "selection": [FileEntry.model_validate(result["entry"]) for result in chosen],
+        "plan": [plain_file_entry(root, f"{path}/plan.json")],
+    }
+    tokens = {split: sum(result["tokens"][split] for result in chosen) for split in SPLITS}
+    return Artifact(tables, _counters(chosen, tokens), {"plan": planned.plan.to_dict(), "tokens": tokens})
+
+
+def _counters(chosen: list[dict[str, Any]], tokens: dict[str, int]) -> Counters:
+    by_source: dict[str, Counter[str]] = {}
+    for result in chosen:
+        for source, counts in result["by_source"].items():
+            by_source.setdefault(source, Counter()).update(counts)
+    rows, kept = (sum(counter[name] for counter in by_source.values()) for name in ("in", "kept"))
+    return Counters(
+        rows_in=rows,
+        kept=kept,
+        rejected={"over_the_mixture": rows - kept} if rows > kept else {},
+        text_bytes_in=sum(result["bytes_in"] for result in chosen),
+        text_bytes_kept=sum(result["bytes_kept"] for result in chosen),
+        by_source={source: dict(sorted(counter.items())) for source, counter in sorted(by_source.items())},
+        custom={f"tokens_{split}": float(number) for split, number in tokens.items()},
+    )
+
+
+def _count_unit(
+    unit: dict[str, Any], *, tokenizer: str, config: MixConfig, limit: int, context: StageContext
+) -> dict[str, Any]:
+    from hyperclova_core.tokens.tokenizer import Tokenizer
+
+    encoder = Tokenizer.load(tokenizer).columns()
+    parts, least, held = [], 1 << 64, 0
+    with storage.open_parquet(unit["path"]) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "cluster_id", "text", *COLUMNS]):
+            text, validation = batch.column("text"), validation_keys(batch, context.seed)
+            least = min(least, int(validation.min()))
+            outside = below(validation, limit)
+            held += int(outside.sum())
+            columns = [
+                batch.column("doc_id"),
+                paths_of(batch, config).cast(pa.string()),
+                pa.array(outside),
+                pa.array(order_keys(batch.column("doc_id"), context.seed, "select")),
+                pa.array(encoder.encode(text).lengths + 1),
+                pc.binary_length(text).cast(pa.int64()),
+            ]
+            parts.append(pa.table(columns, schema=COUNTS_SCHEMA))
     table = pa.concat_tables(parts) if parts else COUNTS_SCHEMA.empty_table()
-    root, path = context.target.root(False), f"{context.attempt_path}/counts/bucket-{unit['bucket'] or 0:05d}.parquet"
-    write_table(root, path, table)
+    place = np.right_shift(table.column("key").to_numpy(), np.uint64(64 - RANGE_BITS)).astype(np.int32)
+    ranges = table.append_column("range", pa.array(place)).group_by(["path", "validation", "range"])
+    sums = ranges.aggregate([("tokens", "sum"), ("doc_id", "count"), ("bytes", "sum")])
+    sums = sums.rename_columns({"tokens_sum": "tokens", "doc_id_count": "documents", "bytes_sum": "bytes"})
+    root, folder = context.target.root(False), f"{context.attempt_path}/counted"
+    names = [f"{folder}/{name}-{unit['bucket']:05d}.parquet" for name in ("documents", "sums")]
+    entry = write_table(root, names[0], table)
+    write_table(root, names[1], sums.select(["path", "validation", "range", "tokens", "documents", "bytes"]))
+    return {
+        "files": [storage.join(root, name) for name in names],
+        "bucket": unit["bucket"],
+        "digest": entry.digest,
+        "held": held,
+        "least": str(least) if parts else "",
+    }
+
+
+def _near_unit(unit: dict[str, Any], *, wanted: dict[str, int], context: StageContext) -> dict[str, Any]:
+    """The documents of one bucket that lie in the ranges where leaves end."""
+    table = storage.read_parquet(unit["files"][0])
+    place = np.right_shift(table.column("key").to_numpy(), np.uint64(64 - RANGE_BITS)).astype(np.int64)
+    ends = np.array([wanted.get(path, -1) for path in table.column("path").to_pylist()], np.int64)
+    mask = (place == ends) & ~table.column("validation").to_numpy(zero_copy_only=False).astype(np.bool_)
+    root, path = context.target.root(False), f"{context.attempt_path}/counted/ends-{unit['bucket']:05d}.parquet"
+    write_table(root, path, table.filter(pa.array(mask)).select(["path", "key", "doc_id", "tokens"]))
     return {"files": [storage.join(root, path)]}
+
+
+def _choose_unit(unit: dict[str, Any], *, takes: dict[str, Take], context: StageContext) -> dict[str, Any]:
+    table = storage.read_parquet(unit["files"][0]).combine_chunks()
+    keys, doc_ids = table.column("key").to_numpy(), table.column("doc_id")
+    paths = pc.dictionary_encode(table.column("path").combine_chunks()) if table.num_rows else None
+    copies = np.zeros(table.num_rows, np.int64)
+    names: list[str] = []
+    if paths is not None:
+        paths = paths.chunk(0) if isinstance(paths, pa.ChunkedArray) else paths
+        names = [leaf_path(path.split("\x1f")) for path in paths.dictionary.to_pylist()]
+        codes = paths.indices.to_numpy()
+        for number, name in enumerate(names):
+            mine = np.flatnonzero(codes == number)
+            if name in takes:
+                copies[mine] = takes[name].of(keys[mine], doc_ids.take(pa.array(mine)).combine_chunks())
+    leaves = (
+        pa.array([], pa.string())
+        if paths is None
+        else pa.DictionaryArray.from_arrays(paths.indices, pa.array(names, pa.string())).cast(pa.string())
+    )
+    held = table.column("validation").to_numpy(zero_copy_only=False).astype(np.bool_)
+    copies[held] = 1
+    tokens, sizes = table.column("tokens").to_numpy(), table.column("bytes").to_numpy()
+    selection = pa.table(
+        [
+            doc_ids,
+            leaves,
+            pa.array(np.where(held, SPLITS[1], SPLITS[0]), pa.string()),
+            pa.array(copies.astype(np.int32)),
+            table.column("tokens"),
+            table.column("bytes"),
+        ],
+        schema=SELECTION_SCHEMA,
+    )
+    by_source: dict[str, Counter[str]] = {}
+    if paths is not None:
+        for number, name in enumerate(paths.dictionary.to_pylist()):
+            mine = codes == number
+            counter = by_source.setdefault(name.split("\x1f")[0], Counter())
+            counter.update(
+                {
+                    "in": int(mine.sum()),
+                    "kept": int((mine & (copies > 0)).sum()),
+                    "rejected": int((mine & (copies == 0)).sum()),
+                }
+            )
+    root, path = context.target.root(False), f"{context.attempt_path}/selection/bucket-{unit['bucket']:05d}.parquet"
+    entry = write_table(root, path, selection, bucket=unit["bucket"])
+    return {
+        "files": [storage.join(root, path)],
+        "entry": entry.model_dump(),
+        "tokens": {
+            "train": int((tokens * copies)[~held].sum()),
+            "validation": int(tokens[held].sum()),
+        },
+        "bytes_in": int(sizes.sum()),
+        "bytes_kept": int(sizes[copies > 0].sum()),
+        "by_source": {
+            source: {key: value for key, value in counter.items() if value or key != "rejected"}
+            for source, counter in by_source.items()
+        },
+    }
+
+
+__all__ = ["SELECTION_SCHEMA", "SPLITS", "Leaf", "Planned", "Take", "mix", "plan_mixture"]

@@ -1,260 +1,231 @@
 """The serialize stage: token ids in Megatron shards, in the final training order, with the way back to each document.
 
-Bucket tasks encode and stage ids by shard; shard tasks put them in order. Texts stay where they are, only ids move,
-and the bytes do not depend on the number of tasks.
+Bucket tasks encode and put ids down in runs by training order (staging.py); shard tasks merge them (shards.py). Texts stay where they are,
+only ids move, memory is bounded, and the bytes depend on neither the number of tasks nor that of buckets.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, plain_file_entry, write_table
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, plain_file_entry
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
-from hyperclova_core.tokens.megatron import ShardWriter
+from hyperclova_core.tokens.analyser import analyser_resources
+from hyperclova_core.tokens.composition import chart_of, check_composition, check_windows, table_of, window_tokens
 from hyperclova_core.tokens.mix_stage import SPLITS
-from hyperclova_core.tokens.specials import EOD_ID
 from hyperclova_core.tokens.train_stage import tokenizer_folder
-from hyperclova_core.tokens.units import analyser_resources
 
-PROVENANCE_SCHEMA = pa.schema(
-    [
-        ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("content_hash", pa.string()),
-        ("copy", pa.int32()),
-        ("shard", pa.string()),
-        ("document", pa.int64()),
-        ("first_token", pa.int64()),
-        ("tokens", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
-"""Which document lies where: `first_token` counts from the start of the shard, `tokens` includes the end-of-document."""
-
-_STAGED = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("position", pa.int64()),
-        ("doc_id", pa.string()),
-        ("copy", pa.int32()),
-        ("source", pa.string()),
-        ("content_hash", pa.string()),
-        ("bytes", pa.int64()),
-        ("ids", pa.large_binary()),
-    ]
-)
-COMPOSITION_TOLERANCE = 0.001
+SIDE_FORMAT = 1
 
 
 class SerializeConfig(Config):
     """Size of shards."""
 
-    shard_tokens: int = Field(1 << 30, ge=1024, description="a shard ends with the document that reaches it")
+    shard_tokens: int = Field(
+        1 << 30,
+        ge=1024,
+        description="tokens of a shard, about: it has the documents that begin in its stretch of the corpus",
+    )
 
 
-@artifact_stage("serialize", version="1", resources=analyser_resources)
-def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: StageContext) -> Artifact:
-    """Write the shards that the mix's selection names, and check what came out against what was planned."""
-    assert context.engine is not None
-    documents, tokenizer = inputs["documents"], tokenizer_folder(inputs["tokenizer"])
-    selection = inputs["mix"].read("selection")
-    shards = _assign_shards(selection, config.shard_tokens)
-    by_bucket = _by_bucket(selection, shards, documents)
+@dataclass(frozen=True)
+class Serialized:
+    """What was written: shards in order, by split; sums by leaf over the training split."""
+
+    shards: list[dict[str, Any]]
+    leaves: dict[str, tuple[float, float, float]]
+    units: int
+    missed: int
+
+    def of(self, split: str) -> list[dict[str, Any]]:
+        """The shards of a split."""
+        return [shard for shard in self.shards if shard["split"] == split]
+
+    def windows(self) -> dict[int, dict[str, int]]:
+        """Window of the training order → leaf → tokens."""
+        found: dict[int, dict[str, int]] = {}
+        for shard in self.of("train"):
+            for number, leaves in shard["windows"].items():
+                window = found.setdefault(int(number), {})
+                for leaf, tokens in leaves.items():
+                    window[leaf] = window.get(leaf, 0) + tokens
+        return found
+
+
+def write_shards(
+    documents: Dataset,
+    selection: Dataset | None,
+    tokenizer: str,
+    facts: Mapping[str, Any],
+    shard_tokens: int,
+    context: StageContext,
+) -> Serialized:
+    """Encode, order and write all that a selection names, or all documents once.
+
+    Args:
+        tokenizer: its folder; facts: its `identity` and `vocabulary_size`.
+        shard_tokens: tokens of a shard, about.
+    """
+    from hyperclova_core.tokens.shards import write_shard
+    from hyperclova_core.tokens.staging import encode_unit
+
+    chosen = {} if selection is None else _by_bucket(selection, documents)
     entries = documents.table("documents").files
     units = [
         {
-            "identity": {"checksum": entry.checksum, "bucket": entry.bucket},
+            "identity": {"checksum": entry.checksum, "selection": chosen.get(entry.bucket or 0, ("", ""))[1]},
             "path": path,
             "bucket": entry.bucket or 0,
-            "wanted": by_bucket[entry.bucket or 0],
+            "selection": chosen.get(entry.bucket or 0, ("", ""))[0],
         }
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
     inner = context.for_workers()
-    staged, _ = run_units(context, partial(_encode_unit, tokenizer=tokenizer, context=inner), units, "encode")
-    paths = [path for result in staged for path in result["files"]]
-    names = list(dict.fromkeys(shards))
-    vocabulary = int(inputs["tokenizer"].manifest.info["vocabulary_size"])
-    shard_units = [
-        {"identity": {"shard": name, "staged": [result["digest"] for result in staged]}, "shard": name, "staged": paths}
-        for name in names
-    ]
-    written, _ = run_units(context, partial(_write_shard, vocabulary=vocabulary, context=inner), shard_units, "shards")
-    context.scrap.extend(paths)
-    emitted: Counter[str] = Counter()
-    for result in written:
-        emitted.update(result["tokens_by_source"] if result["shard"].startswith("train") else {})
-    composition = check_composition(inputs["mix"].manifest.info["plan"], emitted, selection)
-    tokens = {
-        split: sum(result["tokens"] for result in written if result["shard"].startswith(split)) for split in SPLITS
-    }
-    tables: dict[str, list[FileEntry]] = {
-        "shards": [FileEntry.model_validate(entry) for result in written for entry in result["shards"]],
-        "provenance": [FileEntry.model_validate(result["provenance"]) for result in written],
-    }
-    kept = len(set(selection.column("doc_id").to_pylist()))
+    staged, _ = run_units(context, partial(encode_unit, tokenizer=tokenizer, context=inner), units, "encode")
+    runs = [run for result in staged for run in result["runs"]]
+    index = storage.join(context.target.root(False), context.attempt_path, "staged", "index.json")
+    storage.write_json(index, runs)
+    context.scrap.append(index.rsplit("/", 1)[0])
+    write = partial(write_shard, index=index, vocabulary=int(facts["vocabulary_size"]), context=inner)
+    shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens)]
+    for unit in shard_units:
+        unit["identity"] = {"shard": unit["name"], "start": unit["start"], "documents": [e.checksum for e in entries]}
+        unit["identity"]["selection"] = [chosen[bucket][1] for bucket in sorted(chosen)]
+    written, _ = run_units(context, write, shard_units, "shards")
+    leaves: dict[str, tuple[float, float, float]] = {}
+    for run in runs:
+        for leaf, (tokens, squares, most) in run["leaves"].items() if run["split"] == "train" else ():
+            before = leaves.get(leaf, (0, 0.0, 0))
+            leaves[leaf] = (before[0] + tokens, before[1] + squares, max(before[2], most))
+    counts = [sum(result[name] for result in staged) for name in ("units", "missed")]
+    return Serialized(written, leaves, *counts)
+
+
+def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, str]]:
+    """bucket → (file of the selection, its checksum)."""
+    entries = selection.table("selection").files
+    if len(entries) != len(documents.table("documents").files):
+        raise ConfigError(
+            "The selection is not of these documents",
+            where=selection.uri,
+            why=f"it has {len(entries)} files, the documents have {len(documents.table('documents').files)}",
+            remedy="run mix on this dataset again",
+        )
+    paths = selection.files("selection")
+    return {entry.bucket or 0: (path, entry.checksum) for entry, path in zip(entries, paths, strict=True)}
+
+
+def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> list[dict[str, Any]]:
+    """Which ranges of the training order each shard is cut from."""
+    mine = [run["tokens"] for run in runs if run["split"] == split]
+    if not mine:
+        return []
+    sums = np.asarray(mine, np.int64).sum(axis=0)
+    ends = np.cumsum(sums)
+    total = int(ends[-1])
+    units = []
+    for number in range(-(-total // shard_tokens)):
+        start, end = number * shard_tokens, min(total, (number + 1) * shard_tokens)
+        low = int(np.searchsorted(ends, start, side="right"))
+        high = int(np.searchsorted(ends, end, side="left"))
+        units.append(
+            {
+                "name": f"{split}-{number:05d}",
+                "split": split,
+                "low": low,
+                "high": high,
+                "before": int(ends[low] - sums[low]),
+                "start": start,
+                "end": end,
+                "window": window_tokens(total),
+            }
+        )
+    return units
+
+
+@artifact_stage("serialize", version="2", resources=analyser_resources)
+def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: StageContext) -> Artifact:
+    """Write the shards that the mix's selection names, and check what came out against what was planned."""
+    facts = inputs["tokenizer"].manifest.info
+    written = write_shards(
+        inputs["documents"],
+        inputs["mix"],
+        tokenizer_folder(inputs["tokenizer"]),
+        facts,
+        config.shard_tokens,
+        context,
+    )
+    train = written.of("train")
+    emitted: dict[str, int] = {}
+    for shard in train:
+        for leaf, tokens in shard["leaves"].items():
+            emitted[leaf] = emitted.get(leaf, 0) + tokens
+    plan = inputs["mix"].manifest.info["plan"]
+    composition = check_composition(plan, emitted, {leaf: most for leaf, (_, _, most) in written.leaves.items()})
+    order = check_windows(written.windows(), written.leaves, sum(shard["documents"] for shard in train))
+    root, path = context.target.root(False), context.attempt_path
+    storage.write_json(storage.join(root, path, "composition.json"), {"leaves": composition, "order": order})
+    storage.write_bytes(storage.join(root, path, "composition.md"), table_of(composition, order).encode())
+    storage.write_bytes(storage.join(root, path, "composition.svg"), chart_of(composition).encode())
+    shards = [FileEntry.model_validate(entry) for shard in written.shards for entry in shard["shards"]]
+    sides = []
+    for shard in written.shards:
+        storage.write_json(storage.join(root, f"{shard['prefix']}.json"), side_of(shard, facts, context.seed))
+        sides.append(plain_file_entry(root, f"{shard['prefix']}.json"))
+    kept = inputs["mix"].manifest.counters.kept
+    tokens, size = (
+        {split: sum(s[name] for s in written.of(split)) for split in SPLITS} for name in ("tokens", "bytes")
+    )
     counters = Counters(
-        rows_in=kept, kept=kept, custom={f"tokens_{split}": float(number) for split, number in tokens.items()}
+        rows_in=kept,
+        kept=kept,
+        custom={
+            **{f"tokens_{split}": float(number) for split, number in tokens.items()},
+            "order_worst_of_bound": float(order["ratio"]),
+        },
     )
     info = {
-        "prefixes": {
-            split: [result["prefix"] for result in written if result["shard"].startswith(split)] for split in SPLITS
-        },
+        "prefixes": {split: [shard["prefix"] for shard in written.of(split)] for split in SPLITS},
         "tokens": tokens,
-        "vocabulary_size": vocabulary,
-        "padded_vocabulary_size": inputs["tokenizer"].manifest.info["padded_vocabulary_size"],
+        "vocabulary_size": int(facts["vocabulary_size"]),
+        "padded_vocabulary_size": facts["padded_vocabulary_size"],
         "tokenizer_digest": inputs["tokenizer"].manifest.digest,
         "composition": composition,
-        "bytes": {
-            split: sum(result["bytes"] for result in written if result["shard"].startswith(split)) for split in SPLITS
-        },
+        "order": order,
+        "bytes": size,
+    }
+    tables = {
+        "shards": shards,
+        "provenance": [FileEntry.model_validate(shard["provenance"]) for shard in written.shards],
+        "sides": sides,
+        "report": [plain_file_entry(root, f"{path}/composition.{suffix}") for suffix in ("json", "md", "svg")],
     }
     return Artifact(tables, counters, info)
+
+
+def side_of(shard: Mapping[str, Any], facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What lies beside a shard as `PREFIX.json`: whose ids they are, and how many."""
+    return {
+        "format": SIDE_FORMAT,
+        "tokenizer": facts["identity"],
+        "vocabulary_size": int(facts["vocabulary_size"]),
+        "documents": shard["documents"],
+        "tokens": shard["tokens"],
+        "bytes": shard["bytes"],
+        "seed": seed,
+    }
 
 
 def shard_prefixes(dataset: Dataset, split: str) -> list[str]:
     """Paths of a split's shards, without `.bin`, in training order."""
     return [storage.join(dataset.uri, prefix) for prefix in dataset.manifest.info["prefixes"][split]]
-
-
-def check_composition(plan: Mapping[str, Any], emitted: Mapping[str, int], selection: pa.Table) -> list[dict[str, Any]]:
-    """Planned and emitted training tokens a source.
-
-    Raises:
-        DataError: a source is off by more than 0.1 % of its target and by more than its largest document.
-    """
-    train = selection.filter(pc.equal(selection.column("split"), "train"))
-    largest = {
-        row["source"]: row["tokens_max"] for row in train.group_by("source").aggregate([("tokens", "max")]).to_pylist()
-    }
-    rows = []
-    for leaf in plan["leaves"]:
-        source, target, out = leaf["source"], leaf["target_tokens"], emitted.get(leaf["source"], 0)
-        rows.append({"source": source, "planned_tokens": target, "emitted_tokens": out, "epochs": leaf["epochs"]})
-        if abs(out - target) > max(COMPOSITION_TOLERANCE * target, largest.get(source, 0)):
-            raise DataError(
-                "The serialized corpus is not what was planned",
-                where=f"source {source}",
-                why=f"{out:,} tokens instead of {target:,}",
-                remedy="this is a bug of the mixer or the serializer; nothing was committed",
-            )
-    return rows
-
-
-def _assign_shards(selection: pa.Table, shard_tokens: int) -> list[str]:
-    """The shard of each selected document, in order."""
-    names, number, filled, split = [], 0, 0, None
-    for row_split, tokens in zip(
-        selection.column("split").to_pylist(), selection.column("tokens").to_pylist(), strict=True
-    ):
-        if row_split != split:
-            split, number, filled = row_split, 0, 0
-        elif filled >= shard_tokens:
-            number, filled = number + 1, 0
-        names.append(f"{split}-{number:05d}")
-        filled += tokens
-    return names
-
-
-def _by_bucket(selection: pa.Table, shards: list[str], documents: Dataset) -> dict[int, dict[str, list[list[Any]]]]:
-    """bucket → doc_id → [shard, position, copy] of each of its copies."""
-    from hyperclova_core.foundation.documents import bucket_of
-
-    buckets = len(documents.table("documents").files)
-    wanted: dict[int, dict[str, list[list[Any]]]] = {bucket: defaultdict(list) for bucket in range(buckets)}
-    columns = zip(selection.column("doc_id").to_pylist(), selection.column("copy").to_pylist(), shards, strict=True)
-    for position, (doc_id, copy, shard) in enumerate(columns):
-        wanted[bucket_of(doc_id, buckets)][doc_id].append([shard, position, copy])
-    return wanted
-
-
-def _encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) -> dict[str, Any]:
-    from hyperclova_core.tokens.tokenizer import MorphemeTokenizer
-
-    encoder = MorphemeTokenizer.load(tokenizer)
-    wanted: dict[str, list[list[Any]]] = unit["wanted"]
-    rows = []
-    with storage.open_parquet(unit["path"]) as file:
-        for batch in file.iter_batches(batch_size=512, columns=["doc_id", "source", "content_hash", "text"]):
-            batch = batch.filter(
-                pa.array([doc_id in wanted for doc_id in batch.column("doc_id").to_pylist()], pa.bool_())
-            )
-            documents = batch.to_pylist()
-            for row, ids in zip(documents, encoder.encode_batch(row["text"] for row in documents), strict=True):
-                raw = np.asarray([*ids, EOD_ID], np.int32).tobytes()
-                for shard, position, copy in wanted[row["doc_id"]]:
-                    rows.append(
-                        {
-                            "shard": shard,
-                            "position": position,
-                            "doc_id": row["doc_id"],
-                            "copy": copy,
-                            "source": row["source"],
-                            "content_hash": row["content_hash"],
-                            "bytes": len(row["text"].encode()),
-                            "ids": raw,
-                        }
-                    )
-    table = pa.Table.from_pylist(rows, _STAGED).sort_by([("shard", "ascending"), ("position", "ascending")])
-    root, path = context.target.root(False), f"{context.attempt_path}/staged/bucket-{unit['bucket']:05d}.parquet"
-    entry = write_table(root, path, table)
-    return {"files": [storage.join(root, path)], "digest": entry.digest}
-
-
-def _write_shard(unit: dict[str, Any], *, vocabulary: int, context: StageContext) -> dict[str, Any]:
-    name, root = unit["shard"], context.target.root(False)
-    parts = [storage.read_parquet(path, filters=[("shard", "=", name)]).cast(_STAGED) for path in unit["staged"]]
-    table = pa.concat_tables(parts).sort_by("position")
-    prefix = f"{context.attempt_path}/shards/{name}"
-    rows: list[dict[str, Any]] = []
-    first, tokens_by_source = 0, Counter[str]()
-    with ShardWriter(storage.join(root, prefix), vocabulary) as writer:
-        for batch in table.to_batches(max_chunksize=512):
-            for row in batch.to_pylist():
-                ids = np.frombuffer(row["ids"], np.int32)
-                writer.add(ids)
-                rows.append(
-                    {
-                        "doc_id": row["doc_id"],
-                        "source": row["source"],
-                        "content_hash": row["content_hash"],
-                        "copy": row["copy"],
-                        "shard": name,
-                        "document": len(rows),
-                        "first_token": first,
-                        "tokens": len(ids),
-                        "bytes": row["bytes"],
-                    }
-                )
-                first += len(ids)
-                tokens_by_source[row["source"]] += len(ids)
-    provenance = write_table(
-        root, f"{context.attempt_path}/provenance/{name}.parquet", pa.Table.from_pylist(rows, PROVENANCE_SCHEMA)
-    )
-    shards = [plain_file_entry(root, f"{prefix}.{suffix}", rows=len(rows)) for suffix in ("bin", "idx")]
-    return {
-        "files": [
-            storage.join(root, f"{prefix}.bin"),
-            storage.join(root, f"{prefix}.idx"),
-            storage.join(root, provenance.path),
-        ],
-        "shard": name,
-        "prefix": prefix,
-        "tokens": first,
-        "bytes": sum(row["bytes"] for row in rows),
-        "tokens_by_source": dict(sorted(tokens_by_source.items())),
-        "shards": [entry.model_dump() for entry in shards],
-        "provenance": provenance.model_dump(),
-    }

@@ -1,84 +1,168 @@
-"""Morpheme-aware byte-level BPE (Sennrich 2016 over bytes, after a cut into morphemes, as HyperCLOVA's).
+"""The tokenizer: a text to ids and back, what it is made of, and its files.
 
-Lossless: `decode(encode(text))` is the NFC form of the text, whatever the text.
+Lossless: `decode(encode(text))` is the NFC form of the text, whatever the text, halves of surrogate pairs and all.
+`encode` follows the plain rules (units.py) with Hugging Face's BPE: it is the reference. `columns()` gives the compiled encoder,
+with the same ids, for whole corpora.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.korean.hangul import nfc
-from hyperclova_core.tokens.specials import EOD_ID, PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
-from hyperclova_core.tokens.units import UNIT_CHARACTERS, analyser_identity, morphemes_of, units_of
+from hyperclova_core.tokens.analyser import analyser_identity
+from hyperclova_core.tokens.byte_signs import BYTES, SIGNS
+from hyperclova_core.tokens.character_classes import classify
+from hyperclova_core.tokens.huggingface import STANDARD_FILE, companion_files, model_file
+from hyperclova_core.tokens.specials import END_OF_DOCUMENT, EOD_ID, PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
+from hyperclova_core.tokens.units import Cutter
+
+if TYPE_CHECKING:
+    from hyperclova_core.tokens.encoder import ColumnEncoder
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-MODEL_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "hyperclova_tokenizer.json"
-FORMAT = 1
-SENTINEL = "\ue000"
-MEMO_UNITS = 1 << 20
+FORMAT = 2
+MEMO_FILE = "memo.bin"
+REMEMBERED = 1 << 16
+SURROGATE = re.compile("([\ud800-\udfff])")
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
-class MorphemeTokenizer:
-    """Encodes unit by unit through a memo; ids below `len(SPECIAL_TOKENS)` are special."""
+class Tokenizer:
+    """Encodes unit by unit. Of special tokens, text can only hold the placeholders of de-identification; all others are text.
 
-    def __init__(self, model: dict[str, Any], description: dict[str, Any]) -> None:
-        from tokenizers import Tokenizer
+    Args:
+        model: the content of a tokenizer.json.
+        description: the rules that it cannot express, and where it comes from.
+    """
 
+    def __init__(self, model: dict[str, Any], description: dict[str, Any], folder: str | None = None) -> None:
+        self.model = model
         self.description = description
-        self._model = model
-        self._bpe = Tokenizer.from_str(json.dumps({**model, "added_tokens": []}))
-        self._specials = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
-        self._memo: dict[str, tuple[int, ...]] = {}
-        self._bytes = _token_bytes(model["model"]["vocab"])
+        self._folder = folder
+        self._remembered: dict[str, list[int]] = {}
+
+    @property
+    def kind(self) -> str:
+        """`morpheme`, `byte` or `character`."""
+        return str(self.description["kind"])
 
     @property
     def vocabulary_size(self) -> int:
         """Tokens in use."""
-        return len(self._bytes)
+        return len(self._token_bytes)
 
     @property
     def padded_vocabulary_size(self) -> int:
         """Rows of an embedding matrix for this tokenizer."""
         return padded_vocabulary(self.vocabulary_size)
 
+    @property
+    def eod(self) -> int:
+        """The token behind each document."""
+        return int(self.description["eod"])
+
+    @cached_property
+    def placeholders(self) -> dict[str, int]:
+        """The strings that are one token wherever they stand."""
+        return {token: int(index) for token, index in self.description["placeholders"].items()}
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that decides ids."""
+        rules = {
+            key: self.description[key]
+            for key in ("kind", "digits", "classes", "normalisation", "analyser", "placeholders")
+        }
+        return fingerprint({"model": self.model["model"], **rules})
+
+    @cached_property
+    def cutter(self) -> Cutter:
+        """The plain rules."""
+        return Cutter(self.kind, self.description["classes"], self.description["digits"], self.placeholders)
+
+    @cached_property
+    def _bpe(self) -> Any:
+        from tokenizers import Tokenizer as HuggingFace
+
+        plain = {**self.model, "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None}
+        return HuggingFace.from_str(json.dumps(plain))
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        return token_bytes(self.model, set(self.description["special_tokens"]))
+
+    def columns(self, grown_units: int | None = None, memo: bool = True) -> ColumnEncoder:
+        """The compiled encoder, which starts with what the memo beside the tokenizer's files knows.
+
+        Args:
+            grown_units: units remembered beside it at most.
+            memo: False: start with nothing.
+        """
+        from hyperclova_core.tokens.encoder import GROWN_UNITS, ColumnEncoder
+        from hyperclova_core.tokens.memo import map_memo
+
+        known = None
+        if memo and self._folder is not None:
+            path = storage.join(self._folder, MEMO_FILE)
+            if storage.exists(path):
+                known = map_memo(str(storage.localized(path)), self.identity)
+        return ColumnEncoder(
+            self.model["model"],
+            self.kind,
+            self.description["classes"],
+            self.description["digits"],
+            self.placeholders,
+            self.description["normalisation"] == "NFC",
+            self.vocabulary_size,
+            known,
+            grown_units or GROWN_UNITS,
+        )
+
     def encode(self, text: str) -> list[int]:
-        """Ids of the NFC form of a text; no end-of-document."""
-        return self.encode_batch([text])[0]
+        """Ids of a text; no end-of-document."""
+        text = nfc(text) if self.description["normalisation"] == "NFC" else text
+        ids: list[int] = []
+        for unit in self.cutter.units(text):
+            known = self._remembered.get(unit)
+            if known is None:
+                known = [index for piece in self.cutter.pieces(unit) for index in self._piece(piece)]
+                if len(self._remembered) >= REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[unit] = known
+            ids += known
+        return ids
+
+    def _piece(self, piece: str) -> list[int]:
+        if piece in self.placeholders:
+            return [self.placeholders[piece]]
+        if self.kind != "character":
+            signs = "".join(SIGNS[byte] for byte in piece.encode("utf-8", "surrogatepass"))
+            found: list[int] = self._bpe.encode(signs, add_special_tokens=False).ids
+            return found
+        ids: list[int] = []
+        for part in SURROGATE.split(piece):
+            if SURROGATE.fullmatch(part):
+                vocabulary = self.model["model"]["vocab"]
+                ids += [vocabulary[f"<0x{byte:02X}>"] for byte in part.encode("utf-8", "surrogatepass")]
+            elif part:
+                ids += self._bpe.encode(part, add_special_tokens=False).ids
+        return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of each text; units not met before go through mecab and BPE in bulk."""
-        cut = [units_of(nfc(text)) for text in texts]
-        new = {unit for units in cut for unit in units if unit not in self._memo}
-        if new:
-            if len(self._memo) + len(new) > MEMO_UNITS:
-                self._memo.clear()
-                new = {unit for units in cut for unit in units}
-            self._learn(sorted(new))
-        memo = self._memo
-        return [[token for unit in units for token in memo[unit]] for units in cut]
-
-    def _learn(self, units: list[str]) -> None:
-        pieces = [morphemes_of(unit) for unit in units]
-        flat = sorted({piece for row in pieces for piece in row if piece not in self._specials})
-        try:
-            encoded = self._bpe.encode_batch_fast(flat, add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError) as error:
-            raise DataError(
-                "A text cannot be encoded",
-                why="it holds half of a surrogate pair",
-                remedy="ingest quarantines such records: encode its output",
-            ) from error
-        ids = {piece: tuple(item.ids) for piece, item in zip(flat, encoded, strict=True)}
-        ids.update({token: (index,) for token, index in self._specials.items() if token in PLACEHOLDERS})
-        for unit, row in zip(units, pieces, strict=True):
-            self._memo[unit] = tuple(token for piece in row for token in ids[piece])
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; bytes that are no UTF-8 (a cut in mid-character) become U+FFFD.
@@ -88,34 +172,43 @@ class MorphemeTokenizer:
         """
         parts = []
         for token in ids:
-            if not 0 <= token < len(self._bytes):
+            if not 0 <= token < len(self._token_bytes):
                 raise DataError(
                     f"Token id {token} is beyond the vocabulary",
-                    why=f"the tokenizer has {len(self._bytes)} tokens",
+                    why=f"the tokenizer has {len(self._token_bytes)} tokens",
                     remedy="use the tokenizer that wrote the ids",
                 )
-            parts.append(self._bytes[token])
-        return b"".join(parts).decode("utf-8", errors="replace")
+            parts.append(self._token_bytes[token])
+        return b"".join(parts).decode("utf-8", errors="hyperclova")
 
     def save(self, folder: str) -> None:
-        """Write the Hugging Face model file and the description of what it cannot express."""
+        """Write the Hugging Face model file, the rules that it cannot express, and what `AutoTokenizer` needs."""
         storage.write_bytes(
-            storage.join(folder, MODEL_FILE), (json.dumps(self._model, ensure_ascii=False) + "\n").encode()
+            storage.join(folder, model_file(self.kind)), (json.dumps(self.model, ensure_ascii=False) + "\n").encode()
         )
-        storage.write_json(storage.join(folder, DESCRIPTION_FILE), self.description)
+        storage.write_bytes(
+            storage.join(folder, DESCRIPTION_FILE), (json.dumps(self.description, ensure_ascii=False) + "\n").encode()
+        )
+        for name, content in companion_files(self).items():
+            storage.write_bytes(storage.join(folder, name), content)
 
     @staticmethod
-    def load(folder: str) -> MorphemeTokenizer:
-        """A saved tokenizer: its folder, or a folder that has it as `tokenizer/`.
+    def load(folder: str) -> Tokenizer:
+        """A saved tokenizer: its folder, a folder that has it as `tokenizer/`, or a byte-level BPE's tokenizer.json.
 
         Raises:
-            DataError: there is none, or another version wrote it.
+            DataError: there is none, another version or analyser wrote it, or its rules are not known here.
         """
+        if folder.endswith(".json") and storage.is_file(folder):
+            return imported(storage.read_json(folder), folder)
         for candidate in (folder, storage.join(folder, "tokenizer")):
             if storage.exists(storage.join(candidate, DESCRIPTION_FILE)):
                 folder = candidate
                 break
         else:
+            standard = storage.join(folder, STANDARD_FILE)
+            if storage.exists(standard):
+                return imported(storage.read_json(standard), standard)
             raise DataError(
                 "No tokenizer here",
                 where=folder,
@@ -130,68 +223,92 @@ class MorphemeTokenizer:
                 why=f"format {description.get('format')}, this code reads {FORMAT}",
                 remedy="train it again with this version",
             )
-        if description["analyser"] != analyser_identity():
+        if description["analyser"] not in ("", analyser_identity()):
             raise DataError(
                 "The tokenizer was made with another morphological analyser",
                 where=folder,
                 why=f"{description['analyser']}; here is {analyser_identity()}: words would be cut differently",
                 remedy="install those versions, or train the tokenizer again",
             )
-        return MorphemeTokenizer(storage.read_json(storage.join(folder, MODEL_FILE)), description)
+        model = storage.read_json(storage.join(folder, model_file(description["kind"])))
+        return Tokenizer(model, description, folder)
 
 
-def _token_bytes(vocabulary: dict[str, int]) -> list[bytes]:
-    """The bytes of each id: byte-level BPE writes a byte as a printable character (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in printable}
-    table.update(
-        {chr(256 + index): byte for index, byte in enumerate(byte for byte in range(256) if byte not in printable)}
+def imported(model: dict[str, Any], where: str) -> Tokenizer:
+    """A byte-level BPE of Hugging Face's with GPT-2's pre-tokenizer, as it stands: text holds none of its special tokens.
+
+    Raises:
+        DataError: it cuts texts in another way.
+    """
+    cut, normalizer = model.get("pre_tokenizer") or {}, model.get("normalizer")
+    plain = cut.get("type") == "ByteLevel" and cut.get("use_regex", True) and not cut.get("add_prefix_space")
+    if not plain or normalizer not in (None, {"type": "NFC"}) or model["model"].get("type") != "BPE":
+        raise DataError(
+            "The tokenizer cuts texts in a way that is not known here",
+            where=where,
+            why=f"its pre-tokenizer is {cut.get('type')}, its normalizer {normalizer}",
+            remedy="give a byte-level BPE with GPT-2's pre-tokenizer, or train one: hyperclova tokenizer train",
+        )
+    specials = {token["content"]: int(token["id"]) for token in model.get("added_tokens", ())}
+    ends = [
+        index for token, index in specials.items() if token in (END_OF_DOCUMENT, "</s>", "[EOS]", "<|end_of_text|>")
+    ]
+    return Tokenizer(
+        model,
+        {
+            "format": FORMAT,
+            "kind": "byte",
+            "digits": 0,
+            "classes": classify("byte"),
+            "normalisation": "NFC" if normalizer else "",
+            "analyser": "",
+            "special_tokens": list(specials),
+            "placeholders": {},
+            "eod": ends[0] if ends else EOD_ID,
+        },
     )
-    result = [b""] * len(vocabulary)
+
+
+def described(kind: str, digits: int, details: dict[str, Any]) -> dict[str, Any]:
+    """The description of a tokenizer that is made here."""
+    return {
+        **details,
+        "format": FORMAT,
+        "kind": kind,
+        "digits": digits,
+        "classes": classify(kind),
+        "normalisation": "NFC",
+        "analyser": analyser_identity() if kind == "morpheme" else "",
+        "special_tokens": list(SPECIAL_TOKENS),
+        "placeholders": {token: SPECIAL_TOKENS.index(token) for token in PLACEHOLDERS},
+        "eod": EOD_ID,
+    }
+
+
+def token_bytes(model: dict[str, Any], specials: set[str]) -> list[bytes]:
+    """The bytes of each id; special tokens are their names."""
+    vocabulary = {token["content"]: int(token["id"]) for token in model.get("added_tokens", ())}
+    vocabulary.update(model["model"]["vocab"])
+    fallback = bool(model["model"].get("byte_fallback"))
+    result = [b""] * (max(vocabulary.values()) + 1)
     for token, index in vocabulary.items():
-        result[index] = token.encode() if token in SPECIAL_TOKENS else bytes(table[sign] for sign in token)
+        if token in specials:
+            result[index] = token.encode()
+        elif fallback:
+            result[index] = bytes([int(token[3:5], 16)]) if BYTE_TOKEN.fullmatch(token) else token.encode()
+        else:
+            result[index] = bytes(BYTES[sign] for sign in token)
     return result
 
 
-def joined_morphemes(text: str) -> str:
-    """A text with a sentinel (U+E000) between morphemes, as training reads it; sentinels of its own become spaces."""
-    units = units_of(nfc(text).replace(SENTINEL, " "))
-    return SENTINEL.join(piece for unit in units for piece in morphemes_of(unit) if piece not in PLACEHOLDERS)
+def _decode_error(error: UnicodeError) -> tuple[str, int]:
+    """Halves of surrogate pairs come back as they were; other bytes that are no UTF-8 become U+FFFD."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    raw = error.object[error.start : error.start + 3]
+    if len(raw) == 3 and raw[0] == 0xED and 0xA0 <= raw[1] <= 0xBF and 0x80 <= raw[2] <= 0xBF:
+        return raw.decode("utf-8", "surrogatepass"), error.start + 3
+    return "\ufffd", error.end
 
 
-def train(joined: Iterator[str], vocabulary_size: int, description: dict[str, Any]) -> MorphemeTokenizer:
-    """Learn merges from texts prepared by `joined_morphemes`.
-
-    Args:
-        joined: the sample.
-        vocabulary_size: tokens asked for, special ones and the 256 bytes included; less text may give fewer.
-        description: kept with the tokenizer (where the sample came from).
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    learner = Tokenizer(models.BPE())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(SENTINEL, "removed"), byte_level])
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    learner.train_from_iterator(joined, trainer)
-    learner.pre_tokenizer = byte_level
-    model = json.loads(learner.to_str())
-    details = {
-        **description,
-        "format": FORMAT,
-        "kind": "morpheme-aware byte-level BPE",
-        "unit": r"\s*\S+",
-        "unit_characters": UNIT_CHARACTERS,
-        "normalisation": "NFC",
-        "analyser": analyser_identity(),
-        "special_tokens": list(SPECIAL_TOKENS),
-        "eod": EOD_ID,
-        "vocabulary_size": len(model["model"]["vocab"]),
-        "padded_vocabulary_size": padded_vocabulary(len(model["model"]["vocab"])),
-    }
-    return MorphemeTokenizer(model, details)
+codecs.register_error("hyperclova", _decode_error)

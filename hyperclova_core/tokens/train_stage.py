@@ -1,51 +1,78 @@
-"""The tokenizer stage: a byte-stratified sample of the corpus, cut into morphemes in parallel, then BPE."""
+"""The tokenizer stage: a sample of the corpus as the mixture will be, its units counted in parallel, then BPE and the memo.
+
+Buckets give distinct units with counts, never texts, so the work after them follows the size of the language, not of the sample.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from hyperclova_core.corpus.mix import MixConfig, leaf_path, make_plan
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry, write_table
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.hashing import order_key
+from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
-from hyperclova_core.tokens.units import analyser_resources
+from hyperclova_core.tokens.analyser import analyser_resources
+from hyperclova_core.tokens.leaves import COLUMNS, below, paths_of, share_limit
+
+COUNTED_AT_ONCE = 1 << 23
+"""Distinct units a worker holds before it folds equal ones together."""
 
 
 class TokenizerConfig(Config):
-    """Size of the vocabulary, and of the sample it is learnt from."""
+    """What kind of tokenizer, of what size, and the sample it is learnt from."""
 
+    kind: Literal["morpheme", "byte", "character"] = Field(
+        "morpheme",
+        description="morpheme: words cut by mecab-ko, then byte-level BPE; byte: GPT-2's byte-level BPE; character: BPE over"
+        " characters, rare ones as bytes",
+    )
     vocabulary_size: int = Field(32_000, ge=512, description="tokens, special ones and 256 bytes included")
+    digits: int = Field(3, ge=0, description="digits a token at most, of kind morpheme; 0: a number stays whole")
     sample_bytes: int = Field(
-        1 << 30, ge=1, description="UTF-8 bytes of text to learn from, spread over sources by their size"
+        1 << 30,
+        ge=1,
+        description="UTF-8 bytes of text to learn from, shared by the mixture; 1 % of the corpus is HyperCLOVA's",
+    )
+    memo_units: int = Field(
+        2_000_000,
+        ge=0,
+        description="words whose ids are kept with the tokenizer, the most frequent; about 60 bytes each",
+    )
+    mixture: MixConfig | None = Field(
+        None, description="what the sample shall be composed of; none: as the recipe's mix"
     )
 
 
-@artifact_stage("tokenizer", version="1", resources=analyser_resources)
+@artifact_stage("tokenizer", version="2", resources=analyser_resources)
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
-    """Learn a tokenizer from the one dataset given; the sample is the same whatever the number of tasks."""
-    from hyperclova_core.tokens.tokenizer import train
+    """Learn a tokenizer from the one dataset given; the result is the same whatever the number of tasks and buckets."""
+    from hyperclova_core.tokens.learning import learn, memo_order
+    from hyperclova_core.tokens.memo import write_memo
+    from hyperclova_core.tokens.tokenizer import MEMO_FILE
 
-    assert context.engine is not None
     (dataset,) = inputs.values()
-    entries = dataset.table("documents").files
+    mixture = (config.mixture or MixConfig()).model_copy(update={"on_shortage": "respread", "max_epochs": 1.0})
     units = [
-        {"identity": {"checksum": e.checksum}, "path": path, "bucket": e.bucket}
-        for e, path in zip(entries, dataset.files(), strict=True)
+        {"identity": {"checksum": e.checksum}, "path": path, "bucket": e.bucket or 0}
+        for e, path in zip(dataset.table("documents").files, dataset.files(), strict=True)
     ]
-    sizes: Counter[str] = Counter()
-    for result in run_units(context, _source_bytes, units, "sizes")[0]:
-        sizes.update(result["bytes"])
-    total = sum(sizes.values())
+    sizes: dict[str, Counter[str]] = {}
+    for result in run_units(context, partial(_leaf_bytes, config=mixture), units, "sizes")[0]:
+        for path, (size, documents) in result["bytes"].items():
+            sizes.setdefault(path, Counter()).update(bytes=size, documents=documents)
+    total = sum(counter["bytes"] for counter in sizes.values())
     if total == 0:
         raise DataError(
             "No text to learn a tokenizer from",
@@ -53,19 +80,30 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
             why="the dataset is empty",
             remedy="look at what the filters dropped",
         )
-    share = min(1.0, config.sample_bytes / total)
-    sample = partial(_cut_sample, share=share, context=context.for_workers())
-    results = run_units(context, sample, units, f"sample-{share:.9f}")[0]
+    shares = sample_shares(sizes, config.sample_bytes, mixture)
+    count = partial(_count_sample, shares=shares, mixture=mixture, config=config, context=context.for_workers())
+    results, _ = run_units(context, count, units, f"sample-{shares_identity(shares)}")
     paths = [path for result in results for path in result["files"]]
-    description = {
-        "sample_bytes": sum(result["bytes"] for result in results),
+    context.scrap.extend(paths)
+    counted = (
+        pa.concat_tables([storage.read_parquet(path) for path in paths]).group_by("unit").aggregate([("count", "sum")])
+    )
+    words, counts = counted.column("unit").combine_chunks(), counted.column("count_sum").to_numpy()
+    sample_bytes = sum(result["bytes"] for result in results)
+    details = {
+        "sample_bytes": sample_bytes,
         "corpus_digest": dataset.manifest.digest,
-        "sources": dict(sorted(sizes.items())),
+        "sources": {leaf_path(path.split("\x1f")): counter["bytes"] for path, counter in sorted(sizes.items())},
     }
-    tokenizer = train(_texts(paths), config.vocabulary_size, description)
+    tokenizer = learn(config.kind, config.vocabulary_size, config.digits, words, counts, details)
     root, folder = context.target.root(False), f"{context.attempt_path}/tokenizer"
     tokenizer.save(storage.join(root, folder))
-    context.scrap.extend(paths)
+    encoder = tokenizer.columns(memo=False)
+    memo = encoder.memo_of(memo_order(words, counts, config.memo_units))
+    with storage.replacing(storage.join(root, folder, MEMO_FILE)) as temporary, open(temporary, "wb") as file:
+        write_memo(memo, file, tokenizer.identity)
+    report = _report(dataset, tokenizer, context, units, shares, mixture)
+    storage.write_json(storage.join(root, context.attempt_path, "report.json"), report)
     files = [plain_file_entry(root, f"{folder}/{name}") for name in storage.list_names(storage.join(root, folder))]
     documents = dataset.table("documents").rows
     counters = Counters(
@@ -73,15 +111,23 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         kept=documents,
         text_bytes_in=total,
         text_bytes_kept=total,
-        custom={"vocabulary_size": float(tokenizer.vocabulary_size)},
+        custom={
+            "vocabulary_size": float(tokenizer.vocabulary_size),
+            "sample_bytes": float(sample_bytes),
+            "bytes_per_token": report["all"]["bytes_per_token"],
+            "fertility": report["all"]["fertility"],
+            "memo_units": float(memo.used[0]),
+        },
     )
     return Artifact(
-        {"tokenizer": files},
+        {"tokenizer": files, "report": [plain_file_entry(root, f"{context.attempt_path}/report.json")]},
         counters,
         info={
+            "kind": config.kind,
             "vocabulary_size": tokenizer.vocabulary_size,
             "padded_vocabulary_size": tokenizer.padded_vocabulary_size,
-            "sample_bytes": description["sample_bytes"],
+            "identity": tokenizer.identity,
+            "sample_bytes": sample_bytes,
             "folder": folder,
         },
     )
@@ -92,34 +138,104 @@ def tokenizer_folder(dataset: Dataset) -> str:
     return storage.join(dataset.uri, str(dataset.manifest.info["folder"]))
 
 
-def _source_bytes(unit: dict[str, Any]) -> dict[str, Any]:
-    sizes: Counter[str] = Counter()
+def sample_shares(sizes: Mapping[str, Mapping[str, int]], wanted: int, mixture: MixConfig) -> dict[str, float]:
+    """Leaf → share of its documents in the sample, so that the sample's bytes are as the mixture's tokens will be."""
+    available = {tuple(path.split("\x1f")): (counter["bytes"], counter["documents"]) for path, counter in sizes.items()}
+    weighed = make_plan(available, mixture.model_copy(update={"budget_tokens": 1}))
+    usable = sum(leaf.available_tokens for leaf in weighed.leaves if leaf.weight)
+    plan = make_plan(available, mixture.model_copy(update={"budget_tokens": min(wanted, usable)}))
+    by_path = {leaf.path: leaf for leaf in plan.leaves}
+    leaves = {path: by_path[leaf_path(path.split("\x1f"))] for path in sizes}
+    return {path: min(1.0, leaf.target_tokens / max(1, leaf.available_tokens)) for path, leaf in leaves.items()}
+
+
+def shares_identity(shares: Mapping[str, float]) -> str:
+    """Name of a sample, for its units of work."""
+    from hyperclova_core.foundation.hashing import fingerprint
+
+    return fingerprint({path: f"{share:.9f}" for path, share in shares.items()})[:12]
+
+
+def _leaf_bytes(unit: dict[str, Any], *, config: MixConfig) -> dict[str, Any]:
+    sizes: dict[str, list[int]] = {}
     with storage.open_parquet(unit["path"]) as file:
-        for batch in file.iter_batches(columns=["source", "text"]):
-            table = pa.table({"source": batch.column("source"), "bytes": pc.binary_length(batch.column("text"))})
-            for row in table.group_by("source").aggregate([("bytes", "sum")]).to_pylist():
-                sizes[row["source"]] += row["bytes_sum"]
-    return {"files": [], "bytes": dict(sizes)}
+        for batch in file.iter_batches(columns=["text", *COLUMNS]):
+            table = pa.table(
+                {"path": paths_of(batch, config).cast(pa.string()), "bytes": pc.binary_length(batch.column("text"))}
+            )
+            for row in table.group_by("path").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
+                entry = sizes.setdefault(row["path"], [0, 0])
+                entry[0] += row["bytes_sum"]
+                entry[1] += row["bytes_count"]
+    return {"files": [], "bytes": sizes}
 
 
-def _cut_sample(unit: dict[str, Any], *, share: float, context: StageContext) -> dict[str, Any]:
-    from hyperclova_core.tokens.tokenizer import joined_morphemes
+def _sampled(batch: pa.RecordBatch, shares: Mapping[str, float], mixture: MixConfig, seed: int) -> pa.RecordBatch:
+    """The documents of a batch that are in the sample."""
+    paths = paths_of(batch, mixture)
+    limits = [share_limit(shares.get(path, 0.0)) for path in paths.dictionary.to_pylist()]
+    keys, codes = order_keys(batch.column("doc_id"), seed, "tokenizer"), paths.indices.to_numpy()
+    chosen = np.zeros(batch.num_rows, np.bool_)
+    for number, limit in enumerate(limits):
+        mine = codes == number
+        chosen[mine] = below(keys[mine], limit)
+    return batch.filter(pa.array(chosen))
 
-    limit = int(share * 2**64)
-    joined, size = [], 0
+
+def _count_sample(
+    unit: dict[str, Any],
+    *,
+    shares: dict[str, float],
+    mixture: MixConfig,
+    config: TokenizerConfig,
+    context: StageContext,
+) -> dict[str, Any]:
+    from hyperclova_core.tokens.learning import cutter_of
+
+    cutter = cutter_of(config.kind, config.digits)
+    folded, size, held = [], 0, 0
     with storage.open_parquet(unit["path"]) as file:
-        for batch in file.iter_batches(columns=["doc_id", "text"]):
-            for doc_id, text in zip(batch.column("doc_id").to_pylist(), batch.column("text").to_pylist(), strict=True):
-                if int.from_bytes(order_key(context.seed, "tokenizer", doc_id), "big") < limit:
-                    joined.append(joined_morphemes(text))
-                    size += len(text.encode())
-    root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit['bucket'] or 0:05d}.parquet"
-    write_table(root, path, pa.table({"joined": pa.array(joined, pa.string())}))
+        for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text", *COLUMNS]):
+            text = _sampled(batch, shares, mixture, context.seed).column("text")
+            size += int(pc.sum(pc.binary_length(text)).as_py() or 0)
+            counts = pc.value_counts(cutter.units(text))
+            folded.append(pa.table({"unit": counts.field("values"), "count": counts.field("counts")}))
+            held += len(counts)
+            if held > COUNTED_AT_ONCE:
+                folded = [_folded(folded)]
+                held = folded[0].num_rows
+    table = (
+        _folded(folded)
+        if folded
+        else pa.table({"unit": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})
+    )
+    root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit['bucket']:05d}.parquet"
+    write_table(root, path, table.sort_by("unit"))
     return {"files": [storage.join(root, path)], "bytes": size}
 
 
-def _texts(paths: list[str]) -> Iterator[str]:
-    for path in paths:
-        with storage.open_parquet(path) as file:
-            for batch in file.iter_batches(columns=["joined"]):
-                yield from batch.column("joined").to_pylist()
+def _folded(tables: list[pa.Table]) -> pa.Table:
+    table = pa.concat_tables(tables).group_by("unit").aggregate([("count", "sum")])
+    return table.rename_columns({"count_sum": "count"}).select(["unit", "count"])
+
+
+def _report(
+    dataset: Dataset,
+    tokenizer: Any,
+    context: StageContext,
+    units: list[dict[str, Any]],
+    shares: dict[str, float],
+    mixture: MixConfig,
+) -> dict[str, Any]:
+    """How the tokenizer fares on up to a few megabytes that it may or may not have seen, by leaf."""
+    from hyperclova_core.tokens.report import fertility_report
+
+    texts: dict[str, list[str]] = {}
+    room = max(64, 4096 // max(1, len(units)))
+    for unit in units:
+        with storage.open_parquet(unit["path"]) as file:
+            batch = next(file.iter_batches(batch_size=room, columns=["text", *COLUMNS]), None)
+        if batch is not None:
+            for path, text in zip(paths_of(batch, mixture).to_pylist(), batch.column("text").to_pylist(), strict=True):
+                texts.setdefault(leaf_path(path.split("\x1f")), []).append(text)
+    return fertility_report(tokenizer, texts)

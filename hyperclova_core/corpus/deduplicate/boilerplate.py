@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -22,6 +21,7 @@ from hyperclova_core.corpus.deduplicate.forms import placeholders, tables
 from hyperclova_core.corpus.deduplicate.normalise import normalise
 from hyperclova_core.corpus.deduplicate.signatures import bytes_of, mixed
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, content_hash
 from hyperclova_core.foundation.frames import Batches, Grouping, grouped
 from hyperclova_core.foundation.hashing import digest_parts
@@ -56,7 +56,7 @@ def site_number(site: str) -> int:
     return int.from_bytes(bytes.fromhex(digest_parts("site", site))[:8], "little", signed=True)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _line_hashes(
     data: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
@@ -126,7 +126,7 @@ class Lines:
         self.paragraph_hash = _paragraph_hashes(self.hash, self.letters, self.paragraph)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _paragraph_hashes(
     hashes: npt.NDArray[np.uint64], letters: npt.NDArray[np.int64], paragraphs: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.tables import BANDS_SCHEMA
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.datasets import Table, write_table
 from hyperclova_core.foundation.frames import Batches, Grouping, Written, grouped, matrix, part_of, write_rows
 from hyperclova_core.foundation.stages import StageContext
@@ -224,7 +224,7 @@ def _pairs(
     return left, right, sizes
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _walk(
     keys: npt.NDArray[np.int64],
     nodes: npt.NDArray[np.int64],

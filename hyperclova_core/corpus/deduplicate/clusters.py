@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -26,6 +25,7 @@ from hyperclova_core.corpus.deduplicate.tables import (
     PROMOTED_SCHEMA,
     TONIGHT_SCHEMA,
 )
+from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.frames import Batches, grouped_chunks, matrix
 from hyperclova_core.foundation.hashing import digest_parts
 
@@ -268,7 +268,7 @@ def _names(
     return names, log
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def assign(
     components: npt.NDArray[np.int64],
     nodes: npt.NDArray[np.int64],

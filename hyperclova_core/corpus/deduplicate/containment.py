@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +20,7 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.tables import CONTAINED_SCHEMA
 from hyperclova_core.corpus.deduplicate.verify import MOST_SHINGLES
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.datasets import write_table
 from hyperclova_core.foundation.frames import Batches, Grouping, grouped
 from hyperclova_core.foundation.stages import StageContext
@@ -157,7 +157,7 @@ def _match(chunk: pa.Table, part: int, settings: PrintSettings) -> pa.RecordBatc
     return pa.RecordBatch.from_arrays([pa.array(values) for values in made], schema=_PAIRS)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _walk(
     prints: npt.NDArray[np.int64],
     nodes: npt.NDArray[np.int64],

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.signatures import Sketches, sketch
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.compiled import compiled
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _FILTER_BITS = 20
@@ -102,7 +102,7 @@ def _head(points: npt.NDArray[np.uint32]) -> np.uint64:
         return np.uint64(value * np.uint64(0xD6E8FEB86659FD93))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _places(
     points: npt.NDArray[np.uint32],
     start: int,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.corpus.deduplicate.forms import EMAIL_MASK, MASK_DIGITS, NUMBER_MASK
+from hyperclova_core.foundation.compiled import compiled
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _in_local_part(byte: int) -> bool:
     return (
         (48 <= byte <= 57)
@@ -23,12 +23,12 @@ def _in_local_part(byte: int) -> bool:
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def _in_label(byte: int) -> bool:
     return (48 <= byte <= 57) or (65 <= byte <= 90) or (97 <= byte <= 122) or byte == 45
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _end_of_domain(data: npt.NDArray[np.uint8], at: int, end: int) -> int:
     """Where the domain after an @ ends, or -1 where none follows: labels joined by dots, at least two."""
     position = at
@@ -45,7 +45,7 @@ def _end_of_domain(data: npt.NDArray[np.uint8], at: int, end: int) -> int:
     return position if dots else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def normalise(
     data: npt.NDArray[np.uint8],
     start: int,

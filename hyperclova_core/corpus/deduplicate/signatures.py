@@ -11,13 +11,13 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.forms import MAX_DIGIT_SHARE, SEED, placeholders, tables
 from hyperclova_core.corpus.deduplicate.normalise import normalise
+from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.korean.hangul import nfc
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -55,7 +55,7 @@ def multipliers(count: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint
     return odd, generator.integers(0, 2**32, count, dtype=np.uint32)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@compiled(inline=True)
 def mixed(value: np.uint64) -> np.uint64:
     """A 64-bit finaliser (Stafford's Mix13): every bit of the result depends on every bit of the value."""
     value ^= value >> np.uint64(30)
@@ -65,7 +65,7 @@ def mixed(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def minima_of(
     points: npt.NDArray[np.uint32],
     start: int,
@@ -96,7 +96,7 @@ def minima_of(
         out[index] = np.uint16((scratch[index] ^ (scratch[index] >> np.uint32(16))) & np.uint32(0xFFFF))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _sketch(
     data: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],

@@ -1,0 +1,452 @@
+"""Whole Arrow columns to token ids: scan the units of some thousand, look all of them up, learn those not known, write.
+
+Between these steps nothing depends on what came before, so the processor has many reads of memory under way at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.tokens.analyser import Analyser
+from hyperclova_core.tokens.bpe import Merges, Symbols, encode_piece
+from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
+from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
+from hyperclova_core.tokens.memory import load_word, store_word, trailing_zeros
+from hyperclova_core.tokens.pieces import MORPHEME, Pieces, Rules, cut_unit, decoded
+from hyperclova_core.tokens.units import UNIT_CHARACTERS
+from hyperclova_core.tokens.viterbi import Search
+
+UNITS_AT_ONCE = 1024
+DONE, OUT_FULL, MEMO_FULL, TOO_LITTLE_ROOM = 0, 1, 2, 3
+ROW, PLACE, WRITTEN, ROW_BEGAN, NEEDED, MISSED, UNITS, LEARNT_BYTES, CLEARED = range(9)
+"""What `state` holds: the row in work and the place in it, ids written, where the row's ids begin; room that is needed (bytes of a unit;
+negative: ids aside; 0: nodes); counted on, units that the memo did not know, all units, bytes of those that were learnt; and whether the
+memo was just cleared: units at once that are more than it holds are not remembered then."""
+IN_SLOT, KNOWN, GROWN, ASIDE, NOWHERE = range(5)
+
+
+class Tools(NamedTuple):
+    """All that one thread encodes a unit with."""
+
+    rules: Rules
+    dictionary: Analyser
+    merges: Merges
+    search: Search
+    pieces: Pieces
+    symbols: Symbols
+
+
+@compiled(inline=True)
+def _plain_bytes(word):
+    """Bytes at the low end of a word that are neither white space nor need a look: signs of ASCII, and Hangul syllables.
+
+    Eight bytes at a time (Mycroft's and Lamport's ways): what needs a look is below 0x21, or leads a character and is not 0xEB to
+    0xED or 0xEA before 0xB0 and more, which lead syllables (and 0xED surrogates and old letters, all of them neither white nor
+    combining).
+    """
+    tops = np.uint64(0x8080808080808080)
+    ones = np.uint64(0x0101010101010101)
+    low = (word - np.uint64(0x21) * ones) & ~word & tops
+    leads = word & (word << np.uint64(1)) & tops
+    six = word & (np.uint64(0x3F) * ones)
+    from_ea = ((six + np.uint64(0x16) * ones) << np.uint64(1)) & tops
+    from_eb = ((six + np.uint64(0x15) * ones) << np.uint64(1)) & tops
+    from_ee = ((six + np.uint64(0x12) * ones) << np.uint64(1)) & tops
+    third = word & tops & (word << np.uint64(1)) & (word << np.uint64(2))  # 0xE0 and more
+    behind = word >> np.uint64(8)
+    high = (behind << np.uint64(2)) & (behind << np.uint64(3)) & tops  # the next byte is 0xB0 and more
+    fine = third & ~from_ee & (from_eb | (from_ea & high))
+    look = low | (leads & ~fine)
+    if look == 0:
+        return np.int64(8)
+    return np.int64(trailing_zeros(look) >> np.uint64(3))
+
+
+@compiled(inline=True)
+def _unit_end(data, at, end, classes, limit):
+    """(end of the unit that begins at a place, whether a character in it may not be NFC)."""
+    unsure = False
+    left = limit
+    while at < end and left:
+        byte = data[at]
+        if byte < 0x80:
+            if classes[byte] & KIND != WHITE:
+                break
+            at += 1
+        elif byte == 0xC2 or (byte >= 0xE1 and byte <= 0xE3):
+            code, width = decoded(data, at)
+            if classes[code] & KIND != WHITE:
+                break
+            at += width
+        else:
+            break
+        left -= 1
+    if left == 0 and at < end and classes[decoded(data, at)[0]] & KIND == WHITE:
+        return at, unsure
+    left = limit
+    begin, counted = at, False
+    while at < end and left:
+        while not counted and at + 8 <= end and at - begin <= limit - 8:
+            stop = _plain_bytes(load_word(data, at))
+            at += stop
+            if stop < 8:
+                break
+        if at >= end:
+            break
+        if not counted and at - begin > limit - 8:
+            at, counted = begin, True  # more bytes than may be characters: they are counted one by one
+            continue
+        byte = data[at]
+        if byte < 0x80:
+            if classes[byte] & KIND == WHITE:
+                break
+            at += 1
+        elif byte < 0xC0:  # words of eight bytes end within characters
+            at += 1
+            continue
+        elif byte >= 0xEB and byte <= 0xEC:
+            at += 3
+        else:
+            code, width = decoded(data, at)
+            kind = classes[code]
+            if kind & KIND == WHITE:
+                break
+            unsure |= kind & UNSURE != 0
+            at += width
+        if counted:
+            left -= 1
+    return at, unsure
+
+
+class Units(NamedTuple):
+    """Some units in work: where they begin and end, their keys, where the memo's search begins, and what was found: four ids (two,
+    of 32 bits) or a place, how many ids, and where (IN_SLOT, KNOWN, GROWN, ASIDE)."""
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.uint64]
+    seconds: npt.NDArray[np.uint64]
+    slots: npt.NDArray[np.uint64]
+    values: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.int64]
+    sources: npt.NDArray[np.int8]
+    rest: npt.NDArray[np.int64]
+
+
+def room_for_units() -> Units:
+    """Workspace of one thread."""
+    size = UNITS_AT_ONCE + 1
+    return Units(
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.int64),
+        np.empty(size, np.int8),
+        np.empty(size, np.int64),
+    )
+
+
+@compiled()
+def _scan(data, offsets, classes, limit, row, at, units, unsure):
+    """Find the next units; (their number, rows that ended, where the scan stopped)."""
+    rows = len(offsets) - 1
+    end = np.int64(offsets[row + 1])
+    count, closed = 0, 0
+    while count < UNITS_AT_ONCE:
+        if at == end:
+            closed += 1
+            row += 1
+            if row == rows:
+                break
+            at, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
+            continue
+        stop, doubtful = _unit_end(data, at, end, classes, limit)
+        if doubtful:
+            unsure[row] = 1
+        units.starts[count], units.ends[count] = at, stop
+        count += 1
+        at = stop
+    return count, closed, at
+
+
+@compiled()
+def _look_up(data, units, count, known, inline):
+    """Find units in the memo; how many it does not know."""
+    starts, ends, firsts, seconds, places, values, sizes, sources, _ = units
+    slots, more, _ = known
+    total = slots.shape[0]
+    for number in range(count):
+        first, second = key_of(data, starts[number], ends[number])
+        firsts[number], seconds[number] = first, second
+        places[number] = slot_of(first, second, total)
+    # the reads that miss the cache, nothing waiting for any of them
+    touched = np.uint64(0)
+    for number in range(count):
+        touched ^= slots[places[number], 3]
+    for number in range(count):
+        size = ends[number] - starts[number]
+        if size > SHORT and size < LONGEST_UNIT - 8 and slots[places[number], 3] != 0:
+            place = slots[places[number], 2]
+            place = place if place < np.uint64(more.shape[0] - LONGEST_UNIT) else np.uint64(0)  # a place, or four ids
+            touched ^= np.uint64(more[place]) ^ np.uint64(more[place + np.uint64(size + 8)])
+    values[0] = touched
+    # most are where they are looked for first; the others are listed, without a branch that depends on memory
+    rest, listed = units.rest, 0
+    for number in range(count):
+        place, size = places[number], np.uint64(ends[number] - starts[number])
+        held = slots[place, 3]
+        ids = held >> np.uint64(16)
+        values[number] = slots[place, 2]
+        sizes[number] = np.int64(ids)
+        sources[number] = IN_SLOT
+        differs = (
+            (slots[place, 0] ^ firsts[number])
+            | (slots[place, 1] ^ seconds[number])
+            | ((held & np.uint64(0xFFFF)) ^ size)
+        )
+        rest[listed] = number
+        listed += np.int64((differs != 0) | (size > SHORT) | (ids > np.uint64(inline)))
+    missed = 0
+    for at in range(listed):
+        number = rest[at]
+        start, end = starts[number], ends[number]
+        place = find(slots, more, data, start, end, firsts[number], seconds[number], places[number])
+        if place >= 0:
+            values[number] = slots[place, 2]
+            ids = slots[place, 3] >> np.uint64(16)
+            sizes[number] = np.int64(ids)
+            sources[number] = IN_SLOT if end - start <= SHORT and ids <= np.uint64(inline) else KNOWN
+        else:
+            sources[number] = NOWHERE
+            missed += 1
+    return missed
+
+
+@compiled()
+def _learn_missed(data, units, count, tools, grown, aside, state, inline, bits, longest):
+    """Encode the units that the memo does not know, and remember them; DONE or what is lacking."""
+    filled = 0
+    total = grown.slots.shape[0]
+    for number in range(count):
+        if units.sources[number] != NOWHERE:
+            continue
+        start, end = units.starts[number], units.ends[number]
+        size = end - start
+        if size > longest:
+            state[NEEDED] = size
+            return TOO_LITTLE_ROOM
+        if size > LONGEST_UNIT:
+            if filled + size > aside.shape[0]:
+                state[NEEDED] = -(filled + size)
+                return TOO_LITTLE_ROOM
+            tokens = encode_unit(data, start, end, tools, aside, filled)
+            if tokens < 0:
+                state[NEEDED] = 0
+                return TOO_LITTLE_ROOM
+            units.values[number], units.sizes[number], units.sources[number] = filled, tokens, ASIDE
+            filled += tokens
+            continue
+        first, second = units.firsts[number], units.seconds[number]
+        fits = has_room(grown)
+        place = find(grown.slots, grown.more, data, start, end, first, second, slot_of(first, second, total))
+        if place == ABSENT:
+            if not fits and state[CLEARED] == 0:
+                return MEMO_FULL
+            if filled + LONGEST_UNIT > aside.shape[0]:
+                state[NEEDED] = -(filled + LONGEST_UNIT)
+                return TOO_LITTLE_ROOM
+            tokens = encode_unit(data, start, end, tools, aside, filled)
+            if tokens < 0:
+                state[NEEDED] = 0
+                return TOO_LITTLE_ROOM
+            state[LEARNT_BYTES] += size
+            if not fits:
+                units.values[number], units.sizes[number], units.sources[number] = filled, tokens, ASIDE
+                filled += tokens
+                continue
+            place = insert(grown, data, start, end, first, second, aside[filled:], tokens, inline, bits)
+        units.values[number] = grown.slots[place, 2]
+        tokens = np.int64(grown.slots[place, 3] >> np.uint64(16))
+        units.sizes[number] = tokens
+        units.sources[number] = IN_SLOT if size <= SHORT and tokens <= inline else GROWN
+    return DONE
+
+
+@compiled()
+def _write(offsets, units, count, closed, known, grown, aside, out, lengths, state, eod):
+    """Write the ids of units, and end-of-document behind each row that ended."""
+    starts, ends, _, _, _, values, sizes, sources, _ = units
+    known_more, grown_more = known.more, grown.more
+    row, to, began = state[ROW], state[WRITTEN], state[ROW_BEGAN]
+    last = row + closed
+    edge = np.int64(offsets[row + 1])
+    for number in range(count):
+        while starts[number] >= edge:
+            if eod >= 0:
+                out[to] = eod
+                to += 1
+            lengths[row] = to - began
+            began = to
+            row += 1
+            edge = np.int64(offsets[row + 1])
+        size, value, source = sizes[number], values[number], sources[number]
+        if source == IN_SLOT:
+            store_word(out, to, value)
+        else:
+            place = np.int64(value)
+            length = ends[number] - starts[number]
+            if source == ASIDE:
+                for at in range(size):
+                    out[to + at] = aside[place + at]
+            else:
+                if length > SHORT:
+                    place += length
+                if source == KNOWN:
+                    for at in range(size):
+                        out[to + at] = load_word(known_more, place + 4 * at) & np.uint64(0xFFFFFFFF)
+                else:
+                    for at in range(size):
+                        out[to + at] = load_word(grown_more, place + 4 * at) & np.uint64(0xFFFFFFFF)
+        to += size
+    while row < last:
+        if eod >= 0:
+            out[to] = eod
+            to += 1
+        lengths[row] = to - began
+        began = to
+        row += 1
+    state[ROW], state[WRITTEN], state[ROW_BEGAN] = row, to, began
+
+
+@compiled()
+def encode_rows(
+    data, offsets, tools, known, grown, units, aside, out, lengths, unsure, state, eod, inline, bits, longest
+):
+    """Encode rows of a column from where `state` says; resumable: with more room it goes on.
+
+    Args:
+        data, offsets: an Arrow string column's buffers; row r is data[offsets[r]:offsets[r + 1]].
+        tools: a `Tools`.
+        known: the frozen `Memo`; grown: the one that new units go into.
+        units, aside: workspaces; the latter for ids of units that are too long to be remembered.
+        out: uint16 or int32, gets the ids; lengths: of each row, end-of-document included.
+        unsure: 1 for rows that may not be in NFC.
+        eod: written behind each row; -1: nothing is.
+        inline, bits: as the memo's.
+        longest: bytes of a unit that the workspaces have room for.
+
+    Returns:
+        DONE, or what is lacking.
+    """
+    limit = UNIT_CHARACTERS if tools.rules.kind == MORPHEME else 1 << 62
+    rows = len(offsets) - 1
+    while state[ROW] < rows:
+        begin = max(state[PLACE], np.int64(offsets[state[ROW]]))
+        count, closed, at = _scan(data, offsets, tools.rules.classes, limit, state[ROW], begin, units, unsure)
+        if out.shape[0] - state[WRITTEN] < (at - begin) + closed + 8:
+            state[NEEDED] = (at - begin) + closed + 8
+            return OUT_FULL
+        missed = _look_up(data, units, count, known, inline)
+        if missed:
+            lack = _learn_missed(data, units, count, tools, grown, aside, state, inline, bits, longest)
+            if lack != DONE:
+                return lack
+        _write(offsets, units, count, closed, known, grown, aside, out, lengths, state, eod)
+        state[PLACE], state[CLEARED] = at, 0
+        state[MISSED] += missed
+        state[UNITS] += count
+    return DONE
+
+
+@compiled()
+def encode_unit(data, start, end, tools, out, to):
+    """Encode one unit into out[to:]; the number of ids, or -1 where `search` has too little room."""
+    pieces, symbols = tools.pieces, tools.symbols
+    count = cut_unit(data, start, end, tools.rules, tools.dictionary, tools.search, pieces)
+    if count < 0:
+        return -1
+    at, written = start, 0
+    for number in range(count):
+        stop = pieces.ends[number]
+        if pieces.tokens[number] >= 0:
+            out[to + written] = pieces.tokens[number]
+            written += 1
+        else:
+            tokens = encode_piece(data, at, stop, tools.merges, symbols)
+            for more in range(tokens):
+                out[to + written + more] = symbols.ids[more]
+            written += tokens
+        at = stop
+    return written
+
+
+@compiled()
+def learn(data, offsets, tools, memo, scratch, inline, bits):
+    """Put units, one a row and each once, into a memo while there is room; how many went in (-1: `search` is too small)."""
+    for row in range(len(offsets) - 1):
+        start, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        if end - start > LONGEST_UNIT or start == end:
+            continue
+        if not has_room(memo):
+            return row
+        first, second = key_of(data, start, end)
+        at = slot_of(first, second, memo.slots.shape[0])
+        if find(memo.slots, memo.more, data, start, end, first, second, at) != ABSENT:
+            continue
+        tokens = encode_unit(data, start, end, tools, scratch, 0)
+        if tokens < 0:
+            return -1
+        insert(memo, data, start, end, first, second, scratch, tokens, inline, bits)
+    return len(offsets) - 1
+
+
+@compiled()
+def units_of_rows(data, offsets, classes, kind, starts, ends):
+    """Where the units of all rows begin and end; their number. Both arrays have room for half the bytes plus the rows."""
+    limit = UNIT_CHARACTERS if kind == MORPHEME else 1 << 62
+    count = 0
+    for row in range(len(offsets) - 1):
+        at, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
+        while at < end:
+            stop, _ = _unit_end(data, at, end, classes, limit)
+            starts[count], ends[count] = at, stop
+            count += 1
+            at = stop
+    return count
+
+
+@compiled()
+def cut_units(data, offsets, rules, dictionary, search, pieces, out, ends, counts):
+    """Units, one a row, cut into pieces; placeholders are left out.
+
+    Args:
+        out: gets the bytes of the pieces, one behind the other; ends: where each ends; counts: pieces of each unit.
+
+    Returns:
+        The number of pieces; -1 where `search` has too little room.
+    """
+    to, written = 0, 0
+    for row in range(len(offsets) - 1):
+        at = np.int64(offsets[row])
+        count = cut_unit(data, at, np.int64(offsets[row + 1]), rules, dictionary, search, pieces)
+        if count < 0:
+            return -1
+        counts[row] = 0
+        for piece in range(count):
+            stop = pieces.ends[piece]
+            if pieces.tokens[piece] < 0:
+                for more in range(stop - at):
+                    out[to + more] = data[at + more]
+                to += stop - at
+                ends[written] = to
+                written += 1
+                counts[row] += 1
+            at = stop
+    return written

@@ -1,0 +1,202 @@
+"""Second half of serializing: runs are merged into Megatron shards in the training order, with the way back to each document.
+
+A shard holds the documents whose first token lies in its stretch of the whole corpus, so every shard can be written by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import TableWriter, abandoned_on_error
+from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.tokens.megatron import ShardWriter, id_type
+from hyperclova_core.tokens.staging import place_rows
+
+WINDOW_TOKENS = 1 << 21
+"""Ids that are put into order at once."""
+PROVENANCE_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("content_hash", pa.string()),
+        ("copy", pa.int32()),
+        ("shard", pa.string()),
+        ("document", pa.int64()),
+        ("first_token", pa.int64()),
+        ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""Which document lies where: `first_token` counts from the start of the shard, `tokens` includes the end-of-document."""
+
+
+@dataclass
+class _Run:
+    """The part of a run that goes into a shard: rows by key, and where their ids lie in the file."""
+
+    ids: Any
+    rows: pa.Table
+    lengths: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    first: int
+    places: npt.NDArray[np.int64]
+
+
+def write_shard(unit: dict[str, Any], *, index: str, vocabulary: int, context: StageContext) -> dict[str, Any]:
+    """Write one shard with its provenance.
+
+    Args:
+        unit: `name`, the `split`, the ranges `low` to `high` of the training order it is cut from, tokens before them (`before`), and
+            the stretch of the corpus that is its own (`start`, `end`), in tokens; `window`: tokens of a window of the check.
+        index: file with all runs.
+    """
+    name, root = unit["name"], context.target.root(False)
+    prefix = f"{context.attempt_path}/shards/{name}"
+    runs, first, positions = _merged(index, unit, id_type(vocabulary))
+    provenance = TableWriter(root, f"{prefix}.provenance.parquet", PROVENANCE_SCHEMA)
+    windows: dict[int, dict[str, int]] = {}
+    by_leaf: dict[str, int] = {}
+    documents = size = 0
+    with abandoned_on_error(provenance), ShardWriter(storage.join(root, prefix), vocabulary) as writer:
+        for ids, lengths, rows in _windows(runs, positions, id_type(vocabulary)):
+            starts = writer.tokens + np.cumsum(lengths) - lengths
+            writer.add_many(ids, lengths)
+            count = len(lengths)
+            provenance.write(
+                pa.RecordBatch.from_arrays(
+                    [
+                        *(_column(rows, column) for column in ("doc_id", "source", "content_hash", "copy")),
+                        pa.repeat(pa.scalar(name), count),
+                        pa.array(np.arange(documents, documents + count)),
+                        pa.array(starts),
+                        pa.array(lengths),
+                        _column(rows, "bytes"),
+                    ],
+                    schema=PROVENANCE_SCHEMA,
+                )
+            )
+            documents += count
+            size += int(rows.column("bytes").to_numpy().sum())
+            _tally(rows.column("leaf"), lengths, (first + starts) // unit["window"], by_leaf, windows)
+        provenance_entry = provenance.close()
+    shards = writer.entries(root, prefix, documents)
+    return {
+        "files": [storage.join(root, entry.path) for entry in (*shards, provenance_entry)],
+        "name": name,
+        "split": unit["split"],
+        "prefix": prefix,
+        "documents": documents,
+        "tokens": writer.tokens,
+        "bytes": size,
+        "leaves": by_leaf,
+        "windows": {str(number): leaves for number, leaves in windows.items()},
+        "shards": [entry.model_dump() for entry in shards],
+        "provenance": provenance_entry.model_dump(),
+    }
+
+
+def _column(rows: pa.Table, name: str) -> pa.Array:
+    column = rows.column(name).combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], int, npt.NDArray[np.int64]]:
+    """The runs cut to what is this shard's, its first token in the corpus, and the tokens before each document in it (and all)."""
+    low, high = unit["low"], unit["high"]
+    parts: list[tuple[dict[str, Any], int, int, int]] = []
+    for run in storage.read_json(index):
+        if run["split"] != unit["split"]:
+            continue
+        at, rows = sum(run["documents"][:low]), sum(run["documents"][low : high + 1])
+        if rows:
+            parts.append((run, at, rows, sum(run["tokens"][:low])))
+    tables = [_rows(run["rows"], first, rows) for run, first, rows, _ in parts]
+    keys = np.concatenate([table.column("key").to_numpy() for table in tables])
+    lengths = np.concatenate([table.column("tokens").to_numpy() for table in tables])
+    order = np.argsort(keys, kind="stable")  # runs follow the buckets, so equal keys stay in the order of doc_id
+    ordered = lengths[order]
+    starts = unit["before"] + np.cumsum(ordered) - ordered
+    inside = (starts >= unit["start"]) & (starts < unit["end"])
+    place = np.full(len(order), -1, np.int64)
+    place[order[inside]] = np.arange(int(inside.sum()))
+    runs, at = [], 0
+    for (run, _, rows, before), table in zip(parts, tables, strict=True):
+        mine = place[at : at + rows]
+        chosen = np.flatnonzero(mine >= 0)  # one stretch: rows are by key
+        at += rows
+        if not len(chosen):
+            continue
+        sizes = table.column("tokens").to_numpy()
+        cut = slice(int(chosen[0]), int(chosen[-1]) + 1)
+        ends = np.cumsum(sizes[cut])
+        first = before + int(sizes[: cut.start].sum())
+        rows_cut = table.slice(cut.start, cut.stop - cut.start)
+        runs.append(_Run(_ids(run["ids"], dtype), rows_cut, sizes[cut], ends, first, mine[cut]))
+    inner = ordered[inside]
+    return runs, int(starts[inside][0]), np.concatenate([[0], np.cumsum(inner)])
+
+
+def _rows(path: str, first: int, count: int) -> pa.Table:
+    source = pa.memory_map(str(storage.local_path(path))) if not storage.is_remote(path) else storage.open_binary(path)
+    return pa.ipc.open_file(source).read_all().slice(first, count)
+
+
+def _ids(path: str, dtype: Any) -> Any:
+    if not storage.is_remote(path):
+        return np.memmap(storage.local_path(path), dtype, "r")
+    return storage.open_binary(path)
+
+
+def _read(ids: Any, first: int, count: int, dtype: Any) -> npt.NDArray[Any]:
+    """Ids of a run, from disk or a range of an object."""
+    if isinstance(ids, np.ndarray):
+        return np.asarray(ids[first : first + count])
+    width = np.dtype(dtype).itemsize
+    ids.seek(first * width)
+    return np.frombuffer(ids.read(count * width), dtype)
+
+
+def _windows(
+    runs: list[_Run], positions: npt.NDArray[np.int64], dtype: Any
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], pa.Table]]:
+    """(ids, length of each document, their rows) of stretches of the shard, in order."""
+    total, row = len(positions) - 1, 0
+    while row < total:
+        last = max(row + 1, int(np.searchsorted(positions, positions[row] + WINDOW_TOKENS, side="right")) - 1)
+        base = positions[row]
+        out = np.empty(int(positions[last] - base), dtype)
+        tables, where = [], []
+        for run in runs:
+            low, high = np.searchsorted(run.places, [row, last])
+            if low == high:
+                continue
+            start = int(run.ends[low] - run.lengths[low])
+            source = _read(run.ids, run.first + start, int(run.ends[high - 1]) - start, dtype)
+            lengths = run.lengths[low:high]
+            place_rows(source, np.cumsum(lengths) - lengths, lengths, out, positions[run.places[low:high]] - base)
+            tables.append(run.rows.slice(low, high - low))
+            where.append(run.places[low:high])
+        order = np.argsort(np.concatenate(where), kind="stable")
+        yield out, np.diff(positions[row : last + 1]), pa.concat_tables(tables).combine_chunks().take(pa.array(order))
+        row = last
+
+
+def _tally(
+    leaves: pa.ChunkedArray,
+    lengths: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
+    by_leaf: dict[str, int],
+    windows: dict[int, dict[str, int]],
+) -> None:
+    table = pa.table({"leaf": leaves, "window": pa.array(places), "tokens": pa.array(lengths)})
+    for row in table.group_by(["leaf", "window"]).aggregate([("tokens", "sum")]).to_pylist():
+        by_leaf[row["leaf"]] = by_leaf.get(row["leaf"], 0) + row["tokens_sum"]
+        window = windows.setdefault(row["window"], {})
+        window[row["leaf"]] = window.get(row["leaf"], 0) + row["tokens_sum"]

@@ -1,0 +1,50 @@
+"""Small tokenizers of every kind, learnt from the made-up portal."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperclova_core.tokens.learning import cutter_of, learn
+from hyperclova_core.tokens.tokenizer import Tokenizer
+from tests.conftest import PORTAL
+
+TEXTS = [json.loads(line)["text"] for path in sorted(PORTAL.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+ODD = [
+    "",
+    " ",
+    "\n\n",
+    "a\xa0b \u3000 c",
+    "x\n\n y [PHONE] [RRN]입니다\t[EMAIL][PHONE]x",
+    "전화[PHONE]는 [PHON] 010-1234-5678",
+    "12345678년 1234",
+    "가" * 3000,
+    " " * 1300 + "가",
+    "\n" * 700 + " 나 ",
+    "I'll can't '안녕's we're 're",
+    "\x1c a \x1f\x85",
+    "a\0가 가\0나",
+    "===== ---- ㅋㅋㅋ...!!!",
+    "é 한 각",
+    "\ud800가 \udc00 \ud83d\ude00",
+    "🙂👍🏽 이모지 １２３",
+    "x" * 9000 + " b",
+    "나비" * 5000,
+    "<|endoftext|><|pad|> 본문",
+]
+
+
+def units_of(texts: list[str], kind: str = "morpheme", digits: int = 3) -> tuple[pa.Array, pa.Array]:
+    """(distinct units, counts) of texts."""
+    counted = pc.value_counts(cutter_of(kind, digits).units(pa.array(texts, pa.string())))
+    return counted.field("values"), counted.field("counts")
+
+
+@lru_cache(maxsize=8)
+def trained(kind: str = "morpheme", size: int = 900, digits: int = 3) -> Tokenizer:
+    """A tokenizer of that kind."""
+    units, counts = units_of(TEXTS, kind, digits)
+    return learn(kind, size, digits, units, counts.to_numpy(), {})
