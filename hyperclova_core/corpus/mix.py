@@ -265,13 +265,13 @@ def make_plan(available: Mapping[tuple[str, ...], tuple[int, int]], config: MixC
         DataError: a leaf cannot fill its share and the recipe wants an error, or all together cannot.
         ConfigError: weights or floors that cannot be.
     """
-    root = _tree(available, config)
-    if root.tokens == 0:
+    if not any(tokens for tokens, _ in available.values()):
         raise DataError(
             "Nothing to mix",
             why="no training document is left",
             remedy="look at what the filters dropped, or lower validation_share",
         )
+    root = _tree(available, config)
     budget = config.budget_tokens
     if budget is None:
         plain = config.weights == "proportional" and config.temperature == 1.0 and not config.floor

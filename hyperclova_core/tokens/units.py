@@ -54,7 +54,7 @@ class Cutter:
         head = f"{{0,{UNIT_CHARACTERS}}}" if kind == "morpheme" else "*"
         self._unit = re.compile(f"[{white}]{head}[^{white}]{limit}|[{white}]{limit}")
         self._head = re.compile(f"[{white}]*")
-        self._placeholder = re.compile("(" + "|".join(re.escape(token) for token in placeholders) + ")")
+        self._placeholder = re.compile("(" + ("|".join(re.escape(token) for token in placeholders) or "(?!)") + ")")
         self._foreign = re.compile(r"[\x00\ud800-\udfff]")  # what mecab's interface in C cannot be given
         self._syllable = re.compile("[\uac00-\ud7a3]")
         number = f"[{numbers}]{{1,{digits}}}" if digits else f"[{numbers}]+"

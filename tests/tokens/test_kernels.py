@@ -42,7 +42,13 @@ def mecab() -> Any:
     return MeCab.Tagger(f"-r /dev/null -d {dictionary_folder()} -Owakati")
 
 
-WORD = st.text(alphabet=st.sampled_from("가나다라마바사아자차카타파하은는이가을를에서했습니다학교국민ㅋㅎ김밥1290aZ.-!?·一二あア😀é"), min_size=1, max_size=30)
+WORD = st.text(
+    alphabet=st.sampled_from(
+        "가나다라마바사아자차카타파하은는이가을를에서했습니다학교국민ㅋㅎ김밥1290aZ.-!?·一二あア😀é"
+    ),
+    min_size=1,
+    max_size=30,
+)
 
 
 @settings(max_examples=500)
@@ -71,7 +77,10 @@ def test_words_of_real_texts_are_cut_where_mecab_cuts_them(mecab: Any, shared_da
 
 
 def test_too_little_room_is_said_not_overrun() -> None:
-    assert best_cut(np.frombuffer("대한민국의".encode(), np.uint8), 0, 15, DICTIONARY, search_for(CONTEXTS, 64, 12)) == NONE
+    assert (
+        best_cut(np.frombuffer("대한민국의".encode(), np.uint8), 0, 15, DICTIONARY, search_for(CONTEXTS, 64, 12))
+        == NONE
+    )
 
 
 @settings(max_examples=200)

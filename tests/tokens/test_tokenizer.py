@@ -30,7 +30,9 @@ SIGNS = "가각힣ㄱㅏ김\u1100\u1161\u0301\u3000 \t\n\x00\x1c\x85aZ09'st[]PHO
 ANY_TEXT = st.one_of(
     st.text(alphabet=st.characters(), max_size=60),
     st.text(alphabet=st.sampled_from(SIGNS), max_size=60),
-    st.lists(st.sampled_from([*PLACEHOLDERS, *SPECIAL_TOKENS[:3], " ", "는", "010", "\n", "'ll"]), max_size=8).map("".join),
+    st.lists(st.sampled_from([*PLACEHOLDERS, *SPECIAL_TOKENS[:3], " ", "는", "010", "\n", "'ll"]), max_size=8).map(
+        "".join
+    ),
 )
 
 
@@ -146,7 +148,10 @@ def test_a_saved_tokenizer_is_the_same_and_another_version_is_refused(tmp_path: 
     path = tmp_path / "morpheme3" / "hyperclova_tokenizer.json"
     assert not (tmp_path / "morpheme3" / "tokenizer.json").exists()
     description = json.loads(path.read_text())
-    for change, message in (({"format": 99}, "another version"), ({"analyser": "mecab-python3 0.1"}, "another morphological")):
+    for change, message in (
+        ({"format": 99}, "another version"),
+        ({"analyser": "mecab-python3 0.1"}, "another morphological"),
+    ):
         path.write_text(json.dumps({**description, **change}))
         with pytest.raises(DataError, match=message):
             Tokenizer.load(str(tmp_path / "morpheme3"))
