@@ -10,7 +10,7 @@ TORCH_INDEX_URL ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast lint setup up demo-text bench-foundation bench-deduplicate bench-parameters help
+.PHONY: run stop test test-fast lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -35,6 +35,12 @@ bench-foundation: setup ## What commits, manifests and S3 reads cost, beside nam
 
 bench-deduplicate: setup ## Deduplication beside datatrove, by size, by night (PARTS="signatures stage scaling night" BENCH_MB=1000)
 	@$(BIN)/python benchmarks/deduplicate.py $(PARTS)
+
+bench-serialize: setup ## Encoder, whole jobs beside the usual ways, scaling (PARTS="kernel growth job scaling" BENCH_MB=100)
+	@$(BIN)/python benchmarks/serialize.py $(PARTS)
+
+bench-tokenizers: setup ## Morpheme, byte and character BPE: the same small model on each (BENCH_MB=12 VOCABULARY=4096)
+	@$(BIN)/python benchmarks/tokenizer_kinds.py
 
 bench-parameters: setup ## Shingle length and bands on labelled pairs
 	@$(BIN)/python benchmarks/duplicate_parameters.py

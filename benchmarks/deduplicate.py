@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from made_corpus import documents_for, make_dataset, planted_recall, sentence_pool
+from peers import peer
 
 from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig, ContainmentConfig, DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.sketches import make_sketches
@@ -41,19 +42,8 @@ from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.history import first_version, next_version
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / ".venv-peers"
 CORES = os.cpu_count() or 1
 SAME_WORK = DeduplicateConfig(boilerplate=BoilerplateConfig(enabled=False), containment=ContainmentConfig(action="off"))
-
-
-def peer() -> str:
-    """The interpreter of the peers' environment, made on first use."""
-    python = PEERS / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        needs = str(ROOT / "benchmarks" / "peers.txt")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", needs], check=True)
-    return str(python)
 
 
 def documents_of(folder: Path, numbers: range, buckets: int) -> Dataset:

@@ -19,6 +19,7 @@ from hyperclova_core.foundation.runner import StageRequest
 from hyperclova_core.foundation.stages import StageContext, definition_of
 from hyperclova_core.tokens.mix_stage import mix as mix_stage
 from hyperclova_core.tokens.mix_stage import plan_mixture
+from hyperclova_core.tokens.serialize import serialize as serialize_stage
 from hyperclova_core.tokens.serialize import write_shards
 from hyperclova_core.tokens.train_stage import tokenizer_folder, train_tokenizer
 
@@ -57,7 +58,15 @@ def mix(
             documents.manifest.buckets,
             "plan",
             Target(work),
-            fingerprint({"documents": documents.manifest.digest, "tokenizer": trained.manifest.digest}),
+            fingerprint(
+                {
+                    "documents": documents.manifest.digest,
+                    "tokenizer": trained.manifest.digest,
+                    "version": definition_of(mix_stage).version,
+                    "seed": loaded.seed,
+                    "mix": loaded.mix.model_dump(mode="json"),
+                }
+            ),
             worker,
         )
         try:
@@ -199,7 +208,9 @@ def tokenizer_decode(folder: str, ids: str | None) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the training order.")
 @click.option(
-    "--shard-tokens", type=int, help="Cut into shards PREFIX-00000 … of about so many tokens; none: one shard."
+    "--shard-tokens",
+    type=click.IntRange(min=1),
+    help="Cut into shards PREFIX-00000 … of about so many tokens; none: one shard.",
 )
 @click.option("--engine", type=click.Choice(["auto", "local", "spark"]), default="auto", show_default=True)
 def serialize(
@@ -215,8 +226,18 @@ def serialize(
     facts = {"identity": loaded.identity, "vocabulary_size": loaded.vocabulary_size}
     worker = worker_for("serialize", sum(entry.bytes for entry in dataset.table("documents").files), engine)
     work = storage.absolute(f"{output}.work")
-    identity = fingerprint({"documents": dataset.manifest.digest, "shard_tokens": shard_tokens, "seed": seed, **facts})
-    context = StageContext("serialize", "2", seed, dataset.manifest.buckets, "shards", Target(work), identity, worker)
+    version = definition_of(serialize_stage).version
+    told = {
+        "documents": dataset.manifest.digest,
+        "shard_tokens": shard_tokens,
+        "seed": seed,
+        "version": version,
+        **facts,
+    }
+    identity = fingerprint(told)
+    context = StageContext(
+        "serialize", version, seed, dataset.manifest.buckets, "shards", Target(work), identity, worker
+    )
     try:
         written = write_shards(dataset, None, storage.absolute(folder), facts, shard_tokens or 1 << 60, context)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ HYPERCLOVA_WEIGHTS = {
 }
 """Billions of tokens a source in HyperCLOVA's corpus, 561.8 in all (arXiv 2109.04650, table 1)."""
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Preset = Literal["proportional", "temperature", "unimax", "hyperclova"]
 Level = Literal["category", "quality", "tier", "language"]
 OTHERS = "*"
@@ -43,23 +44,27 @@ class Branch(Config):
     floor: float = Field(0.0, ge=0, le=1, description="share of what comes down to this level, at least")
     max_epochs: float | None = Field(None, gt=0, description="for all leaves below; none: as above")
     by: Level | None = Field(None, description="what the documents below are told apart by; none: a leaf")
-    of: dict[str, float | Branch] | Preset = Field(
+    of: dict[str, Weight | Branch] | Preset = Field(
         "proportional", description="value → weight or branch, `*` for all others; or a preset"
     )
-    temperature: float | None = Field(None, gt=0, description="of the level below, with `temperature`; none: as above")
+    temperature: float | None = Field(
+        None, ge=0.05, description="of the level below, with `temperature`; none: as above"
+    )
 
 
 class MixConfig(Config):
     """What the corpus shall be composed of, in tokens."""
 
     budget_tokens: int | None = Field(None, ge=1, description="training tokens in all; none: everything once")
-    weights: dict[str, float | Branch] | Preset = Field(
+    weights: dict[str, Weight | Branch] | Preset = Field(
         "proportional",
         description="source → weight or branch, `*` for all others; or a preset: proportional, temperature, unimax (equal"
         " shares up to the epoch cap, Chung 2023), hyperclova (the published composition)",
     )
     temperature: float = Field(
-        1.0, gt=0, description="shares ~ tokens^(1/temperature) where a level is proportional: above 1, small ones gain"
+        1.0,
+        ge=0.05,
+        description="shares ~ tokens^(1/temperature) where a level is proportional: above 1, small ones gain",
     )
     max_epochs: float = Field(
         4.0, gt=0, description="how often a document may be seen at most; about 4 cost little (Muennighoff 2023)"
@@ -162,7 +167,7 @@ class _Node:
     @property
     def cap(self) -> int:
         if self.children:
-            return sum(child.cap for child in self.children.values())
+            return sum(child.cap for child in self.children.values() if child.share > 0)
         return int(self.tokens * self.max_epochs)
 
 
@@ -193,8 +198,8 @@ def wanted_shares(
     elif of == "unimax":
         raw = dict.fromkeys(there, 1.0)
     else:
-        given: Mapping[str, float | Branch] = HYPERCLOVA_WEIGHTS if of == "hyperclova" else of  # type: ignore[assignment]
-        missing = sorted(there - set(given)) if OTHERS not in given and of != "hyperclova" else []
+        given: Mapping[str, float | Branch] = _published(tokens) if of == "hyperclova" else of  # type: ignore[assignment]
+        missing = sorted(there - set(given)) if OTHERS not in given else []
         if missing:
             raise ConfigError(
                 "What the corpus has is not in the mixture",
@@ -222,6 +227,14 @@ def wanted_shares(
     shares = {name: weight / total for name, weight in sorted(raw.items())}
     floors = {name: max(floor if shares[name] else 0.0, _floor(_child(of, name))) for name in shares}
     return _with_floors(shares, floors, where)
+
+
+def _published(tokens: Mapping[str, int]) -> dict[str, float]:
+    """HyperCLOVA's weights; sources that it does not name share the weight of `other` by their size."""
+    rest = {name: count for name, count in tokens.items() if name not in HYPERCLOVA_WEIGHTS or name == "other"}
+    total = sum(rest.values()) or 1
+    other = HYPERCLOVA_WEIGHTS["other"]
+    return {**HYPERCLOVA_WEIGHTS, **{name: other * count / total for name, count in rest.items()}}
 
 
 def _weight(item: float | Branch | None) -> float:
@@ -275,7 +288,7 @@ def make_plan(available: Mapping[tuple[str, ...], tuple[int, int]], config: MixC
     budget = config.budget_tokens
     if budget is None:
         plain = config.weights == "proportional" and config.temperature == 1.0 and not config.floor
-        budget = root.tokens if plain else _most(root)
+        budget = min(root.tokens, root.cap) if plain else _most(root)
     wanted: dict[str, float] = {}
     _want(root, 1.0, wanted)
     _check_shortage(root, wanted, budget, config)
@@ -311,6 +324,11 @@ def make_plan(available: Mapping[tuple[str, ...], tuple[int, int]], config: MixC
     return Plan(budget, tuple(leaves), tuple(respread))
 
 
+def capacity(available: Mapping[tuple[str, ...], tuple[int, int]], config: MixConfig) -> int:
+    """Tokens that the leaves with a weight can give at their epoch caps."""
+    return _tree(available, config).cap
+
+
 def _tree(available: Mapping[tuple[str, ...], tuple[int, int]], config: MixConfig) -> _Node:
     root = _Node("", max_epochs=config.max_epochs)
     for values, (tokens, documents) in sorted(available.items()):
@@ -334,6 +352,10 @@ def _weigh(
     floor: float,
 ) -> None:
     where = "mix.weights" + (f".{node.path}" if node.path else "")
+    if node.share == 0:
+        for child in node.children.values():
+            child.share = 0.0
+        return
     shares = wanted_shares(
         {name: child.tokens for name, child in node.children.items()}, of, where, config, temperature, floor
     )

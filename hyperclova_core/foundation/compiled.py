@@ -29,7 +29,10 @@ def compiled(inline: bool = False) -> Callable[[Callable[..., Any]], Any]:
 
     def declare(function: Callable[..., Any]) -> Any:
         made = numba.njit(cache=True, nogil=True, inline="always" if inline else "never")(function)
-        files = made._cache._cache_file
+        cache = getattr(made, "_cache", None)
+        if cache is None:  # NUMBA_DISABLE_JIT: the function itself
+            return made
+        files = cache._cache_file
         files._source_stamp = (files._source_stamp, _stamp(Path(function.__code__.co_filename).parent))
         return made
 

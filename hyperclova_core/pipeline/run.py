@@ -137,7 +137,7 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
     else:
         config = getattr(recipe, node.name)
         if node.name == "tokenizer" and config.mixture is None:
-            config = config.model_copy(update={"mixture": recipe.mix})
+            config = config.model_copy(update={"mixture": recipe.mix.model_copy(update={"budget_tokens": None})})
         beside = record.get("beside") or {}
         if node.name == "deduplicate" and "history" in beside:
             inputs["history"] = open_dataset(beside["history"])

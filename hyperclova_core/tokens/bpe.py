@@ -102,8 +102,7 @@ def _fill(table, keys, values):
         at = _slot(keys[number], mask)
         while table[at, 0] != 0 and table[at, 0] != keys[number]:
             at = (at + 1) & mask
-        if table[at, 0] == 0:  # of a pair that is named twice, the first counts
-            table[at, 0], table[at, 1] = keys[number], values[number]
+        table[at, 0], table[at, 1] = keys[number], values[number]  # of a pair that is named twice, the last counts
 
 
 @compiled(inline=True)

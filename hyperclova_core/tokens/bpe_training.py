@@ -58,7 +58,7 @@ def learn_merges(
     """
     known = {token: index for index, token in enumerate(tokens)}
     total = len(words.symbols)
-    slots = 1 << max(16, (2 * min(total, 1 << 20) + 4 * vocabulary_size).bit_length())
+    slots = 1 << max(16, (2 * _distinct_pairs(words) + 8 * vocabulary_size).bit_length())
     pairs = _pairs(slots, 3 * total + 16)
     _count_all(words, pairs)
     pairs = _with_heap(pairs, vocabulary_size)
@@ -82,6 +82,15 @@ def learn_merges(
         if progress is not None and len(merges) % 1000 == 0:
             progress(len(tokens))
     return merges
+
+
+def _distinct_pairs(words: Words) -> int:
+    """How many pairs of neighbours there are: the table holds them all before it can grow."""
+    left, right = words.symbols[:-1].astype(np.int64), words.symbols[1:].astype(np.int64)
+    inside = np.ones(len(left), np.bool_)
+    borders = words.starts[(words.starts > 0) & (words.starts <= len(left))] - 1
+    inside[borders] = False
+    return len(np.unique((left << 32 | right)[inside & (left >= 0) & (right >= 0)]))
 
 
 def _pairs(slots: int, notes: int) -> Pairs:

@@ -17,17 +17,23 @@ from hyperclova_core.foundation.errors import DataError
 
 TOLERANCE = 0.001
 WINDOWS = 64
+GROUP = 500
+"""Documents of a window at least: with fewer, chance allows almost anything."""
 CHANCE = 1e-9
 """That an order which is random is refused."""
 
 
 def check_composition(
-    plan: Mapping[str, Any], emitted: Mapping[str, int], largest: Mapping[str, float]
+    plan: Mapping[str, Any], emitted: Mapping[str, int], taken: Mapping[str, tuple[int, int]]
 ) -> list[dict[str, Any]]:
     """Planned and emitted training tokens a leaf.
 
+    Args:
+        taken: leaf → tokens of the documents that the mixer took, and the most that one of its documents has.
+
     Raises:
-        DataError: a leaf is off by more than 0.1 % of its target and by more than its largest document.
+        DataError: other tokens came out than were taken, or these are off by more than 0.1 % of the target and by more than
+            the leaf's largest document.
     """
     rows = []
     for leaf in plan["leaves"]:
@@ -42,11 +48,12 @@ def check_composition(
                 "epochs": leaf["epochs"],
             }
         )
-        if abs(out - target) > max(TOLERANCE * target, largest.get(path, 0)):
+        chosen, largest = taken.get(path, (0, 0))
+        if out != chosen or abs(out - target) > max(TOLERANCE * target, largest):
             raise DataError(
                 "The serialized corpus is not what was planned",
                 where=f"leaf {path}",
-                why=f"{out:,} tokens instead of {target:,}",
+                why=f"{out:,} tokens instead of {target:,} ({chosen:,} were chosen)",
                 remedy="this is a bug of the mixer or the serializer; nothing was committed",
             )
     return rows
@@ -70,6 +77,13 @@ def check_windows(
     Raises:
         DataError: a window is further off than chance allows.
     """
+    groups = max(1, min(WINDOWS, documents // GROUP))
+    grouped: dict[int, dict[str, int]] = {}
+    for number, counts in windows.items():
+        group = grouped.setdefault(number * groups // WINDOWS, {})
+        for name, count in counts.items():
+            group[name] = group.get(name, 0) + count
+    windows = grouped
     total = sum(tokens for tokens, _, _ in leaves.values())
     squares = sum(square for _, square, _ in leaves.values())
     most = max((largest for _, _, largest in leaves.values()), default=0.0)

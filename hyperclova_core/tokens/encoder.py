@@ -256,6 +256,27 @@ class ColumnCutter:
         return data, starts[:count], ends[:count]
 
 
+_KEPT: dict[str, Any] = {}
+
+
+def kept_encoder(folder: str) -> tuple[Any, ColumnEncoder]:
+    """(tokenizer, its encoder) of a folder, kept for this process's next unit of work: what a worker has learnt, it knows then.
+
+    One is kept; another folder, or other files in it, take its place.
+    """
+    from hyperclova_core.foundation import storage
+    from hyperclova_core.tokens.tokenizer import DESCRIPTION_FILE, Tokenizer
+
+    described = storage.join(folder, DESCRIPTION_FILE)
+    stamp = storage.read_bytes(described) if storage.exists(described) else storage.read_bytes(folder)
+    if _KEPT.get("folder") != (folder, stamp):
+        _KEPT.clear()
+        tokenizer = Tokenizer.load(folder)
+        _KEPT.update(folder=(folder, stamp), tokenizer=tokenizer, encoder=tokenizer.columns())
+    _KEPT["encoder"].tally = Tally()
+    return _KEPT["tokenizer"], _KEPT["encoder"]
+
+
 def rules_of(kind: str, runs: list[int], digits: int, placeholders: dict[str, int]) -> Rules:
     """The rules as the kernels take them."""
     raw = [token.encode() for token in placeholders]

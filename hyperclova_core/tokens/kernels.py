@@ -81,6 +81,7 @@ def _unit_end(data, at, end, classes, limit):
             code, width = decoded(data, at)
             if classes[code] & KIND != WHITE:
                 break
+            unsure |= classes[code] & UNSURE != 0  # U+2000 and U+2001 are other white space in NFC
             at += width
         else:
             break

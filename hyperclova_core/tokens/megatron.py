@@ -141,12 +141,20 @@ class Shard:
                 why="its first bytes differ",
                 remedy="give the prefix that serialize wrote",
             )
-        _, code, sequences, documents = struct.unpack_from("<QBQQ", head, 9)
-        at = 9 + struct.calcsize("<QBQQ")
-        self.lengths = np.frombuffer(head, np.int32, sequences, at)
-        self.offsets = np.frombuffer(head, np.int64, sequences, at + 4 * sequences)
-        self.documents = np.frombuffer(head, np.int64, documents, at + 12 * sequences)
-        kind = CODES[code]
+        try:
+            _, code, sequences, documents = struct.unpack_from("<QBQQ", head, 9)
+            at = 9 + struct.calcsize("<QBQQ")
+            self.lengths = np.frombuffer(head, np.int32, sequences, at)
+            self.offsets = np.frombuffer(head, np.int64, sequences, at + 4 * sequences)
+            self.documents = np.frombuffer(head, np.int64, documents, at + 12 * sequences)
+            kind = CODES[code]
+        except (struct.error, ValueError, KeyError, OverflowError) as error:
+            raise DataError(
+                "A shard's index is damaged",
+                where=path,
+                why=f"{type(error).__name__}: {error}",
+                remedy="serialize again",
+            ) from error
         ids = storage.localized(f"{prefix}.bin")
         size = os.path.getsize(ids)
         expected = int(self.lengths.sum(dtype=np.int64)) * np.dtype(kind).itemsize

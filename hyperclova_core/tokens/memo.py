@@ -7,6 +7,7 @@ a hit is never wrong.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -81,7 +82,8 @@ def write_memo(memo: Memo, file: IO[bytes], tokenizer: str) -> None:
         tokenizer: identity of the tokenizer whose ids these are.
     """
     entries, more = memo.used.tolist()
-    shape = {"slots": len(memo.slots), "more": more + UNIT_ROOM, "entries": entries}
+    parts = (memo.slots.view(np.uint8).data, memo.more[: more + UNIT_ROOM].data)
+    shape = {"slots": len(memo.slots), "more": more + UNIT_ROOM, "entries": entries, "checksum": _checksum(*parts)}
     head = json.dumps({"version": VERSION, "tokenizer": tokenizer, **shape}, sort_keys=True).encode()
     file.write((MAGIC + head + b"\n").ljust(PAGE, b" "))
     file.write(memo.slots.view(np.uint8).data)
@@ -97,6 +99,8 @@ def map_memo(path: str, tokenizer: str) -> Memo:
     with Path(path).open("rb") as file:
         head = file.read(PAGE)
     facts = _facts(head, path)
+    if not {"slots", "more", "entries", "version", "tokenizer", "checksum"} <= facts.keys():
+        facts = {"slots": 0, "more": 0, "version": None, "tokenizer": None}
     slots = facts["slots"] * 32
     size = PAGE + slots + facts["more"]
     if facts["version"] != VERSION or facts["tokenizer"] != tokenizer or os.path.getsize(path) != size:
@@ -107,8 +111,22 @@ def map_memo(path: str, tokenizer: str) -> Memo:
             remedy="remove the file (encoding starts cold then), or train the tokenizer again",
         )
     raw = np.asarray(np.memmap(path, np.uint8, "r"))
+    if _checksum(raw[PAGE:].data) != facts["checksum"]:
+        raise DataError(
+            "The memo of the tokenizer is damaged",
+            where=path,
+            why="its checksum differs",
+            remedy="remove the file (encoding starts cold then), or restore it",
+        )
     used = np.array([facts["entries"], facts["more"] - UNIT_ROOM], np.int64)
     return frozen(Memo(raw[PAGE : PAGE + slots].view(np.uint64).reshape(-1, 4), raw[PAGE + slots :], used))
+
+
+def _checksum(*parts: Any) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(part)
+    return hasher.hexdigest()
 
 
 def _facts(head: bytes, path: str) -> dict[str, Any]:
@@ -116,6 +134,8 @@ def _facts(head: bytes, path: str) -> dict[str, Any]:
         if not head.startswith(MAGIC):
             raise ValueError("its first bytes differ")
         facts: dict[str, Any] = json.loads(head[len(MAGIC) :])
+        if not isinstance(facts, dict):
+            raise ValueError("its head is no mapping")
     except ValueError as error:
         raise DataError(
             "Not a memo of a tokenizer",

@@ -168,7 +168,13 @@ def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext)
         "plan": [plain_file_entry(root, f"{path}/plan.json")],
     }
     tokens = {split: sum(result["tokens"][split] for result in chosen) for split in SPLITS}
-    return Artifact(tables, _counters(chosen, tokens), {"plan": planned.plan.to_dict(), "tokens": tokens})
+    taken: dict[str, list[int]] = {}
+    for result in chosen:
+        for leaf, (size, largest) in result["leaves"].items():
+            before = taken.setdefault(leaf, [0, 0])
+            taken[leaf] = [before[0] + size, max(before[1], largest)]
+    info = {"plan": planned.plan.to_dict(), "tokens": tokens, "taken": taken}
+    return Artifact(tables, _counters(chosen, tokens), info)
 
 
 def _counters(chosen: list[dict[str, Any]], tokens: dict[str, int]) -> Counters:
@@ -191,9 +197,9 @@ def _counters(chosen: list[dict[str, Any]], tokens: dict[str, int]) -> Counters:
 def _count_unit(
     unit: dict[str, Any], *, tokenizer: str, config: MixConfig, limit: int, context: StageContext
 ) -> dict[str, Any]:
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.tokens.encoder import kept_encoder
 
-    encoder = Tokenizer.load(tokenizer).columns()
+    _, encoder = kept_encoder(tokenizer)
     parts, least, held = [], 1 << 64, 0
     with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "cluster_id", "text", *COLUMNS]):
@@ -284,11 +290,16 @@ def _choose_unit(unit: dict[str, Any], *, takes: dict[str, Take], context: Stage
                     "rejected": int((mine & (copies == 0)).sum()),
                 }
             )
+    leaf_sums = {
+        name: [int((tokens * copies)[(codes == number) & ~held].sum()), int(tokens[codes == number].max())]
+        for number, name in enumerate(names)
+    }
     root, path = context.target.root(False), f"{context.attempt_path}/selection/bucket-{unit['bucket']:05d}.parquet"
     entry = write_table(root, path, selection, bucket=unit["bucket"])
     return {
         "files": [storage.join(root, path)],
         "entry": entry.model_dump(),
+        "leaves": leaf_sums,
         "tokens": {
             "train": int((tokens * copies)[~held].sum()),
             "validation": int(tokens[held].sum()),

@@ -107,6 +107,7 @@ def write_shards(
         for leaf, (tokens, squares, most) in run["leaves"].items() if run["split"] == "train" else ():
             before = leaves.get(leaf, (0, 0.0, 0))
             leaves[leaf] = (before[0] + tokens, before[1] + squares, max(before[2], most))
+    written = [shard for shard in written if shard["documents"]]
     counts = [sum(result[name] for result in staged) for name in ("units", "missed")]
     return Serialized(written, leaves, *counts)
 
@@ -171,7 +172,7 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
         for leaf, tokens in shard["leaves"].items():
             emitted[leaf] = emitted.get(leaf, 0) + tokens
     plan = inputs["mix"].manifest.info["plan"]
-    composition = check_composition(plan, emitted, {leaf: most for leaf, (_, _, most) in written.leaves.items()})
+    composition = check_composition(plan, emitted, inputs["mix"].manifest.info["taken"])
     order = check_windows(written.windows(), written.leaves, sum(shard["documents"] for shard in train))
     root, path = context.target.root(False), context.attempt_path
     storage.write_json(storage.join(root, path, "composition.json"), {"leaves": composition, "order": order})

@@ -5,6 +5,7 @@ Looked into, merged, split. `PREFIX.json` is written last: without it a shard is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,7 @@ def merge(prefixes: Sequence[str], output: str) -> dict[str, Any]:
         raise ConfigError("The output is one of the inputs", where=output, remedy="give another prefix")
     name = output.rsplit("/", 1)[-1]
     documents = 0
+    storage.remove(f"{output}.json")
     root, path = _parted(output)
     provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA)
     with abandoned_on_error(provenance), ShardWriter(output, sides[0]["vocabulary_size"]) as writer:
@@ -110,7 +112,7 @@ def merge(prefixes: Sequence[str], output: str) -> dict[str, Any]:
             count = _copy(prefix, 0, None, writer)
             _copy_provenance(prefix, 0, count, provenance, name, documents, shift)
             documents += count
-        provenance.close()
+    provenance.close()
     return _finish(output, sides[0], documents, writer.tokens, sum(side["bytes"] for side in sides))
 
 
@@ -118,10 +120,15 @@ def split(prefix: str, shard_tokens: int, output: str) -> list[str]:
     """A shard cut into several, each with the documents that begin in its stretch of `shard_tokens`; their prefixes."""
     side, shard = read_side(prefix), Shard(prefix)
     starts = shard.document_starts()
+    count = max(1, -(-shard.tokens // shard_tokens))
+    _check_targets(prefix, output, count)
     written = []
-    for number in range(max(1, -(-shard.tokens // shard_tokens))):
+    for number in range(count):
         low, high = np.searchsorted(starts, [number * shard_tokens, (number + 1) * shard_tokens])
         target = f"{output}-{number:05d}"
+        if low == high:  # a document that is longer than a stretch leaves the next one empty
+            continue
+        storage.remove(f"{target}.json")
         root, path = _parted(target)
         provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA)
         with abandoned_on_error(provenance), ShardWriter(target, side["vocabulary_size"]) as writer:
@@ -130,10 +137,28 @@ def split(prefix: str, shard_tokens: int, output: str) -> list[str]:
             size = _copy_provenance(
                 prefix, int(low), int(high - low), provenance, target.rsplit("/", 1)[-1], -int(low), -first
             )
-            provenance.close()
+        provenance.close()
         _finish(target, side, int(high - low), writer.tokens, size)
         written.append(target)
     return written
+
+
+def _check_targets(prefix: str, output: str, count: int) -> None:
+    """None of the shards to write is the one that is read, and no part of an earlier, finer split lies beside them."""
+    folder, _, name = storage.absolute(output).rpartition("/")
+    own = storage.normalized(storage.absolute(prefix))
+    targets = {storage.normalized(f"{folder}/{name}-{number:05d}") for number in range(count)}
+    there = {f"{folder}/{item.removesuffix('.json')}" for item in storage.list_names(folder) if item.endswith(".json")}
+    old = sorted(
+        path for path in there - targets - {own} if re.fullmatch(re.escape(name) + r"-\d{5}", path.rsplit("/", 1)[-1])
+    )
+    if own in targets or old:
+        raise ConfigError(
+            "The output is the input" if own in targets else "Parts of another split lie there",
+            where=output,
+            why=f"{prefix} would be written over while it is read" if own in targets else f"such as {old[0]}",
+            remedy="give another --output",
+        )
 
 
 def _parted(prefix: str) -> tuple[str, str]:

@@ -60,6 +60,8 @@ def write_shard(unit: dict[str, Any], *, index: str, vocabulary: int, context: S
     name, root = unit["name"], context.target.root(False)
     prefix = f"{context.attempt_path}/shards/{name}"
     runs, first, positions = _merged(index, unit, id_type(vocabulary))
+    if not runs:  # a document that is longer than a stretch leaves the next one empty: there is no shard of that number
+        return {"files": [], "name": name, "split": unit["split"], "documents": 0}
     provenance = TableWriter(root, f"{prefix}.provenance.parquet", PROVENANCE_SCHEMA)
     windows: dict[int, dict[str, int]] = {}
     by_leaf: dict[str, int] = {}
@@ -117,6 +119,8 @@ def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], i
         at, rows = sum(run["documents"][:low]), sum(run["documents"][low : high + 1])
         if rows:
             parts.append((run, at, rows, sum(run["tokens"][:low])))
+    if not parts:
+        return [], unit["start"], np.zeros(1, np.int64)
     tables = [_rows(run["rows"], first, rows) for run, first, rows, _ in parts]
     keys = np.concatenate([table.column("key").to_numpy() for table in tables])
     lengths = np.concatenate([table.column("tokens").to_numpy() for table in tables])
@@ -124,6 +128,8 @@ def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], i
     ordered = lengths[order]
     starts = unit["before"] + np.cumsum(ordered) - ordered
     inside = (starts >= unit["start"]) & (starts < unit["end"])
+    if not inside.any():
+        return [], unit["start"], np.zeros(1, np.int64)
     place = np.full(len(order), -1, np.int64)
     place[order[inside]] = np.arange(int(inside.sum()))
     runs, at = [], 0

@@ -19,8 +19,8 @@ from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.tokens.encoder import kept_encoder
 from hyperclova_core.tokens.mix_stage import SPLITS
-from hyperclova_core.tokens.tokenizer import Tokenizer
 
 RUN_TOKENS = 1 << 25
 """Ids of a run, about; 64 or 128 MB."""
@@ -67,8 +67,7 @@ def place_rows(source, starts, lengths, target, places):  # type: ignore[no-unty
 
 def encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) -> dict[str, Any]:
     """Encode one file of documents: runs, each with its files and sums by split and range."""
-    loaded = Tokenizer.load(tokenizer)
-    encoder = loaded.columns()
+    loaded, encoder = kept_encoder(tokenizer)
     held = _Held([], [], [])
     runs: list[dict[str, Any]] = []
     name = f"{context.attempt_path}/staged/bucket-{unit['bucket']:05d}"

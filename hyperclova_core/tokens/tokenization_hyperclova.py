@@ -38,6 +38,7 @@ class HyperclovaTokenizer(PreTrainedTokenizer):
         rules = json.loads(Path(self.rules_file).read_text(encoding="utf-8"))
         _check_versions(rules["analyser"])
         plain = {**model, "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None}
+        plain |= {"padding": None, "truncation": None}
         self._bpe = Tokenizer.from_str(json.dumps(plain))
         self._vocabulary: dict[str, int] = model["model"]["vocab"]
         self._names = {index: token for token, index in self._vocabulary.items()}

@@ -35,6 +35,8 @@ DESCRIPTION_FILE = "hyperclova_tokenizer.json"
 FORMAT = 2
 MEMO_FILE = "memo.bin"
 REMEMBERED = 1 << 16
+ENDS = (END_OF_DOCUMENT, "</s>", "<eos>", "[EOS]", "<|end_of_text|>")
+IDENTIFYING = ("kind", "digits", "classes", "normalisation", "analyser", "placeholders", "special_tokens", "eod")
 SURROGATE = re.compile("([\ud800-\udfff])")
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
@@ -81,10 +83,7 @@ class Tokenizer:
     @cached_property
     def identity(self) -> str:
         """Hash of all that decides ids."""
-        rules = {
-            key: self.description[key]
-            for key in ("kind", "digits", "classes", "normalisation", "analyser", "placeholders")
-        }
+        rules = {key: self.description[key] for key in IDENTIFYING}
         return fingerprint({"model": self.model["model"], **rules})
 
     @cached_property
@@ -97,6 +96,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as HuggingFace
 
         plain = {**self.model, "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None}
+        plain |= {"padding": None, "truncation": None}
         return HuggingFace.from_str(json.dumps(plain))
 
     @cached_property
@@ -186,8 +186,9 @@ class Tokenizer:
         storage.write_bytes(
             storage.join(folder, model_file(self.kind)), (json.dumps(self.model, ensure_ascii=False) + "\n").encode()
         )
+        described = {**self.description, "identity": self.identity}
         storage.write_bytes(
-            storage.join(folder, DESCRIPTION_FILE), (json.dumps(self.description, ensure_ascii=False) + "\n").encode()
+            storage.join(folder, DESCRIPTION_FILE), (json.dumps(described, ensure_ascii=False) + "\n").encode()
         )
         for name, content in companion_files(self).items():
             storage.write_bytes(storage.join(folder, name), content)
@@ -249,10 +250,19 @@ def imported(model: dict[str, Any], where: str) -> Tokenizer:
             why=f"its pre-tokenizer is {cut.get('type')}, its normalizer {normalizer}",
             remedy="give a byte-level BPE with GPT-2's pre-tokenizer, or train one: hyperclova tokenizer train",
         )
+    if model["model"].get("ignore_merges"):
+        raise DataError(
+            "The tokenizer ignores its merges", where=where, why="ignore_merges is true", remedy="set it to false"
+        )
     specials = {token["content"]: int(token["id"]) for token in model.get("added_tokens", ())}
-    ends = [
-        index for token, index in specials.items() if token in (END_OF_DOCUMENT, "</s>", "[EOS]", "<|end_of_text|>")
-    ]
+    ends = [index for token, index in specials.items() if token in ENDS]
+    if not ends:
+        raise DataError(
+            "The tokenizer has no end-of-document",
+            where=where,
+            why=f"none of its special tokens is known as one: {', '.join(specials) or 'it has none'}",
+            remedy=f"add one of {', '.join(ENDS)} to its added_tokens",
+        )
     return Tokenizer(
         model,
         {
@@ -264,7 +274,7 @@ def imported(model: dict[str, Any], where: str) -> Tokenizer:
             "analyser": "",
             "special_tokens": list(specials),
             "placeholders": {},
-            "eod": ends[0] if ends else EOD_ID,
+            "eod": ends[0],
         },
     )
 

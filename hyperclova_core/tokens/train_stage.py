@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from hyperclova_core.corpus.mix import MixConfig, leaf_path, make_plan
+from hyperclova_core.corpus.mix import MixConfig, capacity, leaf_path, make_plan
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry, write_table
@@ -26,6 +26,7 @@ from hyperclova_core.foundation.units import run_units
 from hyperclova_core.tokens.analyser import analyser_resources
 from hyperclova_core.tokens.leaves import COLUMNS, below, paths_of, share_limit
 
+REPORTED_DOCUMENTS = 4096
 COUNTED_AT_ONCE = 1 << 23
 """Distinct units a worker holds before it folds equal ones together."""
 
@@ -92,7 +93,6 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     sample_bytes = sum(result["bytes"] for result in results)
     details = {
         "sample_bytes": sample_bytes,
-        "corpus_digest": dataset.manifest.digest,
         "sources": {leaf_path(path.split("\x1f")): counter["bytes"] for path, counter in sorted(sizes.items())},
     }
     tokenizer = learn(config.kind, config.vocabulary_size, config.digits, words, counts, details)
@@ -141,9 +141,8 @@ def tokenizer_folder(dataset: Dataset) -> str:
 def sample_shares(sizes: Mapping[str, Mapping[str, int]], wanted: int, mixture: MixConfig) -> dict[str, float]:
     """Leaf → share of its documents in the sample, so that the sample's bytes are as the mixture's tokens will be."""
     available = {tuple(path.split("\x1f")): (counter["bytes"], counter["documents"]) for path, counter in sizes.items()}
-    weighed = make_plan(available, mixture.model_copy(update={"budget_tokens": 1}))
-    usable = sum(leaf.available_tokens for leaf in weighed.leaves if leaf.weight)
-    plan = make_plan(available, mixture.model_copy(update={"budget_tokens": min(wanted, usable)}))
+    usable = capacity(available, mixture)
+    plan = make_plan(available, mixture.model_copy(update={"budget_tokens": max(1, min(wanted, usable))}))
     by_path = {leaf.path: leaf for leaf in plan.leaves}
     leaves = {path: by_path[leaf_path(path.split("\x1f"))] for path in sizes}
     return {path: min(1.0, leaf.target_tokens / max(1, leaf.available_tokens)) for path, leaf in leaves.items()}
@@ -231,11 +230,13 @@ def _report(
     from hyperclova_core.tokens.report import fertility_report
 
     texts: dict[str, list[str]] = {}
-    room = max(64, 4096 // max(1, len(units)))
+    left = REPORTED_DOCUMENTS  # of the smallest ids, which are a random sample, however many files they lie in
     for unit in units:
         with storage.open_parquet(unit["path"]) as file:
-            batch = next(file.iter_batches(batch_size=room, columns=["text", *COLUMNS]), None)
-        if batch is not None:
+            batch = next(file.iter_batches(batch_size=REPORTED_DOCUMENTS, columns=["text", *COLUMNS]), None)
+        if batch is not None and left > 0:
+            batch = batch.slice(0, left)
+            left -= batch.num_rows
             for path, text in zip(paths_of(batch, mixture).to_pylist(), batch.column("text").to_pylist(), strict=True):
                 texts.setdefault(leaf_path(path.split("\x1f")), []).append(text)
     return fertility_report(tokenizer, texts)

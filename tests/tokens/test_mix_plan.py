@@ -128,3 +128,27 @@ def test_weights_at_every_level_must_sum_to_one_where_they_are_not_scaled() -> N
         plan_of({("a", "x"): 10, ("a", "y"): 10, ("b",): 10}, weights=inner, normalise=False)
     with pytest.raises(DataError, match="Nothing to mix"):
         plan_of({})
+
+
+def test_what_weighs_nothing_gives_nothing_and_asks_for_nothing() -> None:
+    weights = {"a": {"weight": 1, "by": "category", "of": {"x": 1, "y": 0}}, "b": 1}
+    sizes = {("a", "x"): 100, ("a", "y"): 1000, ("b",): 10_000}
+    assert targets(plan_of(sizes, budget_tokens=2000, weights=weights, max_epochs=1)) == {
+        "a/x": 100,
+        "a/y": 0,
+        "b": 1900,
+    }
+    nothing = {"a": {"weight": 0, "by": "category", "of": {"x": 0, "y": 0}}, "b": 1}
+    assert targets(plan_of(sizes, budget_tokens=2000, weights=nothing, max_epochs=1))["b"] == 2000
+    assert targets(plan_of({"a": 10, "b": 6}, max_epochs=0.5)) == {"a": 5, "b": 3}
+
+
+def test_numbers_that_are_no_weights_are_refused() -> None:
+    for weight in (-2, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weights"):
+            MixConfig(weights={"a": weight, "b": 1})
+
+
+def test_sources_that_the_published_composition_does_not_name_share_its_others() -> None:
+    plan = plan_of({"blog": 10**9, "patent": 3 * 10**8, "other": 10**8}, budget_tokens=1000, weights="hyperclova")
+    assert targets(plan) == {"blog": 841, "other": 40, "patent": 119}

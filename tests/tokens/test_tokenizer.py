@@ -207,6 +207,11 @@ def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_pa
     assert map_memo(str(tmp_path / MEMO_FILE), TOKENIZER.identity).used[0] == 500
     with pytest.raises(DataError, match="does not belong"):
         map_memo(str(tmp_path / MEMO_FILE), "another")
+    whole = bytearray((tmp_path / MEMO_FILE).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / MEMO_FILE).write_bytes(whole)
+    with pytest.raises(DataError, match="damaged"):
+        Tokenizer.load(str(tmp_path)).columns()
     (tmp_path / MEMO_FILE).write_bytes((tmp_path / MEMO_FILE).read_bytes()[:-1])
     with pytest.raises(DataError, match="cut short"):
         Tokenizer.load(str(tmp_path)).columns()
@@ -261,3 +266,17 @@ def test_a_tokenizer_that_cuts_otherwise_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(model))
     with pytest.raises(DataError, match="not known here"):
         Tokenizer.load(str(tmp_path))
+    for change, message in (
+        ({"added_tokens": []}, "no end-of-document"),
+        ({"model": {**trained("byte").model["model"], "ignore_merges": True}}, "ignores its merges"),
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**trained("byte").model, **change}))
+        with pytest.raises(DataError, match=message):
+            Tokenizer.load(str(tmp_path))
+    padded = {
+        **trained("byte").model,
+        "padding": {"strategy": {"Fixed": 6}, "direction": "Right", "pad_to_multiple_of": None},
+    }
+    padded["padding"] |= {"pad_id": 1, "pad_type_id": 0, "pad_token": "<|pad|>"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(padded))
+    assert Tokenizer.load(str(tmp_path)).encode("가나 다") == trained("byte").encode("가나 다")
