@@ -50,7 +50,7 @@ PEER_MEGABYTES = float(os.environ.get("BENCH_PEER_MB", "8"))
 VOCABULARY = 32_000
 BUCKETS = 8
 SEED = 7
-REPEATS = 5
+REPEATS = int(os.environ.get("BENCH_REPEATS", "5"))
 
 
 def texts_of(megabytes: float) -> list[str]:

@@ -128,10 +128,12 @@ def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, s
 
 def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> list[dict[str, Any]]:
     """Which ranges of the training order each shard is cut from."""
-    mine = [run["tokens"] for run in runs if run["split"] == split]
+    from hyperclova_core.tokens.staging import unpacked
+
+    mine = [unpacked(run["tokens"]) for run in runs if run["split"] == split]
     if not mine:
         return []
-    sums = np.asarray(mine, np.int64).sum(axis=0)
+    sums = np.stack(mine).sum(axis=0)
     ends = np.cumsum(sums)
     total = int(ends[-1])
     units = []

@@ -17,7 +17,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import TableWriter, abandoned_on_error
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.tokens.megatron import ShardWriter, id_type
-from hyperclova_core.tokens.staging import place_rows
+from hyperclova_core.tokens.staging import place_rows, unpacked
 
 WINDOW_TOKENS = 1 << 21
 """Ids that are put into order at once."""
@@ -116,9 +116,10 @@ def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], i
     for run in storage.read_json(index):
         if run["split"] != unit["split"]:
             continue
-        at, rows = sum(run["documents"][:low]), sum(run["documents"][low : high + 1])
+        documents, tokens = unpacked(run["documents"]), unpacked(run["tokens"])
+        at, rows = int(documents[:low].sum()), int(documents[low : high + 1].sum())
         if rows:
-            parts.append((run, at, rows, sum(run["tokens"][:low])))
+            parts.append((run, at, rows, int(tokens[:low].sum())))
     if not parts:
         return [], unit["start"], np.zeros(1, np.int64)
     tables = [_rows(run["rows"], first, rows) for run, first, rows, _ in parts]

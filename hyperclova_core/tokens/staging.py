@@ -5,6 +5,8 @@ A run is bounded, so memory is too. Only ids and narrow rows go on from here; te
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -205,12 +207,22 @@ def _put_down(held: _Held, name: str, context: StageContext) -> list[dict[str, A
                 "split": which,
                 "ids": f"{path}.ids",
                 "rows": f"{path}.rows",
-                "tokens": np.bincount(places, sizes, RANGES).astype(np.int64).tolist(),
-                "documents": np.bincount(places, minlength=RANGES).tolist(),
+                "tokens": packed(np.bincount(places, sizes, RANGES).astype(np.int64)),
+                "documents": packed(np.bincount(places, minlength=RANGES).astype(np.int64)),
                 "leaves": _sums(table),
             }
         )
     return runs
+
+
+def packed(numbers: npt.NDArray[np.int64]) -> str:
+    """Many small numbers as a short text: lists of them would take longer to write as JSON than all ids."""
+    return base64.b64encode(zlib.compress(numbers.astype("<i8").tobytes(), 1)).decode("ascii")
+
+
+def unpacked(text: str) -> npt.NDArray[np.int64]:
+    """The numbers of `packed`."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8").astype(np.int64)
 
 
 def _sums(table: pa.Table) -> dict[str, list[float]]:
