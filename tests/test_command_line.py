@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,18 @@ def test_tokenizer_mix_and_serialize(tmp_path: Path) -> None:
     )
     done = hyperclova("serialize", *files, "--tokenizer", "tok", "--output", "shards/all", folder=tmp_path)
     assert "documents" in done.stdout
-    assert {path.name for path in (tmp_path / "shards").iterdir()} == {"all.bin", "all.idx", "all.provenance.parquet"}
+    suffixes = ("bin", "idx", "json", "provenance.parquet")
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == {f"all.{suffix}" for suffix in suffixes}
+    shown = hyperclova("tokens", "show", "shards/all", "3", "--tokenizer", "tok", "--ids", folder=tmp_path).stdout
+    assert re.search(r"^doc_id +[0-9a-f]{32}$", shown, re.M)
+    assert "source       input" in shown
+    split = ("tokens", "split", "shards/all", "--shard-tokens", "3000", "--output", "shards/part")
+    assert "shards/part-00000" in hyperclova(*split, folder=tmp_path).stdout
+    parts = sorted(str(path.with_suffix("").relative_to(tmp_path)) for path in (tmp_path / "shards").glob("part-*.idx"))
+    hyperclova("tokens", "merge", *parts, "--output", "shards/again", folder=tmp_path)
+    for suffix in ("bin", "idx"):
+        again, whole = (tmp_path / "shards" / f"{name}.{suffix}" for name in ("again", "all"))
+        assert again.read_bytes() == whole.read_bytes()
     plan = hyperclova(
         "mix",
         "smoke",
