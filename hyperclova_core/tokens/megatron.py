@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,12 +122,17 @@ def index_bytes(
 
 
 class Shard:
-    """A shard opened for reading: ids are memory-mapped."""
+    """A shard opened for reading.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        open_ids: gives the ids of a `.bin` by its address and type; without it they are memory-mapped, an object fetched first.
+    """
+
+    def __init__(self, prefix: str, open_ids: Callable[[str, Any], Any] | None = None) -> None:
         path = f"{prefix}.idx"
         try:
-            head = storage.read_bytes(path)
+            local = storage.localized(path)
+            head: Any = np.memmap(local, np.uint8, "r") if storage.size(local) else np.zeros(0, np.uint8)
         except OSError as error:
             raise DataError(
                 "A shard's index cannot be read",
@@ -134,7 +140,7 @@ class Shard:
                 why=error.strerror or str(error),
                 remedy="give the prefix that serialize wrote, without .bin or .idx",
             ) from error
-        if head[:9] != MAGIC:
+        if head[:9].tobytes() != MAGIC:
             raise DataError(
                 "Not a Megatron index",
                 where=path,
@@ -142,8 +148,9 @@ class Shard:
                 remedy="give the prefix that serialize wrote",
             )
         try:
-            _, code, sequences, documents = struct.unpack_from("<QBQQ", head, 9)
+            _, code, sequences, documents = struct.unpack_from("<QBQQ", head[:64].tobytes(), 9)
             at = 9 + struct.calcsize("<QBQQ")
+            # mapped, not read: of a corpus' hundreds of millions of documents a training asks for few
             self.lengths = np.frombuffer(head, np.int32, sequences, at)
             self.offsets = np.frombuffer(head, np.int64, sequences, at + 4 * sequences)
             self.documents = np.frombuffer(head, np.int64, documents, at + 12 * sequences)
@@ -155,9 +162,10 @@ class Shard:
                 why=f"{type(error).__name__}: {error}",
                 remedy="serialize again",
             ) from error
-        ids = storage.localized(f"{prefix}.bin")
-        size = os.path.getsize(ids)
-        expected = int(self.lengths.sum(dtype=np.int64)) * np.dtype(kind).itemsize
+        path = f"{prefix}.bin" if open_ids is not None else storage.localized(f"{prefix}.bin")
+        size = storage.size(path)
+        width = np.dtype(kind).itemsize
+        expected = int(self.offsets[-1]) + int(self.lengths[-1]) * width if sequences else 0
         if size != expected:
             raise DataError(
                 "A shard and its index do not belong together",
@@ -165,7 +173,9 @@ class Shard:
                 why=f"{size} bytes instead of {expected}",
                 remedy="serialize again",
             )
-        self.ids: npt.NDArray[np.integer] = np.memmap(ids, kind, "r") if size else np.zeros(0, kind)
+        self.ids: Any = np.zeros(0, kind)
+        if size:
+            self.ids = np.memmap(path, kind, "r") if open_ids is None else open_ids(path, kind)
 
     @property
     def tokens(self) -> int:

@@ -252,8 +252,7 @@ def remove(uri: str) -> None:
 def remove_tree(uri: str) -> None:
     """Delete a folder and everything below; absent is fine."""
     if is_remote(uri):
-        for path, _, _ in list(s3.objects(uri)):
-            s3.remove(path)
+        s3.remove_all([path for path, _, _ in s3.objects(uri)])
     else:
         disk.remove_tree(local_path(uri))
 
@@ -382,5 +381,5 @@ def publish_folder(folder: str, uri: str, leave_out: tuple[str, ...] = ()) -> No
         return
     for path, _, _ in disk.objects(Path(folder)):
         name = os.path.relpath(path, folder)
-        if name.split(os.sep)[0] not in leave_out:
+        if name.split(os.sep)[0] not in leave_out and not name.startswith("."):
             s3.upload(path, join(uri, name))

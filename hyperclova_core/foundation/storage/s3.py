@@ -13,11 +13,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
+from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
 from hyperclova_core.foundation.storage.retries import with_retries
 
 PART_BYTES = 16 << 20
 WRITER_KEY = "hyperclova-writer"
+DELETED_AT_ONCE = 1000
 CHECKSUM_KEY = "hyperclova-checksum"
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 TIMEOUT_VARIABLE = "HYPERCLOVA_S3_TIMEOUT"
@@ -406,6 +407,29 @@ def remove(uri: str) -> None:
     """Delete an object; absent is fine."""
     bucket, key = split(uri)
     call(lambda: client().delete_object(Bucket=bucket, Key=key), "delete an object", uri)
+
+
+def remove_all(uris: list[str]) -> None:
+    """Delete objects of one bucket, a thousand a request.
+
+    Raises:
+        TransientError: some could not be deleted.
+    """
+    for start in range(0, len(uris), DELETED_AT_ONCE):
+        part = [split(uri) for uri in uris[start : start + DELETED_AT_ONCE]]
+        request = {"Objects": [{"Key": key} for _, key in part], "Quiet": True}
+
+        def once(bucket: str = part[0][0], request: dict[str, Any] = request) -> None:
+            failed = client().delete_objects(Bucket=bucket, Delete=request).get("Errors") or []
+            if failed:
+                raise TransientError(
+                    "Objects could not be deleted",
+                    where=f"s3://{bucket}/{failed[0].get('Key')}",
+                    why=f"{len(failed)} of {len(request['Objects'])}: {failed[0].get('Code')} {failed[0].get('Message')}",
+                    remedy="look at what this user may do in the bucket, then run again",
+                )
+
+        call(once, "delete objects", uris[start])
 
 
 def _prefix(uri: str) -> str:
