@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import sys
+from typing import Any
 
 import click
 
@@ -13,7 +17,9 @@ from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
+from hyperclova_core.tokens.tokenizer import DESCRIPTION_FILE
 from hyperclova_core.training.config import JobConfig
+from hyperclova_core.training.sizes import ModelSize, size_named
 from hyperclova_core.training.stage import PROGRAM
 
 
@@ -25,10 +31,22 @@ from hyperclova_core.training.stage import PROGRAM
     type=click.Path(),
     help="YAML: train, shards, validation_shards, tokenizer, vocabulary, padded_vocabulary, output (see docs/training.md).",
 )
-def train(path: str) -> None:
+@click.option("--resume", is_flag=True, help="It is an error if there is no checkpoint to go on from.")
+def train(path: str, resume: bool) -> None:
     """Train one model on shards, with torchrun and DeepSpeed on this machine; a second call goes on where the first ended."""
     job = parse(JobConfig, load_yaml(path), path)
-    job = job.model_copy(update={"output": os.path.abspath(job.output)})
+    if storage.is_remote(job.output):
+        raise ConfigError(
+            "Training writes to this machine's disk",
+            where="output",
+            why=f"{job.output} is in an object store",
+            remedy="give a local folder, and an s3:// folder as `checkpoints` to keep those safe",
+        )
+    changes: dict[str, Any] = {"output": os.path.abspath(job.output), **({"resume": "must"} if resume else {})}
+    described = storage.join(job.tokenizer, DESCRIPTION_FILE)
+    if job.tokenizer_identity is None and storage.exists(described):
+        changes["tokenizer_identity"] = storage.read_json(described)["identity"]
+    job = job.model_copy(update=changes)
     spec = TrainJobSpec(
         f"train-{job.train.size.name}",
         PROGRAM,
@@ -39,10 +57,161 @@ def train(path: str) -> None:
     backend = LocalBackend()
     offset = log_end(spec)
     backend.submit(spec)
-    status = wait(backend, spec, lambda line: click.echo(line, err=True), offset=offset)
+    status = wait(backend, spec, _show, offset=offset)
     if status.state != "succeeded":
         raise failure_of(spec, status)
     click.echo(json.dumps(storage.read_json(storage.join(job.output, "result.json")), indent=1))
+
+
+_STEP = re.compile(r"step \d+/\d+  loss.*")
+
+
+def _show(line: str) -> None:
+    """A line of the job: steps write over one another on a terminal."""
+    step = _STEP.search(line)
+    if step is None or not sys.stderr.isatty():
+        click.echo(line, err=True)
+    else:
+        click.echo(f"\r\x1b[2K{step.group()[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--gpus", type=click.IntRange(min=1), help="How many devices there are.")
+@click.option(
+    "--gpu", "gpu", default="a100-80g", show_default=True, help="Their kind: a100-80g, h100, h200, b200, l40s, …"
+)
+@click.option(
+    "--tokens",
+    type=click.FloatRange(min=1),
+    default=150e9,
+    show_default=True,
+    help="Training tokens, for days and GPU-hours.",
+)
+@click.option("--global-batch", type=click.IntRange(min=1), default=1024, show_default=True, help="Sequences a step.")
+@click.option("--context", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens a sequence.")
+@click.option("--vocabulary", type=click.IntRange(min=1), default=51_200, show_default=True, help="Padded size.")
+@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Layouts to show.")
+@click.option("--json", "as_json", is_flag=True, help="The best layouts as JSON.")
+@click.option("--published", is_flag=True, help="Show instead how far the planner is off at published trainings.")
+def plan(
+    model: str | None,
+    gpus: int | None,
+    gpu: str,
+    tokens: float,
+    global_batch: int,
+    context: int,
+    vocabulary: int,
+    top: int,
+    as_json: bool,
+    published: bool,
+) -> None:
+    """Plan a layout: MODEL (82B, 6.9B, … or LAYERSxWIDTHxHEADS) on so many devices, best first, with why others fall."""
+    from hyperclova_core.training.planner import report
+    from hyperclova_core.training.planner.devices import device
+    from hyperclova_core.training.planner.estimate import Task
+    from hyperclova_core.training.planner.search import plan as search
+
+    if published:
+        click.echo(report.published_table())
+        return
+    if model is None or gpus is None:
+        raise click.UsageError("Give MODEL and --gpus, or --published.")
+    found = search(Task(model_size(model), vocabulary, context, global_batch), gpus, device(gpu))
+    rows = report.rows(found, tokens, top)
+    if as_json:
+        names = (*report.HEAD[:-1], "why")
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+    else:
+        click.echo(report.table(rows))
+    if not found.fitting:
+        raise ConfigError(
+            f"{model} fits on {gpus} {gpu} under no layout",
+            where="--gpus",
+            why=found.falling[0].why_not,
+            remedy="take more devices, or ones with more memory",
+        )
+    if not as_json:
+        click.echo("")
+        click.echo("In a recipe (an estimate: `hyperclova plan --published` shows how far it is off elsewhere):")
+        click.echo(report.snippet(found, model))
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path())
+@click.option("--output", required=True, type=click.Path(), help="Folder of the model.")
+@click.option("--tokenizer", type=click.Path(), help="Folder of the tokenizer, to go with the model.")
+def export(checkpoint: str, output: str, tokenizer: str | None) -> None:
+    """Write a checkpoint (its folder, or a training's: the newest) as GPT2LMHeadModel, if its loss is the trained model's."""
+    from hyperclova_core.training.export import export_checkpoint
+
+    told, result = (
+        storage.read_json(path) if storage.exists(path) else {}
+        for path in (storage.join(checkpoint, name) for name in ("config.json", "result.json"))
+    )
+    difference = export_checkpoint(
+        checkpoint, output, tokenizer or told.get("tokenizer"), None, told.get("card"), result
+    )
+    click.echo(f"{output}: losses of the trained model and of transformers' differ by {difference:.1e} at most")
+
+
+@click.command("generate")
+@click.argument("model", type=click.Path())
+@click.option(
+    "--prompt", "prompts", multiple=True, help="A text to go on with; again for a batch. None: one a line from stdin."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0: always the likeliest."
+)
+@click.option(
+    "--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Of so many likeliest; 0: of all."
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1),
+    default=0.95,
+    show_default=True,
+    help="Of the likeliest with so much probability.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--stop", "stops", multiple=True, help="A text that ends a continuation; the end-of-document mark always does."
+)
+@click.option("--tokenizer", type=click.Path(), help="Folder of the tokenizer, where it is not with the model.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines with prompt, text, tokens, reason.")
+def generate(
+    model: str,
+    prompts: tuple[str, ...],
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    stops: tuple[str, ...],
+    tokenizer: str | None,
+    as_json: bool,
+) -> None:
+    """Go on with texts. The same seed gives the same continuation, alone or in a batch."""
+    from dataclasses import asdict
+
+    from hyperclova_core.evaluation.generation import Sampling, generate_texts
+    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.training.export import load_model
+
+    texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
+    sampling = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(filter(None, stops)))
+    for found in generate_texts(load_model(model), Tokenizer.load(tokenizer or model), texts, sampling):
+        click.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else f"{found.prompt}{found.text}")
+
+
+def model_size(name: str) -> ModelSize:
+    """A named size, or LAYERSxWIDTHxHEADS."""
+    parts = name.split("x")
+    if len(parts) == 3 and all(part.isdigit() for part in parts):
+        layers, width, heads = map(int, parts)
+        return ModelSize(layers=layers, width=width, heads=heads, learning_rate=1e-4)
+    return size_named(name)
 
 
 @click.group()
@@ -108,4 +277,4 @@ def waterfall(runs: tuple[str, ...], output: str) -> None:
         click.echo(line)
 
 
-COMMANDS = (train, evaluate, waterfall)
+COMMANDS = (train, plan, export, generate, evaluate, waterfall)

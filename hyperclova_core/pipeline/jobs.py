@@ -17,7 +17,7 @@ from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.pipeline.run import plan_key, record_outcome
+from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
 from hyperclova_core.training import stage as training
 from hyperclova_core.training.config import TrainConfig
 
@@ -41,8 +41,11 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
         return JobPlan(key, plan, None)
     run.begin_stage(key, plan.target.uri)
     request = plan.request
-    output = storage.join(plan.target.uri, "attempts", ATTEMPT)
-    if storage.is_remote(output):  # a job writes, and resumes from, its machine's disk; what it made is uploaded
+    output, checkpoints = storage.join(plan.target.uri, "attempts", ATTEMPT), None
+    if storage.is_remote(
+        output
+    ):  # a job writes to its machine's disk, and what it made is uploaded; checkpoints are safe at once
+        checkpoints = storage.join(output, "checkpoints")
         output = storage.scratch_folder("jobs", plan.fingerprint)
     name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
     if isinstance(request.config, TrainConfig):
@@ -51,7 +54,12 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
             "hyperclova.fingerprint": plan.fingerprint,
             "hyperclova.corpus_digest": request.inputs["serialize"].manifest.digest,
         }
-        config = training.job_config(request.inputs, request.config, output, run.uri, tags)
+        recipe = recipe_of(run)
+        card = {
+            "recipe": recipe.name,
+            "licences": {source.name: source.license or "unknown" for source in recipe.ingest.sources},
+        }
+        config = training.job_config(request.inputs, request.config, output, run.uri, tags, checkpoints, card)
         spec = TrainJobSpec(
             name, training.PROGRAM, config.model_dump(mode="json"), output, request.config.size.parallel.processes
         )

@@ -321,7 +321,13 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     artifacts += [[path, "waterfall"] for path in _report_files(run)]
     artifacts += [*_figures(warehouse, run), *_data_docs(run)]
     metrics = {"documents": float(summary["documents"]), "tokens": float(summary["tokens"].get("train", 0))}
-    metrics.update({f"final_validation_loss_{model['size']}": model["validation_loss"] for model in summary["models"]})
+    metrics.update(
+        {
+            f"final_validation_loss_{model['size']}": model["validation_loss"]
+            for model in summary["models"]
+            if model["validation_loss"] is not None
+        }
+    )
     metrics.update(
         {
             f"nsmc_accuracy_{model['size']}": model["nsmc_accuracy"]

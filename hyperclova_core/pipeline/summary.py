@@ -73,7 +73,7 @@ def _model(result: dict[str, Any], accuracies: dict[str, Any]) -> dict[str, Any]
         "tokens": result["tokens"],
         "processes": result["processes"],
         "loss": round(result["loss"], 4),
-        "validation_loss": round(result["validation_loss"], 4),
+        "validation_loss": round(result["validation_loss"], 4) if result["validation_loss"] is not None else None,
         "bits_per_byte": result["validation_bits_per_byte"],
         "nsmc_accuracy": accuracy["accuracy"] if accuracy else None,
         "nsmc_interval": [accuracy["low"], accuracy["high"]] if accuracy else None,
@@ -111,7 +111,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
     for model in summary["models"]:
         bits = f"{model['bits_per_byte']:.3f}" if model["bits_per_byte"] is not None else ""
         sizes = f"{model['size']} | {model['non_embedding_parameters']:,} | {model['tokens']:,}"
-        losses = f"{model['loss']:.3f} | {model['validation_loss']:.3f}"
+        held = model["validation_loss"]
+        losses = f"{model['loss']:.3f} | {held:.3f}" if held is not None else f"{model['loss']:.3f} | —"
         lines.append(f"| {sizes} | {losses} | {bits} | {accuracy_in_words(model)} |")
     lines += ["", *(f"- {line}" for line in summary["crossings"])]
     return "\n".join(lines) + "\n"

@@ -6,8 +6,7 @@ parallel size, and shards are read forwards. Documents are packed with end-of-do
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -15,69 +14,20 @@ import torch
 
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_key
-from hyperclova_core.tokens.megatron import Shard
+from hyperclova_core.training.stream import TokenStream
 
-CHECKED_AT_ONCE = 1 << 22
-IDENTITY_BLOCKS, IDENTITY_TOKENS = 64, 4096
-
-
-class TokenStream:
-    """Several shards as one long row of ids."""
-
-    def __init__(self, prefixes: Sequence[str], vocabulary: int) -> None:
-        self._shards = [(prefix, Shard(prefix)) for prefix in prefixes]
-        self._starts = np.concatenate([[0], np.cumsum([shard.tokens for _, shard in self._shards], dtype=np.int64)])
-        for prefix, shard in self._shards:
-            _check_ids(prefix, shard, vocabulary)
-
-    @property
-    def tokens(self) -> int:
-        """Ids in all shards."""
-        return int(self._starts[-1])
-
-    def identity(self) -> str:
-        """Identity of the ids: of a sample of blocks at fixed places, so that terabytes need not be read again."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for place in range(IDENTITY_BLOCKS):
-            start = self.tokens * place // IDENTITY_BLOCKS
-            hasher.update(self.slice(start, min(IDENTITY_TOKENS, self.tokens - start)).tobytes())
-        return hasher.hexdigest()
-
-    def slice(self, start: int, length: int) -> npt.NDArray[np.int64]:
-        """`length` ids from `start` on, across shard borders."""
-        out = np.empty(length, np.int64)
-        filled = 0
-        index = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while filled < length:
-            shard = self._shards[index][1]
-            inner = start + filled - int(self._starts[index])
-            part = shard.ids[inner : inner + length - filled]
-            out[filled : filled + len(part)] = part
-            filled += len(part)
-            index += 1
-        return out
-
-
-def _check_ids(prefix: str, shard: Shard, vocabulary: int) -> None:
-    for start in range(0, shard.tokens, CHECKED_AT_ONCE):
-        part = shard.ids[start : start + CHECKED_AT_ONCE]
-        if int(part.max()) >= vocabulary or int(part.min()) < 0:
-            bad = start + int(np.flatnonzero((part >= vocabulary) | (part < 0))[0])
-            sequence = int(np.searchsorted(shard.offsets // shard.ids.dtype.itemsize, bad, side="right")) - 1
-            document = int(np.searchsorted(shard.documents, sequence, side="right")) - 1
-            raise DataError(
-                f"Token id {int(shard.ids[bad])} is beyond the vocabulary of {vocabulary}",
-                where=f"{prefix}.bin, document {document}, token {bad}",
-                why="the shard was written with another tokenizer",
-                remedy="serialize the corpus with the tokenizer that training is given",
-            )
+HELD_WINDOWS = 4
+READ_AT_ONCE = 64
+"""Samples: what a call costs is shared by so many."""
 
 
 class Samples:
-    """Sequences of `context` + 1 ids by global sample id; past the end the corpus starts again."""
+    """Sequences of `context` + 1 ids by global sample id; past the end the corpus starts again, in another order."""
 
     def __init__(self, stream: TokenStream, context: int, seed: int, window: int) -> None:
-        self._stream, self._context, self._seed, self._window = stream, context, seed, window
+        self.stream = stream
+        self._context, self._seed, self._window = context, seed, window
+        self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self.count = (stream.tokens - 1) // context
         if self.count < 1:
             raise DataError(
@@ -87,19 +37,35 @@ class Samples:
             )
 
     def __getitem__(self, sample: int) -> npt.NDArray[np.int64]:
-        epoch, place = divmod(sample, self.count)
-        window, inside = divmod(place, self._window)
-        size = min(self._window, self.count - window * self._window)
-        order = self._order(epoch, window, size)
-        return self._stream.slice((window * self._window + int(order[inside])) * self._context, self._context + 1)
+        row: npt.NDArray[np.int64] = self.batch(sample, 1)[0]
+        return row
 
-    def _order(self, epoch: int, window: int, size: int) -> npt.NDArray[np.int64]:
-        key = order_key(self._seed, "window", str(epoch), str(window))
-        cached = getattr(self, "_cached", None)
-        if cached is None or cached[0] != key:
-            generator = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big")))
-            self._cached = (key, generator.permutation(size))
-        return self._cached[1]
+    def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Samples `first` to `first + count`, of shape (count, context + 1)."""
+        return self.stream.rows(self.places(first, count), self._context + 1)
+
+    def places(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Where samples begin in the stream."""
+        places = np.empty(count, np.int64)
+        filled = 0
+        while filled < count:
+            epoch, place = divmod(first + filled, self.count)
+            window, inside = divmod(place, self._window)
+            order = self._order(epoch, window)[inside : inside + count - filled]
+            places[filled : filled + len(order)] = window * self._window + order
+            filled += len(order)
+        return places * self._context
+
+    def _order(self, epoch: int, window: int) -> npt.NDArray[np.int64]:
+        known = self._orders.get((epoch, window))
+        if known is None:
+            size = min(self._window, self.count - window * self._window)
+            key = order_key(self._seed, "window", str(epoch), str(window))
+            known = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).permutation(size)
+            if len(self._orders) >= HELD_WINDOWS:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch, window] = known
+        return known
 
     def micro_batches(
         self, first: int, global_batch: int, micro_batch: int, rank: int, ranks: int
@@ -107,6 +73,9 @@ class Samples:
         """This data-parallel rank's share of the global batch that starts at sample `first`: (inputs, targets) of
         shape (micro_batch, context)."""
         share = global_batch // ranks
-        for start in range(first + rank * share, first + (rank + 1) * share, micro_batch):
-            block = torch.from_numpy(np.stack([self[start + index] for index in range(micro_batch)]))
-            yield block[:, :-1].contiguous(), block[:, 1:].contiguous()
+        begin, end = first + rank * share, first + (rank + 1) * share
+        at_once = max(1, READ_AT_ONCE // micro_batch) * micro_batch
+        for start in range(begin, end, at_once):
+            block = torch.from_numpy(self.batch(start, min(at_once, end - start)))
+            for rows in block.split(micro_batch):
+                yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

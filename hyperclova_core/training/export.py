@@ -1,103 +1,178 @@
-"""Weights out of any topology as one GPT-2 model in safetensors (Hugging Face's `GPT2LMHeadModel`), and back."""
+"""A checkpoint of any layout as Hugging Face's `GPT2LMHeadModel`: safetensors, tokenizer, model card; and back.
+
+Nothing is exported whose loss, in fp32 by transformers' own code, is not that of our model rebuilt in one process.
+"""
 
 from __future__ import annotations
 
+import glob
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.model import EMBEDDING_LAYERS, WholeModel
-from hyperclova_core.training.parallel import tensor_group
+from hyperclova_core.tokens.tokenizer import MEMO_FILE
+from hyperclova_core.training.checkpoints import (
+    CheckpointReader,
+    forget_copies,
+    open_checkpoint,
+    read_checkpoint,
+    verify_files,
+)
+from hyperclova_core.training.model import WholeModel
+from hyperclova_core.training.model_card import model_card
 from hyperclova_core.training.sizes import ModelSize
+from hyperclova_core.training.weights import name_in_module
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_LINEARS = {"qkv": "attn.c_attn", "proj": "attn.c_proj", "fc": "mlp.c_fc", "out": "mlp.c_proj"}
-_NORMS = {"ln1": "ln_1", "ln2": "ln_2"}
-_SHARDED = {
-    "qkv.weight": (0, 3),
-    "qkv.bias": (0, 3),
-    "fc.weight": (0, 1),
-    "fc.bias": (0, 1),
-    "proj.weight": (1, 1),
-    "out.weight": (1, 1),
+log = logging.getLogger(__name__)
+
+WEIGHTS, INDEX, CONFIG, CARD = "model.safetensors", "model.safetensors.index.json", "config.json", "README.md"
+FILE_BYTES = 4 << 30
+"""A file holds as many whole parameters as fit; one is held in memory at a time, and one file."""
+TOLERANCE = 1e-5
+_MODULES = {
+    "qkv": "attn.c_attn",
+    "proj": "attn.c_proj",
+    "fc": "mlp.c_fc",
+    "out": "mlp.c_proj",
+    "ln1": "ln_1",
+    "ln2": "ln_2",
 }
+_TRANSPOSED = ("qkv.weight", "proj.weight", "fc.weight", "out.weight")
 
 
-def export_model(engine: Any, job: JobConfig, folder: str) -> None:
-    """Gather the weights of all ranks into one model; every rank calls it, rank 0 writes."""
-    parts = storage.join(folder, "parts")
-    storage.make_folder(parts)
-    coordinate = engine.grid
-    if coordinate.get_data_parallel_rank() == 0:
-        stage, tensor = coordinate.get_pipe_parallel_rank(), tensor_group().rank
-        state = {
-            name: parameter.detach().float().cpu().contiguous() for name, parameter in engine.module.named_parameters()
-        }
-        save_file(
-            state, str(storage.local_path(storage.join(parts, f"stage-{stage:03d}-tensor-{tensor:03d}.safetensors")))
+def name_in_gpt2(name: str) -> str:
+    """One of our parameters by GPT-2's name."""
+    first, _, rest = name.partition(".")
+    if first.startswith("h"):
+        module, _, kind = rest.partition(".")
+        return f"transformer.h.{first[1:]}.{_MODULES[module]}.{kind}"
+    return f"transformer.{name}"
+
+
+def is_transposed(name: str) -> bool:
+    """Whether GPT-2 (whose linear layers are Conv1D) holds a parameter the other way round."""
+    return name.startswith("h") and name.partition(".")[2] in _TRANSPOSED
+
+
+def export_checkpoint(
+    checkpoint: str,
+    output: str,
+    tokenizer: str | None = None,
+    samples: torch.Tensor | None = None,
+    card: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+) -> float:
+    """Write a checkpoint as a model of Hugging Face; the largest relative difference of losses that the gate saw.
+
+    Args:
+        checkpoint: its folder, or that of its training (the newest is taken); local or s3://.
+        tokenizer: a folder whose files, but for what only speeds up a corpus, go with the model.
+        samples: ids of shape (n, context + 1) to compare losses on, beside made-up ones.
+        card, result: facts for the model card: of the corpus, and of the training.
+
+    Raises:
+        DataError: the checkpoint is absent or damaged, or losses differ: nothing is exported then.
+        ConfigError: transformers is not installed.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    record = read_checkpoint(checkpoint)
+    verify_files(record)
+    name = Path(output.rstrip("/")).name
+    made = storage.scratch_folder("exports", f"{name}-{os.getpid()}") if storage.is_remote(output) else _beside(output)
+    try:
+        with open_checkpoint(record) as reader:
+            _write_weights(reader, made)
+            storage.write_json(storage.join(made, CONFIG), _config(reader))
+            _copy_tokenizer(tokenizer, made)
+            difference = _compare(reader, made, samples)
+        facts = {"format": record["format"], "step": record["step"], "difference": difference}
+        storage.write_bytes(
+            storage.join(made, CARD), model_card(name, reader.model, record, facts, card or {}, result or {}).encode()
         )
-    dist.barrier()
-    if dist.get_rank() == 0:
-        write_model(_merge(parts), job.train.size.model, job.padded_vocabulary, job.train.context, folder)
-        storage.remove_tree(parts)
-    dist.barrier()
+        _publish(made, output)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        forget_copies(record["folder"])
+    log.info("exported step %s; losses of both models differ by %.1e at most", record["step"], difference)
+    return difference
 
 
-def _merge(parts: str) -> dict[str, torch.Tensor]:
-    by_stage: dict[str, list[dict[str, torch.Tensor]]] = {}
-    for path in storage.list_files(parts):
-        by_stage.setdefault(Path(path).name.split("-tensor-")[0], []).append(load_file(path))
-    whole: dict[str, torch.Tensor] = {}
-    for shards in by_stage.values():
-        for name in shards[0]:
-            whole[name] = _join(name, [shard[name] for shard in shards])
-    return whole
+def _beside(output: str) -> str:
+    path = storage.local_path(output)
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*"):  # by an export that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    made = path.parent / f".{path.name}-{os.getpid()}"
+    storage.make_folder(str(made))
+    return str(made)
 
 
-def _join(name: str, shards: list[torch.Tensor]) -> torch.Tensor:
-    if len(shards) == 1:
-        return shards[0]
-    if name.startswith("tied_modules.wte"):
-        return torch.cat(shards, 0)
-    rule = _SHARDED.get(name.partition(".")[2])
-    if rule is None:
-        return shards[0]
-    dimension, count = rule
-    split = [shard.chunk(count, dimension) for shard in shards]
-    return torch.cat([torch.cat([pieces[part] for pieces in split], dimension) for part in range(count)], dimension)
+def _publish(made: str, output: str) -> None:
+    """Give the files their names, the configuration last: a folder without it is no model."""
+    storage.make_folder(output)
+    storage.remove(storage.join(output, CONFIG))
+    names = sorted((path.name for path in Path(made).iterdir()), key=lambda name: (name == CONFIG, name))
+    for stale in storage.list_names(output):
+        if stale not in names and stale.startswith("model") and stale.endswith((".safetensors", ".json")):
+            storage.remove(storage.join(output, stale))
+    for name in names:
+        storage.install(os.path.join(made, name), storage.join(output, name))
 
 
-def write_model(state: dict[str, torch.Tensor], model: ModelSize, vocabulary: int, context: int, folder: str) -> None:
-    """Write `model.safetensors` and `config.json` in GPT-2's names (Conv1D weights are transposed)."""
-    renamed = {
-        "transformer.wte.weight": state["tied_modules.wte.weight"],
-        "transformer.wpe.weight": state["1.weight"],
-        "transformer.ln_f.weight": state[f"{EMBEDDING_LAYERS + model.layers}.ln.weight"],
-        "transformer.ln_f.bias": state[f"{EMBEDDING_LAYERS + model.layers}.ln.bias"],
-    }
-    for number in range(model.layers):
-        ours, theirs = f"{EMBEDDING_LAYERS + number}.", f"transformer.h.{number}."
-        for name, target in _LINEARS.items():
-            renamed[f"{theirs}{target}.weight"] = state[f"{ours}{name}.weight"].t().contiguous()
-            renamed[f"{theirs}{target}.bias"] = state[f"{ours}{name}.bias"]
-        for name, target in _NORMS.items():
-            for kind in ("weight", "bias"):
-                renamed[f"{theirs}{target}.{kind}"] = state[f"{ours}{name}.{kind}"]
-    storage.make_folder(folder)
-    with storage.replacing(storage.join(folder, WEIGHTS)) as temporary:
-        save_file(renamed, temporary, metadata={"format": "pt"})
-    config = {
+def _files(reader: CheckpointReader) -> list[list[str]]:
+    """Names of parameters, file by file."""
+    files: list[list[str]] = [[]]
+    size = 0
+    for name, weight in reader.weights.items():
+        own = 4 * math.prod(weight.shape)
+        if files[-1] and size + own > FILE_BYTES:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += own
+    return files
+
+
+def _write_weights(reader: CheckpointReader, folder: str) -> None:
+    files = _files(reader)
+    names = (
+        [WEIGHTS]
+        if len(files) == 1
+        else [f"model-{n + 1:05d}-of-{len(files):05d}.safetensors" for n in range(len(files))]
+    )
+    index: dict[str, str] = {}
+    for file, parameters in zip(names, files, strict=True):
+        tensors = {}
+        for name in parameters:
+            value = reader.whole(name)
+            tensors[name_in_gpt2(name)] = (value.t() if is_transposed(name) else value).contiguous()
+            index[name_in_gpt2(name)] = file
+        with storage.replacing(storage.join(folder, file)) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+    if len(files) > 1:
+        total = sum(4 * math.prod(weight.shape) for weight in reader.weights.values())
+        storage.write_json(storage.join(folder, INDEX), {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _config(reader: CheckpointReader) -> dict[str, Any]:
+    model = reader.model
+    return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": vocabulary,
-        "n_positions": context,
+        "vocab_size": reader.record["vocabulary"],
+        "n_positions": reader.record["context"],
         "n_embd": model.width,
         "n_layer": model.layers,
         "n_head": model.heads,
@@ -112,11 +187,71 @@ def write_model(state: dict[str, torch.Tensor], model: ModelSize, vocabulary: in
         "eos_token_id": EOD_ID,
         "torch_dtype": "float32",
     }
-    storage.write_json(storage.join(folder, CONFIG), config)
+
+
+def _copy_tokenizer(tokenizer: str | None, folder: str) -> None:
+    for name in storage.list_names(tokenizer) if tokenizer else ():
+        if name != MEMO_FILE and storage.is_file(storage.join(str(tokenizer), name)):
+            storage.write_bytes(storage.join(folder, name), storage.read_bytes(storage.join(str(tokenizer), name)))
+
+
+def _compare(reader: CheckpointReader, folder: str, samples: torch.Tensor | None) -> float:
+    """Losses of both models on the same ids; the largest relative difference.
+
+    Raises:
+        DataError: it is over the tolerance.
+    """
+    try:
+        from transformers import GPT2LMHeadModel
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise ConfigError(
+            "transformers is not installed",
+            why="a model is exported only after its loss has been compared with that of transformers' own GPT-2",
+            remedy="pip install 'hyperclova[trainer]'",
+        ) from error
+    disable_progress_bar()
+    context, vocabulary = int(reader.record["context"]), int(reader.record["vocabulary"])
+    generator = torch.Generator().manual_seed(0)
+    made_up = torch.randint(0, vocabulary, (1, context + 1), generator=generator)
+    batches = [made_up, *([] if samples is None else samples.split(1))]
+    ours = _losses(_rebuilt(reader), batches)
+    theirs = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    found = _losses(lambda ids: theirs(ids).logits, batches)
+    difference = max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(ours, found, strict=True))
+    if not difference <= TOLERANCE:
+        raise DataError(
+            "The exported model is not the trained one; nothing was exported",
+            where=reader.record["folder"],
+            why=f"losses {ours} and {found} differ by {difference:.1e} of their size, {TOLERANCE:.0e} is allowed",
+            remedy="look whether the installed transformers changed its GPT-2; the checkpoint is unharmed",
+        )
+    return difference
+
+
+@torch.no_grad()
+def _losses(model: Any, batches: list[torch.Tensor]) -> list[float]:
+    losses = []
+    for ids in batches:
+        logits = model(ids[:, :-1]).float()
+        losses.append(float(F.cross_entropy(logits.reshape(-1, logits.size(-1)), ids[:, 1:].reshape(-1))))
+    return losses
+
+
+def _rebuilt(reader: CheckpointReader) -> WholeModel:
+    return _filled(reader.model, reader.record["vocabulary"], reader.record["context"], lambda name: reader.whole(name))
+
+
+def _filled(model: ModelSize, vocabulary: int, context: int, value_of: Any) -> WholeModel:
+    whole = WholeModel(model, vocabulary, context, initialised=False)
+    with torch.no_grad():
+        for own, parameter in whole.named_parameters():
+            parameter.copy_(value_of(name_in_module(own)))
+    return whole.eval()
 
 
 def load_model(folder: str) -> WholeModel:
-    """A model that `write_model` wrote, ready for evaluation.
+    """A model that was exported, ready for evaluation; local or s3://.
 
     Raises:
         DataError: there is none, or its weights do not fit its configuration.
@@ -126,26 +261,32 @@ def load_model(folder: str) -> WholeModel:
             "No model here",
             where=folder,
             why=f"there is no {CONFIG}",
-            remedy="give the `model` folder that training wrote",
+            remedy="give the `model` folder that training wrote, or the output of `hyperclova export`",
         )
     config = storage.read_json(storage.join(folder, CONFIG))
     shape = ModelSize(layers=config["n_layer"], width=config["n_embd"], heads=config["n_head"], learning_rate=1.0)
-    model = WholeModel(shape, config["vocab_size"], config["n_positions"])
-    theirs = load_file(storage.localized(storage.join(folder, WEIGHTS)))
-    state = {"embedding.weight": theirs["transformer.wte.weight"], "positions.weight": theirs["transformer.wpe.weight"]}
-    for kind in ("weight", "bias"):
-        state[f"norm.ln.{kind}"] = theirs[f"transformer.ln_f.{kind}"]
-        for number in range(shape.layers):
-            for name, target in {**_LINEARS, **_NORMS}.items():
-                value = theirs[f"transformer.h.{number}.{target}.{kind}"]
-                state[f"blocks.{number}.{name}.{kind}"] = value.t() if name in _LINEARS and kind == "weight" else value
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        tensors = dict(_tensors(folder))
+        return _filled(
+            shape,
+            config["vocab_size"],
+            config["n_positions"],
+            lambda name: tensors[name_in_gpt2(name)].t() if is_transposed(name) else tensors[name_in_gpt2(name)],
+        )
+    except (RuntimeError, KeyError) as error:
         raise DataError(
             "The model's weights do not fit its configuration",
             where=folder,
             why=str(error).splitlines()[-1].strip(),
             remedy="export the model again",
         ) from error
-    return model.eval()
+
+
+def _tensors(folder: str) -> Iterator[tuple[str, torch.Tensor]]:
+    files = [WEIGHTS]
+    if storage.exists(storage.join(folder, INDEX)):
+        files = sorted(set(json.loads(storage.read_bytes(storage.join(folder, INDEX)))["weight_map"].values()))
+    for file in files:
+        with safe_open(storage.localized(storage.join(folder, file)), "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - a file, not a mapping
+                yield name, opened.get_tensor(name)

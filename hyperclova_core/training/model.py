@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from hyperclova_core.training.micro_batch import MicroBatch, current, dropout, seeded
 from hyperclova_core.training.parallel import (
     ColumnParallelLinear,
     RowParallelLinear,
     VocabularyParallelEmbedding,
+    alone,
     full_normal,
     project,
     tensor_group,
@@ -24,23 +28,37 @@ EMBEDDING_LAYERS = 2
 """Token embedding and positions come before the blocks."""
 
 
-class Positions(nn.Module):
-    """Learned positions, a layer of its own so that the token embedding can be tied across the pipeline's ends."""
+@dataclass(frozen=True)
+class Regularisation:
+    """What a layer does in training only, or does twice."""
 
-    def __init__(self, context: int, width: int, seed: int) -> None:
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    recompute: str = "none"
+
+
+class Positions(nn.Module):
+    """Learned positions and dropout, a layer of its own so that the token embedding can be tied across the pipeline's ends."""
+
+    def __init__(self, context: int, width: int, seed: int, dropped: float = 0.0) -> None:
         super().__init__()
+        self.dropped = dropped
         self.weight = nn.Parameter(full_normal("wpe", (context, width), DEVIATION, seed))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.weight[: x.size(1)]
+        batch = current()
+        places = batch.positions()
+        x = x + (self.weight[: x.size(1)] if places is None else self.weight[places])
+        return dropout(x, self.dropped, batch, "embedding") if self.training else x
 
 
 class Block(nn.Module):
     """Attention and MLP, each on a normalised input and added; residual projections start smaller by sqrt(2 L) (GPT-2)."""
 
-    def __init__(self, model: ModelSize, number: int, seed: int) -> None:
+    def __init__(self, model: ModelSize, number: int, seed: int, how: Regularisation = Regularisation()) -> None:  # noqa: B008
         super().__init__()
         width, residual = model.width, DEVIATION / math.sqrt(2 * model.layers)
+        self.number, self.how = number, how
         self.heads, self.head_width = model.heads // tensor_group().size, width // model.heads
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = ColumnParallelLinear(f"h{number}.qkv", width, 3 * width, DEVIATION, seed, parts=3)
@@ -49,14 +67,38 @@ class Block(nn.Module):
         self.out = RowParallelLinear(f"h{number}.out", 4 * width, width, residual, seed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, tokens, _ = x.shape
+        batch = current()
+        if self.training and self.how.recompute == "block":
+            # what is random is a function of the micro-batch, which is kept with the call: no generator's state to restore
+            return checkpoint(self._whole, x, batch, use_reentrant=False, preserve_rng_state=False)
+        return self._whole(x, batch)
+
+    def _whole(self, x: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        x = x + self._dropped(self.proj(self._attend(self.qkv(self.ln1(x)), batch)), batch, "attention")
+        return x + self._dropped(self.out(F.gelu(self.fc(self.ln2(x)), approximate="tanh")), batch, "mlp")
+
+    def _attend(self, qkv: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        if self.training and self.how.recompute == "attention":
+            return checkpoint(self._attention, qkv, batch, use_reentrant=False, preserve_rng_state=False)
+        return self._attention(qkv, batch)
+
+    def _attention(self, qkv: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        count, tokens, _ = qkv.shape
         query, key, value = (
-            part.view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
-            for part in self.qkv(self.ln1(x)).chunk(3, -1)
+            part.view(count, tokens, self.heads, self.head_width).transpose(1, 2) for part in qkv.chunk(3, -1)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.proj(attended.transpose(1, 2).reshape(batch, tokens, -1))
-        return x + self.out(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))  # type: ignore[no-any-return]
+        mask = batch.mask()
+        rate = self.how.attention_dropout if self.training else 0.0
+        if rate:  # heads are divided among the tensor-parallel ranks: each draws its own
+            seed = batch.seed_of(0, f"h{self.number}.heads", str(tensor_group().rank))
+            with seeded(qkv.device, seed):
+                attended = F.scaled_dot_product_attention(query, key, value, mask, rate, is_causal=mask is None)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+        return attended.transpose(1, 2).reshape(count, tokens, -1)
+
+    def _dropped(self, x: torch.Tensor, batch: MicroBatch, place: str) -> torch.Tensor:
+        return dropout(x, self.how.dropout, batch, f"h{self.number}.{place}") if self.training else x
 
 
 class FinalNorm(nn.Module):
@@ -70,33 +112,47 @@ class FinalNorm(nn.Module):
         return self.ln(x)  # type: ignore[no-any-return]
 
 
-def pipeline_layers(model: ModelSize, vocabulary: int, context: int, seed: int) -> list[Any]:
+def pipeline_layers(
+    model: ModelSize,
+    vocabulary: int,
+    context: int,
+    seed: int,
+    how: Regularisation = Regularisation(),  # noqa: B008
+) -> list[Any]:
     """Layer specifications for DeepSpeed's PipelineModule, first to last."""
     from deepspeed.pipe import LayerSpec, TiedLayerSpec
 
     embedding = (VocabularyParallelEmbedding, vocabulary, model.width, seed)
     return [
         TiedLayerSpec("wte", *embedding, tied_weight_attr="weight"),
-        LayerSpec(Positions, context, model.width, seed),
-        *(LayerSpec(Block, model, number, seed) for number in range(model.layers)),
+        LayerSpec(Positions, context, model.width, seed, how.dropout),
+        *(LayerSpec(Block, model, number, seed, how) for number in range(model.layers)),
         LayerSpec(FinalNorm, model.width),
         TiedLayerSpec("wte", *embedding, forward_fn=project, tied_weight_attr="weight"),
     ]
 
 
 class WholeModel(nn.Module):
-    """The same layers in one process, for evaluation and generation: ids (batch, tokens) → logits (batch, tokens, vocabulary)."""
+    """The same layers in one process, for evaluation and generation: ids (batch, tokens) → logits (batch, tokens, vocabulary).
 
-    def __init__(self, model: ModelSize, vocabulary: int, context: int, seed: int = 0) -> None:
+    Args:
+        initialised: False leaves weights as they come, for a model that is filled at once.
+    """
+
+    def __init__(
+        self, model: ModelSize, vocabulary: int, context: int, seed: int = 0, initialised: bool = True
+    ) -> None:
         super().__init__()
         self.context = context
-        self.embedding = VocabularyParallelEmbedding(vocabulary, model.width, seed)
-        self.positions = Positions(context, model.width, seed)
-        self.blocks = nn.ModuleList(Block(model, number, seed) for number in range(model.layers))
-        self.norm = FinalNorm(model.width)
+        with alone(draw=initialised):
+            self.embedding = VocabularyParallelEmbedding(vocabulary, model.width, seed)
+            self.positions = Positions(context, model.width, seed)
+            self.blocks = nn.ModuleList(Block(model, number, seed) for number in range(model.layers))
+            self.norm = FinalNorm(model.width)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = self.positions(self.embedding(ids))
-        for block in self.blocks:
-            x = block(x)
-        return project(self.embedding, self.norm(x))
+        with alone():
+            x = self.positions(self.embedding(ids))
+            for block in self.blocks:
+                x = block(x)
+            return project(self.embedding, self.norm(x))

@@ -7,6 +7,9 @@ The group must exist before DeepSpeed's PipelineModule builds the layers, which 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.training.micro_batch import MicroBatch, current, enter
 
 
 @dataclass
@@ -40,6 +44,41 @@ def set_tensor_group(group: Any, rank: int, size: int) -> None:
     _TENSOR.group, _TENSOR.rank, _TENSOR.size = group, rank, size
 
 
+_DRAWN = True
+
+
+@contextmanager
+def alone(draw: bool = True) -> Iterator[None]:
+    """What is built and run within is one process's own, whatever group it is in; without `draw` weights are left as memory is."""
+    global _TENSOR, _DRAWN
+    before, _TENSOR = _TENSOR, TensorGroup()
+    drawn, _DRAWN = _DRAWN, draw
+    micro = current()
+    enter(MicroBatch())
+    try:
+        yield
+    finally:
+        _TENSOR, _DRAWN = before, drawn
+        enter(micro)
+
+
+@dataclass
+class Waited:
+    """Seconds this process spent in sums over the tensor-parallel group, waiting included: on a CPU, where they are known."""
+
+    seconds: float = 0.0
+
+
+WAITED = Waited()
+
+
+def _sum(x: torch.Tensor, kind: Any = dist.ReduceOp.SUM) -> None:
+    started = time.perf_counter()
+    dist.all_reduce(x, op=kind, group=_TENSOR.group)
+    if not x.is_cuda:
+        WAITED.seconds += time.perf_counter() - started
+
+
 class _CopyToGroup(torch.autograd.Function):
     """Identity forwards, sum of gradients over the group backwards (Megatron's f)."""
 
@@ -51,7 +90,7 @@ class _CopyToGroup(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         if _TENSOR.size > 1:
             gradient = gradient.contiguous().clone()
-            dist.all_reduce(gradient, group=_TENSOR.group)
+            _sum(gradient)
         return gradient
 
 
@@ -62,7 +101,7 @@ class _ReduceFromGroup(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         if _TENSOR.size > 1:
             x = x.contiguous().clone()
-            dist.all_reduce(x, group=_TENSOR.group)
+            _sum(x)
         return x
 
     @staticmethod
@@ -82,6 +121,8 @@ def reduce_from_group(x: torch.Tensor) -> torch.Tensor:
 
 def full_normal(name: str, shape: tuple[int, ...], deviation: float, seed: int) -> torch.Tensor:
     """A whole parameter, drawn from a seed made of its name: the same at every topology, sharded afterwards."""
+    if not _DRAWN:
+        return torch.empty(shape)
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
     return torch.randn(shape, generator=generator, dtype=torch.float32).mul_(deviation)
@@ -162,15 +203,15 @@ class _VocabularyParallelCrossEntropy(torch.autograd.Function):
         logits = logits.float()
         first = _TENSOR.rank * logits.size(-1)
         largest = logits.max(-1).values
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_TENSOR.group)
+        _sum(largest, dist.ReduceOp.MAX)
         shifted = logits - largest[..., None]
         outside = (targets < first) | (targets >= first + logits.size(-1))
         local = (targets - first).masked_fill(outside, 0)
         picked = shifted.gather(-1, local[..., None]).squeeze(-1).masked_fill(outside, 0.0)
-        dist.all_reduce(picked, group=_TENSOR.group)
+        _sum(picked)
         exponentials = shifted.exp()
         total = exponentials.sum(-1)
-        dist.all_reduce(total, group=_TENSOR.group)
+        _sum(total)
         ctx.save_for_backward(exponentials / total[..., None], outside, local)
         return total.log() - picked
 
@@ -182,9 +223,29 @@ class _VocabularyParallelCrossEntropy(torch.autograd.Function):
         return result * gradient[..., None], None
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean loss in nats; logits (batch, tokens, vocabulary / ranks), targets (batch, tokens)."""
+class CrossEntropy:
+    """Mean loss in nats of logits (batch, tokens, vocabulary / ranks) against targets (batch, tokens).
+
+    Attributes:
+        by_token: where it is a list, losses of all tokens are put there too, each of shape (batch, tokens).
+    """
+
+    def __init__(self) -> None:
+        self.by_token: list[torch.Tensor] | None = None
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.by_token is None and _TENSOR.size == 1:
+            return F.cross_entropy(logits.float().view(-1, logits.size(-1)), targets.reshape(-1))
+        losses = token_losses(logits, targets)
+        if self.by_token is not None:
+            self.by_token.append(losses.detach())
+        return losses.mean()
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Loss of each token in nats, of shape (batch, tokens)."""
     if _TENSOR.size == 1:
-        return F.cross_entropy(logits.float().view(-1, logits.size(-1)), targets.reshape(-1))
+        flat = F.cross_entropy(logits.float().view(-1, logits.size(-1)), targets.reshape(-1), reduction="none")
+        return flat.view(targets.shape)
     losses: torch.Tensor = _VocabularyParallelCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
-    return losses.mean()
+    return losses

@@ -10,7 +10,6 @@ from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_en
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.tokens.serialize import shard_prefixes
-from hyperclova_core.tokens.tokenizer import MEMO_FILE
 from hyperclova_core.tokens.train_stage import tokenizer_folder
 from hyperclova_core.training.config import JobConfig, TrainConfig
 
@@ -18,28 +17,45 @@ PROGRAM = "hyperclova_core.training.rank"
 
 
 def job_config(
-    inputs: Mapping[str, Dataset], config: TrainConfig, output: str, run: str | None, tags: dict[str, str]
+    inputs: Mapping[str, Dataset],
+    config: TrainConfig,
+    output: str,
+    run: str | None,
+    tags: dict[str, str],
+    checkpoints: str | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> JobConfig:
     """What the ranks are told."""
     shards = inputs["serialize"]
     info = shards.manifest.info
+    composition = info["composition"]
+    emitted = sum(row["emitted_tokens"] for row in composition)
     validation_tokens = info["tokens"]["validation"]
     return JobConfig(
         train=config,
         shards=tuple(shard_prefixes(shards, "train")),
         validation_shards=tuple(shard_prefixes(shards, "validation")),
+        validation_provenance=tuple(f"{prefix}.provenance.parquet" for prefix in shard_prefixes(shards, "validation")),
         tokenizer=tokenizer_folder(inputs["tokenizer"]),
+        tokenizer_identity=inputs["tokenizer"].manifest.info["identity"],
         vocabulary=info["vocabulary_size"],
         padded_vocabulary=info["padded_vocabulary_size"],
         validation_bytes_per_token=info["bytes"]["validation"] / validation_tokens if validation_tokens else None,
         output=output,
+        checkpoints=checkpoints,
+        card={
+            **(card or {}),
+            "corpus_digest": shards.manifest.digest,
+            "tokenizer_digest": info["tokenizer_digest"],
+            "mixture": {row["leaf"]: row["emitted_tokens"] / max(1, emitted) for row in composition},
+        },
         run=run,
         name=f"train {config.size.name}",
         tags=tags,
     )
 
 
-@artifact_stage("train", version="1")
+@artifact_stage("train", version="2")
 def train(inputs: Mapping[str, Dataset], config: TrainConfig, context: StageContext) -> Artifact:
     """Take what the job left below this attempt's folder: model and result (metrics hold times, so they are no content).
 
@@ -53,11 +69,6 @@ def train(inputs: Mapping[str, Dataset], config: TrainConfig, context: StageCont
             "The training left no result", where=base, why="its job has not ended well", remedy="see job.log there"
         )
     result: dict[str, Any] = storage.read_json(storage.join(base, "result.json"))
-    tokenizer = tokenizer_folder(inputs["tokenizer"])
-    for name in storage.list_names(tokenizer):
-        if name == MEMO_FILE:  # what speeds up a corpus is no part of a model
-            continue
-        storage.write_bytes(storage.join(base, "model", name), storage.read_bytes(storage.join(tokenizer, name)))
     model = [
         plain_file_entry(root, f"{folder}/model/{name}") for name in storage.list_names(storage.join(base, "model"))
     ]

@@ -1,0 +1,1 @@
+"""A planner of layouts: memory, time and cost of training a model on so many devices, from published formulas."""
