@@ -10,7 +10,7 @@ TORCH_INDEX_URL ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-parameters help
+.PHONY: run stop test test-fast test-parallel lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -30,6 +30,9 @@ test: setup lint ## Linters and all tests
 test-fast: setup lint ## Tests that start neither Spark nor ranks
 	@$(BIN)/python -m pytest -m "not spark and not ranks and not slow"
 
+test-parallel: setup ## Training under every layout beside one process: prints the parity matrix; resuming, faults, export
+	@$(BIN)/python -m pytest tests/training
+
 bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
 	@$(BIN)/python benchmarks/foundation.py
 
@@ -41,6 +44,9 @@ bench-serialize: setup ## Encoder, whole jobs beside the usual ways, scaling (PA
 
 bench-tokenizers: setup ## Morpheme, byte and character BPE: the same small model on each (BENCH_MB=12 VOCABULARY=4096)
 	@$(BIN)/python benchmarks/tokenizer_kinds.py
+
+bench-train: setup ## Engine beside plain torch, loader beside Megatron's, time to the first step (PARTS="engine loader start")
+	@$(BIN)/python benchmarks/train.py $(PARTS)
 
 bench-parameters: setup ## Shingle length and bands on labelled pairs
 	@$(BIN)/python benchmarks/duplicate_parameters.py
