@@ -126,6 +126,25 @@ def test_tokenizer_mix_and_serialize(tmp_path: Path) -> None:
     )
     assert "held out for validation" in plan.stdout
     assert (tmp_path / "mixed" / "plan.json").exists()
+    (tmp_path / "train.yaml").write_text(
+        "train: {size: {name: 15k, parallel: {data: 2, micro_batch: 2}}, tokens: 4096, context: 64, global_batch: 4, evaluate_every: 8}\n"
+        "shards: [shards/part-00000, shards/part-00001]\nvalidation_shards: [shards/all]\ntokenizer: tok\noutput: trained\n"
+    )
+    trained = hyperclova("train", "--config", "train.yaml", folder=tmp_path)
+    result = json.loads(trained.stdout)
+    assert result["step"] == 16
+    assert result["validation_by_source"]["input"][1] == pytest.approx(result["validation_bits_per_byte"])
+    assert "step 16/16" in trained.stderr
+    again = hyperclova("train", "--config", "train.yaml", "--resume", folder=tmp_path)
+    assert "goes on after step 16" in again.stderr
+    exported = hyperclova("export", "trained", "--output", "model", folder=tmp_path)
+    assert "differ by" in exported.stdout
+    assert (tmp_path / "model" / "tokenization_hyperclova.py").exists()
+    how = ("--max-tokens", "5", "--seed", "3", "--json")
+    first = hyperclova("generate", "model", "--prompt", "오늘", "--prompt", "영화가 참", *how, folder=tmp_path).stdout
+    second = hyperclova("generate", "model", "--prompt", "영화가 참", *how, folder=tmp_path).stdout
+    assert first.splitlines()[1] == second.splitlines()[0]
+    assert json.loads(second)["prompt"] == "영화가 참"
 
 
 @pytest.mark.spark

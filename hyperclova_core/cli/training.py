@@ -34,7 +34,7 @@ from hyperclova_core.training.stage import PROGRAM
 @click.option("--resume", is_flag=True, help="It is an error if there is no checkpoint to go on from.")
 def train(path: str, resume: bool) -> None:
     """Train one model on shards, with torchrun and DeepSpeed on this machine; a second call goes on where the first ended."""
-    job = parse(JobConfig, load_yaml(path), path)
+    job = parse(JobConfig, _completed(load_yaml(path)), path)
     if storage.is_remote(job.output):
         raise ConfigError(
             "Training writes to this machine's disk",
@@ -42,11 +42,8 @@ def train(path: str, resume: bool) -> None:
             why=f"{job.output} is in an object store",
             remedy="give a local folder, and an s3:// folder as `checkpoints` to keep those safe",
         )
-    changes: dict[str, Any] = {"output": os.path.abspath(job.output), **({"resume": "must"} if resume else {})}
-    described = storage.join(job.tokenizer, DESCRIPTION_FILE)
-    if job.tokenizer_identity is None and storage.exists(described):
-        changes["tokenizer_identity"] = storage.read_json(described)["identity"]
-    job = job.model_copy(update=changes)
+    if resume:
+        job = job.model_copy(update={"resume": "must"})
     spec = TrainJobSpec(
         f"train-{job.train.size.name}",
         PROGRAM,
@@ -61,6 +58,29 @@ def train(path: str, resume: bool) -> None:
     if status.state != "succeeded":
         raise failure_of(spec, status)
     click.echo(json.dumps(storage.read_json(storage.join(job.output, "result.json")), indent=1))
+
+
+def _completed(told: dict[str, Any]) -> dict[str, Any]:
+    """What is told, with absolute paths, and with what the tokenizer's folder and the shards' companions say by themselves."""
+    found = dict(told)
+    for key in ("output", "tokenizer", "checkpoints"):
+        if isinstance(found.get(key), str):
+            found[key] = storage.absolute(found[key])
+    for key in ("shards", "validation_shards", "validation_provenance"):
+        if isinstance(found.get(key), list):
+            found[key] = [storage.absolute(str(item)) for item in found[key]]
+    described = storage.join(str(found.get("tokenizer", "")), DESCRIPTION_FILE)
+    if found.get("tokenizer") and storage.exists(described):
+        from hyperclova_core.tokens.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.load(found["tokenizer"])
+        found.setdefault("tokenizer_identity", tokenizer.identity)
+        found.setdefault("vocabulary", tokenizer.vocabulary_size)
+        found.setdefault("padded_vocabulary", tokenizer.padded_vocabulary_size)
+    beside = [f"{prefix}.provenance.parquet" for prefix in found.get("validation_shards") or ()]
+    if beside and all(storage.exists(path) for path in beside):
+        found.setdefault("validation_provenance", beside)
+    return found
 
 
 _STEP = re.compile(r"step \d+/\d+  loss.*")
