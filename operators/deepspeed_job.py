@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from hyperclova_core.foundation.errors import HyperclovaError
+from operators.kubernetes import DEFAULT_CONNECTION, backend_of
 from operators.warehouse import as_airflow_error, warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from hyperclova_core.foundation.runner import Outcome
+    from hyperclova_core.foundation.warehouse import Warehouse
     from hyperclova_core.jobs.spec import TrainJobSpec
 
 POLL_SECONDS = 2.0
@@ -22,17 +25,32 @@ POLL_SECONDS = 2.0
 class DeepSpeedJobOperator(BaseOperator):
     """Submits the job (or adopts it, when a retry finds it running), shows its lines while it runs, takes its result.
 
+    On this machine it waits itself; on a cluster it defers to a trigger, and what follows a failure is decided by its cause.
+
     Args:
         stage: `train` or `evaluate`.
         size: the model size, for `train`.
         run_id: the run in the warehouse; by default the DAG run's id.
+        kubernetes_conn_id: connection of the cluster, for the backend kubernetes.
+        poll_seconds: between looks at a job on a cluster.
     """
 
     template_fields = ("run_id", "size")
     ui_color = "#e6f4d7"
 
-    def __init__(self, *, stage: str, size: str | None = None, run_id: str = "{{ run_id }}", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stage: str,
+        size: str | None = None,
+        run_id: str = "{{ run_id }}",
+        kubernetes_conn_id: str = DEFAULT_CONNECTION,
+        poll_seconds: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.poll_seconds = poll_seconds
         self.stage = stage
         self.size = size
         self.run_id = run_id
@@ -45,7 +63,6 @@ class DeepSpeedJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the job to its end; what the UI may know of it."""
-        from hyperclova_core.foundation.lineage import deliver
         from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
         from hyperclova_core.jobs.causes import cause_of
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
@@ -57,6 +74,8 @@ class DeepSpeedJobOperator(BaseOperator):
         try:
             job = plan_job(house, run, self.key)
             status = None
+            if job.spec is not None and job.spec.cluster is not None:
+                self._begin(job.spec, [], started)
             if job.spec is not None:
                 self._spec = job.spec
                 offset = log_end(job.spec)
@@ -68,19 +87,70 @@ class DeepSpeedJobOperator(BaseOperator):
                 self.log.info("Job %s: %s", job.spec.name, status.explain())
                 if status.exit_code and not cause_of(status.exit_code).retries:
                     raise AirflowFailException(f"Job {job.spec.name}: {status.explain()}")
-            outcome = finish_job(house, run, job, status, started)
-            if outcome.reused:
-                self.log.info(
-                    "Reused: made by run %s at %s",
-                    outcome.dataset.attempt.get("run"),
-                    outcome.dataset.attempt.get("committed_at"),
-                )
-            else:
-                deliver(house)
+            return self._finished(house, finish_job(house, run, job, status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         finally:
             self._spec = None
+
+    def _begin(self, spec: TrainJobSpec, codes: list[int], started: float) -> NoReturn:
+        """Start the next attempt on the cluster (or adopt it), and wait for it in the triggerer."""
+        from operators.train_job_trigger import TrainJobTrigger
+
+        fresh = backend_of(self.kubernetes_conn_id).submit(spec)
+        self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", spec.name)
+        limit = self.execution_timeout
+        self.defer(
+            trigger=TrainJobTrigger(
+                spec.to_dict(),
+                self.kubernetes_conn_id,
+                self.poll_seconds,
+                started + limit.total_seconds() if limit is not None else None,
+            ),
+            method_name="resume",
+            kwargs={"spec": spec.to_dict(), "codes": codes, "started": started},
+        )
+        raise AssertionError("deferring leaves the task")
+
+    def resume(
+        self, context: Context, event: dict[str, Any], spec: dict[str, Any], codes: list[int], started: float
+    ) -> dict[str, Any]:
+        """The job has ended: take its result, or decide by the cause what follows."""
+        from hyperclova_core.jobs.backends import JobStatus
+        from hyperclova_core.jobs.causes import decide
+        from hyperclova_core.jobs.spec import TrainJobSpec
+        from hyperclova_core.pipeline.jobs import finish_job, note_decision, plan_job
+
+        house = warehouse()
+        run = house.run(self.run_id)
+        told = TrainJobSpec.from_dict(spec)
+        status = JobStatus(event["state"], event["exit_code"], event["cause"])
+        self.log.info("Job %s: %s", told.name, status.explain())
+        try:
+            if status.state == "succeeded":
+                return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))
+            codes = [*codes, int(event["exit_code"] or 1)]
+            decision = decide(codes, micro_batch_of(told), event.get("bad_nodes") or ())
+            self.log.info("Decision: %s", decision.why)
+            note_decision(run, self.key, event.get("attempt"), codes[-1], decision)
+            if not decision.again:
+                raise AirflowFailException(f"Job {told.name}: {status.explain()} Decision: {decision.why}")
+            self._begin(told.following(decision.changes, decision.avoid_nodes), codes, started)
+        except HyperclovaError as error:
+            raise as_airflow_error(error) from error
+
+    def _finished(self, house: Warehouse, outcome: Outcome) -> dict[str, Any]:
+        """Say how it ended; what the UI may know of it."""
+        from hyperclova_core.foundation.lineage import deliver
+
+        if outcome.reused:
+            self.log.info(
+                "Reused: made by run %s at %s",
+                outcome.dataset.attempt.get("run"),
+                outcome.dataset.attempt.get("committed_at"),
+            )
+        else:
+            deliver(house)
         return {
             "stage": self.key,
             "digest": outcome.dataset.manifest.digest,
@@ -94,3 +164,10 @@ class DeepSpeedJobOperator(BaseOperator):
 
         if self._spec is not None:
             LocalBackend().cancel(self._spec)
+
+
+def micro_batch_of(spec: TrainJobSpec) -> int | None:
+    """The micro-batch of an attempt, where it is a training."""
+    size = spec.effective_config().get("train", {}).get("size", {})
+    found = size.get("parallel", {}).get("micro_batch")
+    return int(found) if found is not None else None

@@ -1,17 +1,24 @@
-"""Why a job ended: exit codes, what they mean, and whether to try again."""
+"""Why a job ended: exit codes, what they mean, and what the next attempt changes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+FREE = 1_000
+"""Attempts after a cause that is nobody's fault."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A class of ends: its name, how often a job that ended so is tried again, and what a person can do."""
+    """A class of ends: its name, how often a job that ended so is tried again, what a person can do, and what the next attempt does."""
 
     name: str
     retries: int
     remedy: str
+    halve_micro_batch: bool = False
+    other_nodes: bool = False
 
 
 CAUSES: dict[int, Cause] = {
@@ -20,16 +27,72 @@ CAUSES: dict[int, Cause] = {
     65: Cause("data", 0, "correct the data that the message names"),
     66: Cause("gate failed", 0, "look at the Data Docs"),
     70: Cause("out of host memory", 1, "lower micro_batch, or give the job more memory"),
-    71: Cause("out of device memory", 1, "halve micro_batch, or spread the model over more devices"),
-    72: Cause("communication", 3, "look for the first rank that failed, else at the network"),
-    75: Cause("preempted after a checkpoint", 1_000, "nothing: it resumes"),
+    71: Cause(
+        "out of device memory",
+        1,
+        "halve micro_batch, or spread the model over more devices",
+        halve_micro_batch=True,
+    ),
+    72: Cause("communication", 3, "look for the first rank that failed, else at the network", other_nodes=True),
+    75: Cause("preempted after a checkpoint", FREE, "nothing: it resumes"),
+    124: Cause(
+        "deadline passed", 0, "give the job a later deadline, then start it again: it resumes from its last checkpoint"
+    ),
     137: Cause("killed", 1, "look for an out-of-memory kill on the machine"),
     143: Cause("ended by request", 0, "start it again: it resumes from its last checkpoint"),
 }
 
 UNKNOWN = Cause("unknown", 1, "see the end of the job's log")
+FINAL_CODES = frozenset((64, 65, 66, 70, 71, 72, 75))
+"""Codes that the launcher gives with a cause: the cluster need not try such a pod again by itself."""
 
 
 def cause_of(exit_code: int) -> Cause:
     """What an exit code means."""
     return CAUSES.get(exit_code, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows an attempt that failed.
+
+    Args:
+        again: whether there is another attempt; why: in words, for the log and the run.
+        changes: overrides of the next attempt's configuration; avoid_nodes: where it is not to run.
+    """
+
+    again: bool
+    why: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    avoid_nodes: tuple[str, ...] = ()
+
+
+def decide(codes: Sequence[int], micro_batch: int | None = None, nodes: Sequence[str] = ()) -> Decision:
+    """What to do after attempts that ended with `codes`, the last one last.
+
+    Args:
+        micro_batch: of the last attempt, for one that ran out of device memory.
+        nodes: that the last attempt ran on and that looked bad.
+    """
+    last = codes[-1]
+    cause = cause_of(last)
+    spent = sum(1 for code in codes if code == last)
+    if spent > cause.retries:
+        times = (
+            "it is not tried again"
+            if not cause.retries
+            else f"tried again {cause.retries} time{'s' if cause.retries > 1 else ''} already"
+        )
+        return Decision(False, f"{cause.name} ({last}): {times}; {cause.remedy}")
+    if cause.halve_micro_batch:
+        if not micro_batch or micro_batch < 2:
+            return Decision(
+                False, f"{cause.name} ({last}): micro_batch is {micro_batch}, it cannot be halved; {cause.remedy}"
+            )
+        half = micro_batch // 2
+        changes = {"train": {"size": {"parallel": {"micro_batch": half}}}}
+        return Decision(True, f"{cause.name} ({last}): again with micro_batch {half} instead of {micro_batch}", changes)
+    if cause.other_nodes and nodes:
+        return Decision(True, f"{cause.name} ({last}): again on other nodes than {', '.join(nodes)}", {}, tuple(nodes))
+    left = "" if cause.retries >= FREE else f", attempt {spent + 1} of {cause.retries + 1}"
+    return Decision(True, f"{cause.name} ({last}): again from the newest checkpoint{left}")

@@ -14,8 +14,10 @@ from hyperclova_core.foundation.errors import HyperclovaError, from_dict
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifact
 from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
 from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
+from hyperclova_core.jobs.causes import Decision
+from hyperclova_core.jobs.render import SCRATCH
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
 from hyperclova_core.training import stage as training
@@ -41,12 +43,17 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
         return JobPlan(key, plan, None)
     run.begin_stage(key, plan.target.uri)
     request = plan.request
-    output, checkpoints = storage.join(plan.target.uri, "attempts", ATTEMPT), None
+    recipe = recipe_of(run)
+    target = storage.join(plan.target.uri, "attempts", ATTEMPT)
+    output, checkpoints, publish = target, None, None
+    cluster = recipe.jobs.cluster if recipe.jobs.backend == "kubernetes" else None
     if storage.is_remote(
-        output
+        target
     ):  # a job writes to its machine's disk, and what it made is uploaded; checkpoints are safe at once
-        checkpoints = storage.join(output, "checkpoints")
+        checkpoints = storage.join(target, "checkpoints")
         output = storage.scratch_folder("jobs", plan.fingerprint)
+        if cluster is not None:
+            output, publish = f"{SCRATCH}/job", target
     name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
     if isinstance(request.config, TrainConfig):
         tags = {
@@ -54,19 +61,26 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
             "hyperclova.fingerprint": plan.fingerprint,
             "hyperclova.corpus_digest": request.inputs["serialize"].manifest.digest,
         }
-        recipe = recipe_of(run)
         card = {
             "recipe": recipe.name,
             "licences": {source.name: source.license or "unknown" for source in recipe.ingest.sources},
         }
         config = training.job_config(request.inputs, request.config, output, run.uri, tags, checkpoints, card)
         spec = TrainJobSpec(
-            name, training.PROGRAM, config.model_dump(mode="json"), output, request.config.size.parallel.processes
+            name,
+            training.PROGRAM,
+            config.model_dump(mode="json"),
+            output,
+            request.config.size.parallel.processes,
+            cluster=cluster,
+            publish=publish,
         )
     else:
         assert isinstance(request.config, EvaluateConfig)
         told = evaluation.job_config(request.inputs, request.config, output, request.seed)
-        spec = TrainJobSpec(name, evaluation.PROGRAM, told.model_dump(mode="json"), output, 0)
+        spec = TrainJobSpec(
+            name, evaluation.PROGRAM, told.model_dump(mode="json"), output, 0, cluster=cluster, publish=publish
+        )
     return JobPlan(key, plan, spec)
 
 
@@ -84,8 +98,12 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
         raise failure_of(job.spec, status)
     request, target = job.plan.request, job.plan.target
     # two machines may have made the same: what one uploads must not lie over what the other has committed
-    attempt = new_attempt() if storage.is_remote(target.uri) else ATTEMPT
-    storage.publish_folder(job.spec.output, storage.join(target.uri, "attempts", attempt), leave_out=("checkpoints",))
+    attempt = ATTEMPT
+    if storage.is_remote(target.uri) and job.spec.publish is None:
+        attempt = new_attempt()
+        storage.publish_folder(
+            job.spec.output, storage.join(target.uri, "attempts", attempt), leave_out=("checkpoints",)
+        )
     context = StageContext(
         request.definition.name,
         request.definition.version,
@@ -100,6 +118,14 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
     outcome = Outcome(dataset, reused, time.time() - started)
     record_outcome(warehouse, run, job.key, job.plan, outcome, started)
     return outcome
+
+
+def note_decision(run: RunFolder, key: str, attempt: int | None, code: int, decision: Decision) -> None:
+    """Keep what was decided after an attempt failed, in the run's folder: `jobs/KEY.json`."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    known = storage.read_json(path) if storage.exists(path) else []
+    known.append({"attempt": attempt, "exit_code": code, "again": decision.again, "why": decision.why, "at": now()})
+    storage.write_json(path, known)
 
 
 def failure_of(spec: TrainJobSpec, status: JobStatus | None) -> HyperclovaError:

@@ -19,6 +19,7 @@ from hyperclova_core.evaluation.config import EvaluateConfig
 from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.gates import GateConfig
+from hyperclova_core.jobs.cluster import JobsConfig
 from hyperclova_core.tokens.serialize import SerializeConfig
 from hyperclova_core.tokens.train_stage import TokenizerConfig
 from hyperclova_core.training.config import LadderConfig
@@ -58,6 +59,7 @@ class Recipe(Config):
     serialize: SerializeConfig = SerializeConfig()
     train: LadderConfig = LadderConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    jobs: JobsConfig = JobsConfig()
     refresh: RefreshConfig = RefreshConfig()
     gates: dict[str, GateConfig] = Field(default_factory=dict, description="stage → thresholds")
     retention_days: float = Field(

@@ -95,7 +95,12 @@ def _write_cause(output: str, known: HyperclovaError) -> None:
     rank = int(os.environ.get("RANK", "0"))
     storage.write_json(
         storage.join(output, f"cause-{rank}.json"),
-        {**known.to_dict(), "exit_code": known.exit_code, "time": time.time()},
+        {
+            **known.to_dict(),
+            "exit_code": known.exit_code,
+            "time": time.time(),
+            "attempt": os.environ.get("HYPERCLOVA_ATTEMPT", ""),
+        },
     )
 
 

@@ -1,0 +1,84 @@
+"""How a job's pods look on a Kubernetes cluster: what a recipe's `jobs.cluster` says. No secret is in it, only names of secrets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hyperclova_core.foundation.config import Config
+
+DAY = 86_400
+
+
+class Volume(Config):
+    """A claim that pods mount, such as the warehouse's."""
+
+    claim: str
+    path: str
+    read_only: bool = False
+
+
+class Toleration(Config):
+    """Of a node's taint."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class ClusterConfig(Config):
+    """Image, place, size and rights of a job's pods."""
+
+    image: str = Field(description="the trainer image, by digest or a tag that is never moved")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    namespace: str = "hyperclova"
+    service_account: str = "hyperclova-job"
+    kind: Literal["job", "jobset"] = Field("job", description="an Indexed Job with a headless Service, or a JobSet")
+    gang: Literal["none", "kueue", "volcano"] = Field("none", description="who starts all pods or none")
+    queue: str | None = Field(None, description="Kueue's LocalQueue, or Volcano's queue")
+    allow_partial_gang: bool = Field(
+        False, description="more than one node without a gang: some pods may hold devices for ever while others wait"
+    )
+    gpus_per_node: int = Field(0, ge=0, description="0: CPUs, `processes_per_node` of them")
+    gpu_resource: str = "nvidia.com/gpu"
+    processes_per_node: int = Field(0, ge=0, description="ranks of a pod; 0: one a GPU, or all of the job's")
+    cpu: str = "8"
+    memory: str = "32Gi"
+    shared_memory: str = Field("8Gi", description="of the pod's memory, for what its processes share")
+    scratch: str = Field("50Gi", description="the pod's own disk, for /tmp and what is on its way to an object store")
+    extra_resources: dict[str, str] = Field(default_factory=dict, description='such as rdma/hca: "1"')
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    one_node_a_pod: bool = Field(True, description="no two pods of a job on one node")
+    near: str | None = Field(None, description="topology key within which pods are kept together where they can be")
+    avoid_nodes: tuple[str, ...] = Field((), description="names of nodes that are not to be used")
+    priority_class: str | None = None
+    secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
+    volumes: tuple[Volume, ...] = ()
+    deadline_seconds: int = Field(7 * DAY, ge=60, description="of the whole job, from its start")
+    start_seconds: int = Field(1800, ge=10, description="pods that have not begun by then end the job, with the reason")
+    ttl_seconds: int = Field(DAY, ge=DAY, description="a finished job and its pods stay for so long, for their logs")
+    port: int = Field(29_500, ge=1024, le=65_535, description="where ranks meet, on the first pod")
+    user: int = Field(10_001, ge=1, description="numeric, never root")
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterConfig:
+        if self.gang == "kueue" and not self.queue:
+            raise ValueError("gang kueue needs `queue`, the name of a LocalQueue")
+        return self
+
+
+class JobsConfig(Config):
+    """Where GPU jobs of a recipe run."""
+
+    backend: Literal["local", "kubernetes"] = "local"
+    cluster: ClusterConfig | None = Field(None, description="for backend kubernetes")
+
+    @model_validator(mode="after")
+    def _check(self) -> JobsConfig:
+        if self.backend == "kubernetes" and self.cluster is None:
+            raise ValueError("backend kubernetes needs `cluster`, at least its image")
+        return self

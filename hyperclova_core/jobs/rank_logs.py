@@ -1,0 +1,80 @@
+"""All ranks' lines as they come: none lost, none twice, across readers that end and begin again; bounded in memory.
+
+Kubernetes gives a log from a second on, with the time of each line to the nanosecond. A reader remembers, a pod, the time of the last
+line it gave and how many lines had that time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hyperclova_core.jobs.kubernetes_api import Api, NotThereError
+from hyperclova_core.jobs.render import CONTAINER
+
+READ_BYTES, MOST_BYTES = 1 << 18, 1 << 25
+LINE_CHARACTERS = 4000
+_RANK = re.compile(r"^\[(?:rank )?\d+\]")
+
+
+class RankLogs:
+    """Lines of a job's pods.
+
+    Args:
+        marks: of an earlier reader, see `marks`.
+    """
+
+    def __init__(self, api: Api, namespace: str, pods: Sequence[str], marks: Mapping[str, Any] | None = None) -> None:
+        self._api, self._namespace, self.pods = api, namespace, list(pods)
+        self._marks: dict[str, dict[str, Any]] = {name: dict(mark) for name, mark in (marks or {}).items()}
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """Where each pod's log was read to, for a reader that goes on: plain JSON."""
+        return {name: dict(mark) for name, mark in self._marks.items()}
+
+    def read(self) -> Iterator[str]:
+        """What is new, pod by pod, each line with its rank in front; every line given is marked as given."""
+        for number, pod in enumerate(self.pods):
+            yield from self._read_pod(pod, number)
+
+    def _read_pod(self, pod: str, number: int) -> Iterator[str]:
+        most = READ_BYTES
+        while True:
+            mark = self._marks.get(pod, {"time": "", "count": 0})
+            since = f"{mark['time'].partition('.')[0].rstrip('Z')}Z" if mark["time"] else None
+            try:
+                text = self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
+            except NotThereError:
+                return
+            full = len(text.encode()) >= most
+            lines = text.split("\n")
+            if full or text and not text.endswith("\n"):
+                lines = lines[:-1]  # cut in the middle, or still being written
+            given = False
+            at_mark = 0
+            for line in lines:
+                time, _, words = line.partition(" ")
+                if not time or time < mark["time"]:
+                    continue
+                if time == mark["time"]:
+                    at_mark += 1
+                    if at_mark <= mark["count"]:
+                        continue
+                current = self._marks.get(pod, mark)
+                count = current["count"] + 1 if current["time"] == time else 1
+                self._marks[pod] = {"time": time, "count": count}
+                given = True
+                yield _labelled(words[:LINE_CHARACTERS], number)
+            if not full:
+                return
+            if not given:  # all that was read is known: more in one second than a read takes
+                if most >= MOST_BYTES:
+                    return
+                most *= 4
+
+
+def _labelled(words: str, number: int) -> str:
+    """torchrun says which rank a line is of; a line of the launcher's own is the pod's."""
+    return words if _RANK.match(words) else f"[pod {number}] {words}"

@@ -1,0 +1,630 @@
+"""A small double of a Kubernetes cluster: an API server over HTTP, a Job controller, a scheduler, and a kubelet that runs containers
+as processes of this machine. It does what a real 1.36 server did when the same calls were made (tests/jobs/test_conformance.py runs
+against either), and breaks what it is told to break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+GROUPS = {
+    "jobs": "batch/v1",
+    "pods": "v1",
+    "services": "v1",
+    "configmaps": "v1",
+    "events": "v1",
+    "secrets": "v1",
+    "jobsets": "jobset.x-k8s.io/v1alpha2",
+    "podgroups": "scheduling.volcano.sh/v1beta1",
+}
+KINDS = {
+    "jobs": "Job",
+    "pods": "Pod",
+    "services": "Service",
+    "configmaps": "ConfigMap",
+    "events": "Event",
+    "secrets": "Secret",
+    "jobsets": "JobSet",
+    "podgroups": "PodGroup",
+}
+INDEX = "batch.kubernetes.io/job-completion-index"
+TICK = 0.05
+
+
+def stamp(nanoseconds: int | None = None) -> str:
+    """A time as the API writes it; with nanoseconds as the kubelet writes it before a line."""
+    if nanoseconds is None:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    whole = datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{nanoseconds % 10**9:09d}Z"
+
+
+@dataclass
+class Fault:
+    """Break requests that match: answer with a status, or cut the connection (status 0); so many times."""
+
+    method: str
+    path: str
+    status: int
+    times: int = 1
+    after: bool = False  # the server does what it is asked, and the reply is lost
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Container:
+    """A running container: its process, and its lines with their times."""
+
+    process: subprocess.Popen[str]
+    lines: list[tuple[int, str]] = field(default_factory=list)
+    reader: threading.Thread | None = None
+    termination_log: str = ""
+    doomed: str | None = None
+
+
+class FakeCluster:
+    """Use as a context manager; `url` is the server's."""
+
+    def __init__(self, folder: Path, nodes: dict[str, dict[str, int]] | None = None) -> None:
+        self.folder = folder
+        self.nodes = nodes or {"node-a": {"nvidia.com/gpu": 8}, "node-b": {"nvidia.com/gpu": 8}}
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        self.absent_images: set[str] = set()
+        self.namespaces: dict[str, set[str]] = {"hyperclova": set()}
+        self.quota: dict[str, int] = {}
+        self.containers: dict[tuple[str, str], Container] = {}
+        self.environment: dict[str, str] = {}
+        self.ports: dict[str, int] = {}
+        self._version = 0
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._controller = threading.Thread(target=self._control, daemon=True)
+        self._ready = threading.Event()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> FakeCluster:
+        self._thread.start()
+        self._ready.wait(10)
+        self._controller.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._controller.join(10)
+        for container in self.containers.values():
+            _end_group(container.process, signal.SIGKILL)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def client(self) -> Any:
+        """The official client, configured for this server."""
+        from kubernetes import client
+
+        configuration = client.Configuration(host=self.url)
+        configuration.api_key = {"authorization": "Bearer test"}
+        configuration.retries = False
+        return client.ApiClient(configuration)
+
+    # what tests do to it
+
+    def break_requests(
+        self, method: str, path: str, status: int, times: int = 1, after: bool = False, **headers: str
+    ) -> None:
+        """Break the next requests that match."""
+        self.faults.append(
+            Fault(method, path, status, times, after, {key.replace("_", "-"): value for key, value in headers.items()})
+        )
+
+    def pods(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """Copies of all pods."""
+        with self._lock:
+            found = [copy.deepcopy(item) for (plural, _, _), item in self.objects.items() if plural == "pods"]
+        return [pod for pod in found if phase is None or pod["status"]["phase"] == phase]
+
+    def find(self, plural: str, name: str, namespace: str = "hyperclova") -> dict[str, Any] | None:
+        """A copy of an object."""
+        with self._lock:
+            return copy.deepcopy(self.objects.get((plural, namespace, name)))
+
+    def kill_container(self, pod: str, reason: str = "OOMKilled") -> None:
+        """As the kernel does when a container is over its limit."""
+        container = self.containers["hyperclova", pod]
+        container.doomed = reason
+        _end_group(container.process, signal.SIGKILL)
+
+    def disrupt(self, pod: str, reason: str = "PreemptionByScheduler") -> None:
+        """Take a pod away: a condition says why, its container has its grace time."""
+        with self._lock:
+            item = self.objects["pods", "hyperclova", pod]
+            item["status"].setdefault("conditions", []).append(
+                {
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": reason,
+                    "message": "preempted",
+                    "lastTransitionTime": stamp(),
+                }
+            )
+        container = self.containers.get(("hyperclova", pod))
+        if container is not None:
+            container.process.terminate()
+
+    def lose(self, pod: str) -> None:
+        """A pod that is gone at once, with its node."""
+        with self._lock:
+            self.objects.pop(("pods", "hyperclova", pod), None)
+        container = self.containers.pop(("hyperclova", pod), None)
+        if container is not None:
+            _end_group(container.process, signal.SIGKILL)
+
+    def admit(self, job: str) -> None:
+        """What Kueue does when there is room: the job is no longer suspended."""
+        with self._lock:
+            self.objects["jobs", "hyperclova", job]["spec"]["suspend"] = False
+
+    # the server
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None)
+        self._loop.run_until_complete(runner.setup())
+        self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", self.port).start())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.method, request.path))
+        body = (
+            await request.json()
+            if request.can_read_body and request.method in ("POST", "PATCH", "PUT", "DELETE")
+            else None
+        )
+        fault = next(
+            (f for f in self.faults if f.times and f.method == request.method and re.search(f.path, request.path)), None
+        )
+        if fault is not None:
+            fault.times -= 1
+            if fault.after:
+                self._handle(request.method, request.path, dict(request.query), body)
+            if fault.status == 0:
+                assert request.transport is not None
+                request.transport.close()
+            return web.json_response(
+                _status(fault.status, "injected"), status=fault.status or 500, headers=fault.headers
+            )
+        status, answer = self._handle(request.method, request.path, dict(request.query), body)
+        if isinstance(answer, str):
+            return web.Response(text=answer, status=status)
+        return web.json_response(answer, status=status)
+
+    def _handle(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        found = re.fullmatch(
+            r"/(?:api/v1|apis/([\w.-]+/\w+))/namespaces/([\w-]+)/(\w+)(?:/([\w.-]+))?(?:/(\w+))?", path
+        )
+        if not found or found[3] not in GROUPS or (found[1] or "v1") != GROUPS[found[3]]:
+            return 404, _status(404, "the server could not find the requested resource")
+        _, namespace, plural, name, sub = found.groups()
+        if namespace not in self.namespaces:
+            return 403, _status(
+                403, f'{plural} is forbidden: User "test" cannot do this in the namespace "{namespace}"'
+            )
+        with self._lock:
+            if sub == "log":
+                return self._log(namespace, name, query)
+            if method == "GET" and name is None:
+                return 200, self._list(namespace, plural, query)
+            if method == "POST":
+                return self._create(namespace, plural, body)
+            key = (plural, namespace, name)
+            if key not in self.objects:
+                return 404, _status(404, f'{plural} "{name}" not found')
+            if method == "GET":
+                return 200, copy.deepcopy(self.objects[key])
+            if method == "PATCH":
+                _merge(self.objects[key], body)
+                self._touch(self.objects[key])
+                return 200, copy.deepcopy(self.objects[key])
+            if method == "DELETE":
+                self._delete(key)
+                return 200, _status(200, "")
+        return 405, _status(405, "method not allowed")
+
+    def _list(self, namespace: str, plural: str, query: dict[str, str]) -> dict[str, Any]:
+        wanted = [part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part]
+        items = []
+        for (kind, place, _), item in sorted(self.objects.items()):
+            labels = item["metadata"].get("labels") or {}
+            if kind == plural and place == namespace and all(labels.get(key) == value for key, value in wanted):
+                items.append(copy.deepcopy(item))
+        limit, start = int(query.get("limit", "0") or 0), int(query.get("continue", "0") or 0)
+        page = items[start : start + limit] if limit else items[start:]
+        more = str(start + limit) if limit and start + limit < len(items) else ""
+        return {
+            "kind": f"{KINDS[plural]}List",
+            "apiVersion": GROUPS[plural],
+            "metadata": {"resourceVersion": str(self._version), "continue": more},
+            "items": page,
+        }
+
+    def _create(self, namespace: str, plural: str, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body["metadata"]["name"]
+        if (plural, namespace, name) in self.objects:
+            return 409, _status(409, f'{plural} "{name}" already exists')
+        if len(name) > 63:
+            return 422, _status(
+                422, f'{KINDS[plural]} "{name}" is invalid: metadata.name: must be no more than 63 characters'
+            )
+        if plural == "jobs" and body["spec"]["template"]["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
+            return 422, _status(422, "spec.template.spec.restartPolicy: Required value")
+        item = copy.deepcopy(body)
+        item["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": stamp(), "namespace": namespace}
+        if plural == "jobs":
+            item.setdefault("status", {})
+        self._touch(item)
+        self.objects[plural, namespace, name] = item
+        return 201, copy.deepcopy(item)
+
+    def _touch(self, item: dict[str, Any]) -> None:
+        self._version += 1
+        item["metadata"]["resourceVersion"] = str(self._version)
+
+    def _delete(self, key: tuple[str, str, str]) -> None:
+        item = self.objects[key]
+        uid = item["metadata"]["uid"]
+        if key[0] == "pods":
+            container = self.containers.get((key[1], key[2]))
+            if container is not None and container.process.poll() is None:
+                item["metadata"]["deletionTimestamp"] = stamp()
+                container.process.terminate()
+                return
+        del self.objects[key]
+        for other, owned in list(self.objects.items()):
+            owners = owned["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == uid for owner in owners) and other in self.objects:
+                self._delete(other)
+
+    def _log(self, namespace: str, name: str, query: dict[str, str]) -> tuple[int, Any]:
+        if ("pods", namespace, name) not in self.objects:
+            return 404, _status(404, f'pods "{name}" not found')
+        container = self.containers.get((namespace, name))
+        if container is None:
+            return 400, _status(
+                400, f'container "{query.get("container")}" in pod "{name}" is waiting to start: ContainerCreating'
+            )
+        since = query.get("sinceTime")
+        begin = int(datetime.fromisoformat(since.replace("Z", "+00:00")).timestamp()) * 10**9 if since else 0
+        text = "".join(f"{stamp(at)} {line}\n" for at, line in list(container.lines) if at >= begin)
+        limit = int(query.get("limitBytes", "0") or 0)
+        return 200, text.encode()[:limit].decode("utf-8", "ignore") if limit else text
+
+    # controllers
+
+    def _control(self) -> None:
+        while not self._over.wait(TICK):
+            with self._lock:
+                for (plural, namespace, _), item in list(self.objects.items()):
+                    if plural == "jobs":
+                        self._reconcile(namespace, item)
+                for (plural, namespace, name), item in list(self.objects.items()):
+                    if plural == "pods":
+                        self._kubelet(namespace, name, item)
+
+    def _event(self, namespace: str, target: dict[str, Any], reason: str, message: str) -> None:
+        name = f"{target['metadata']['name']}.{reason}"
+        self.objects["events", namespace, name] = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace, "uid": name},
+            "involvedObject": {"kind": target["kind"], "name": target["metadata"]["name"]},
+            "reason": reason,
+            "message": message,
+            "type": "Warning",
+        }
+
+    def _reconcile(self, namespace: str, job: dict[str, Any]) -> None:
+        status, spec = job["status"], job["spec"]
+        if any(item["type"] in ("Complete", "Failed") for item in status.get("conditions", ())) or spec.get("suspend"):
+            return
+        status.setdefault("startTime", stamp())
+        name = job["metadata"]["name"]
+        mine = [
+            pod
+            for (plural, place, _), pod in self.objects.items()
+            if plural == "pods" and place == namespace and pod["metadata"]["labels"].get("job-name") == name
+        ]
+        made = {pod["metadata"]["labels"][INDEX]: pod for pod in mine}
+        known = status.setdefault("fakePods", [])
+        for pod in mine:
+            if pod["status"]["phase"] == "Failed":
+                self._fail(job, pod)
+                return
+        if [index for index in known if index not in made]:
+            self._finish(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+            return
+        if len([pod for pod in mine if pod["status"]["phase"] == "Succeeded"]) == spec["completions"]:
+            self._finish(job, "Complete", "", "")
+            return
+        for index in range(spec["completions"]):
+            if str(index) not in made and self._may_make(namespace, job):
+                known.append(str(index))
+                self._make_pod(namespace, job, index)
+
+    def _may_make(self, namespace: str, job: dict[str, Any]) -> bool:
+        requests = job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
+        for resource, most in self.quota.items():
+            if int(requests.get(resource, 0)) > most:
+                self._event(
+                    namespace,
+                    job,
+                    "FailedCreate",
+                    f"Error creating: pods is forbidden: exceeded quota: compute, requested: {resource}={requests[resource]}, limited: {resource}={most}",
+                )
+                return False
+        return True
+
+    def _make_pod(self, namespace: str, job: dict[str, Any], index: int) -> None:
+        name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
+        template = copy.deepcopy(job["spec"]["template"])
+        labels = {**template["metadata"].get("labels", {}), "job-name": job["metadata"]["name"], INDEX: str(index)}
+        annotations = {**template["metadata"].get("annotations", {}), INDEX: str(index)}
+        self.objects["pods", namespace, name] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": str(uuid.uuid4()),
+                "creationTimestamp": stamp(),
+                "labels": labels,
+                "annotations": annotations,
+                "ownerReferences": [{"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}],
+            },
+            "spec": {**template["spec"], "hostname": f"{job['metadata']['name']}-{index}"},
+            "status": {"phase": "Pending", "conditions": []},
+        }
+
+    def _fail(self, job: dict[str, Any], pod: dict[str, Any]) -> None:
+        """Failed by its podFailurePolicy, else by its backoff limit of nothing; its other pods are ended."""
+        code = next(
+            (
+                c["state"]["terminated"]["exitCode"]
+                for c in pod["status"].get("containerStatuses", ())
+                if "terminated" in c["state"]
+            ),
+            None,
+        )
+        disrupted = any(item["type"] == "DisruptionTarget" for item in pod["status"]["conditions"])
+        reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+        for number, rule in enumerate(job["spec"]["podFailurePolicy"]["rules"]):
+            by_code = code is not None and code in rule.get("onExitCodes", {}).get("values", ())
+            if by_code or (disrupted and rule.get("onPodConditions")):
+                reason = "PodFailurePolicy"
+                message = f"Container job for pod hyperclova/{pod['metadata']['name']} failed with exit code {code} matching FailJob rule at index {number}"
+                break
+        self._finish(job, "Failed", reason, message)
+        for (plural, place, name), other in list(self.objects.items()):
+            if (
+                plural == "pods"
+                and other["metadata"]["labels"].get("job-name") == job["metadata"]["name"]
+                and other["status"]["phase"] == "Running"
+            ):
+                container = self.containers.get((place, name))
+                if container is not None:
+                    container.process.terminate()
+
+    def _finish(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
+        job["status"].setdefault("conditions", []).append(
+            {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": stamp()}
+        )
+        job["status"]["completionTime"] = stamp()
+        self._touch(job)
+
+    def _kubelet(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
+        status = pod["status"]
+        if status["phase"] == "Pending":
+            if not self._schedule(pod):
+                return
+            problem = self._problem(namespace, pod)
+            if problem:
+                status["containerStatuses"] = [
+                    {"name": "job", "state": {"waiting": {"reason": problem[0], "message": problem[1]}}}
+                ]
+                return
+            self._start(namespace, name, pod)
+        elif status["phase"] == "Running":
+            container = self.containers[namespace, name]
+            code = container.process.poll()
+            if code is None:
+                return
+            if container.reader is not None:
+                container.reader.join(5)
+            told = Path(container.termination_log).read_text() if Path(container.termination_log).exists() else ""
+            ended = {
+                "exitCode": 128 - code if code < 0 else code,
+                "reason": container.doomed or ("Completed" if code == 0 else "Error"),
+                "finishedAt": stamp(),
+                "message": told,
+            }
+            status["containerStatuses"] = [{"name": "job", "state": {"terminated": ended}}]
+            status["phase"] = "Succeeded" if code == 0 else "Failed"
+            self._touch(pod)
+            if pod["metadata"].get("deletionTimestamp"):
+                self.objects.pop(("pods", namespace, name), None)
+
+    def _schedule(self, pod: dict[str, Any]) -> bool:
+        if pod["spec"].get("nodeName"):
+            return True
+        requests = pod["spec"]["containers"][0]["resources"]["requests"]
+        selector = pod["spec"].get("nodeSelector") or {}
+        reasons: list[str] = []
+        for node, capacity in self.nodes.items():
+            if any(key != "kubernetes.io/hostname" or value != node for key, value in selector.items()):
+                reasons.append("node(s) didn't match Pod's node affinity/selector")
+                continue
+            short = [
+                resource
+                for resource, most in capacity.items()
+                if int(requests.get(resource, 0)) + self._used(node, resource) > most
+            ]
+            if short:
+                reasons += [f"Insufficient {resource}" for resource in short]
+                continue
+            pod["spec"]["nodeName"] = node
+            pod["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
+            return True
+        counts = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
+        message = f"0/{len(self.nodes)} nodes are available: {counts}."
+        pod["status"]["conditions"] = [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        ]
+        return False
+
+    def _used(self, node: str, resource: str) -> int:
+        return sum(
+            int(pod["spec"]["containers"][0]["resources"]["requests"].get(resource, 0))
+            for (plural, _, _), pod in self.objects.items()
+            if plural == "pods"
+            and pod["spec"].get("nodeName") == node
+            and pod["status"]["phase"] in ("Pending", "Running")
+        )
+
+    def _problem(self, namespace: str, pod: dict[str, Any]) -> tuple[str, str] | None:
+        container = pod["spec"]["containers"][0]
+        if container["image"] in self.absent_images:
+            return "ErrImagePull", f'failed to pull image "{container["image"]}": not found'
+        for source in container.get("envFrom", ()):
+            if ("secrets", namespace, source["secretRef"]["name"]) not in self.objects:
+                return "CreateContainerConfigError", f'secret "{source["secretRef"]["name"]}" not found'
+        return None
+
+    def _start(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
+        """Run the container's command here, with its folders mapped below ours."""
+        body = pod["spec"]["containers"][0]
+        root = self.folder / name
+        mapped: dict[str, str] = {}
+        for mount in body["volumeMounts"]:
+            volume = next(item for item in pod["spec"]["volumes"] if item["name"] == mount["name"])
+            place = root / mount["name"]
+            place.mkdir(parents=True, exist_ok=True)
+            if "configMap" in volume:
+                for file, content in self.objects["configmaps", namespace, volume["configMap"]["name"]]["data"].items():
+                    (place / file).write_text(content)
+            mapped[mount["mountPath"]] = str(place)
+
+        def local(text: str) -> str:
+            for inside, outside in mapped.items():
+                if text == inside or text.startswith(f"{inside}/"):
+                    return outside + text[len(inside) :]
+            return text
+
+        environment = {**os.environ, **self.environment}
+        for item in body["env"]:
+            value = item.get("value")
+            if value is None:
+                path = item["valueFrom"]["fieldRef"]["fieldPath"]
+                value = pod["metadata"]["annotations"][INDEX] if "annotations" in path else pod["spec"]["nodeName"]
+            environment[item["name"]] = local(str(value))
+        meeting = environment.get("HYPERCLOVA_RENDEZVOUS", "")
+        if meeting:  # the cluster's DNS, in one line
+            environment["HYPERCLOVA_RENDEZVOUS"] = f"127.0.0.1:{self._port_of(meeting)}"
+        termination = root / "termination-log"
+        termination.touch()
+        environment["HYPERCLOVA_TERMINATION_LOG"] = str(termination)
+        command = [sys.executable if part == "python" else local(part) for part in body["command"]]
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            errors="replace",
+        )
+        container = Container(process, termination_log=str(termination))
+        container.reader = threading.Thread(target=_read_lines, args=(container,), daemon=True)
+        container.reader.start()
+        self.containers[namespace, name] = container
+        pod["status"] |= {
+            "phase": "Running",
+            "startTime": stamp(),
+            "containerStatuses": [{"name": "job", "state": {"running": {"startedAt": stamp()}}}],
+        }
+        self._touch(pod)
+
+    def _port_of(self, meeting: str) -> int:
+        if meeting not in self.ports:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.ports[meeting] = int(probe.getsockname()[1])
+        return self.ports[meeting]
+
+
+def _read_lines(container: Container) -> None:
+    assert container.process.stdout is not None
+    last = 0
+    for line in container.process.stdout:
+        last = max(last + 1, time.time_ns())
+        container.lines.append((last, line.rstrip("\n")))
+
+
+def _end_group(process: subprocess.Popen[str], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _status(code: int, message: str) -> dict[str, Any]:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure" if code >= 400 else "Success",
+        "message": message,
+        "code": code,
+    }
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            base.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = copy.deepcopy(value)
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for something to be true; what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+    return found

@@ -1,0 +1,520 @@
+"""Jobs on a cluster: manifests as golden files, states, adoption, retries by cause, logs of all ranks; on a double of a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from hyperclova_core.foundation.config import parse
+from hyperclova_core.foundation.errors import ConfigError, TransientError
+from hyperclova_core.jobs.causes import decide
+from hyperclova_core.jobs.cluster import ClusterConfig
+from hyperclova_core.jobs.kubernetes_api import Api
+from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.kubernetes_state import scheduling
+from hyperclova_core.jobs.launcher import own_address
+from hyperclova_core.jobs.rank_logs import RankLogs
+from hyperclova_core.jobs.render import attempt_name, render
+from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
+from tests.jobs.fake_cluster import FakeCluster, until
+
+GOLDEN = Path(__file__).parent / "golden"
+VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
+
+PROGRAM = """
+import argparse, json, os, signal, sys, time
+parser = argparse.ArgumentParser(); parser.add_argument("--config"); options = parser.parse_args()
+config = json.load(open(options.config))
+rank = os.environ.get("RANK", os.environ.get("HYPERCLOVA_NODE", "0"))
+print("hello from", rank, flush=True)
+for number in range(config.get("lines", 0)):
+    print("line", number, flush=True)
+    time.sleep(config.get("pause", 0))
+def stop(number, frame):
+    print("saving", flush=True); time.sleep(0.2); sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+if config.get("cause") and rank == str(config.get("bad", 0)):
+    json.dump({"time": time.time(), **config["cause"]}, open(config["output"] + "/cause-" + rank + ".json", "w"))
+    sys.exit(1)
+time.sleep(config.get("seconds", 0))
+if rank == "0":
+    json.dump({"rank": rank}, open(config["output"] + "/result.json", "w"))
+"""
+
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "one-pod": (1, {"image": "trainer:1"}),
+    "eight-gpus": (
+        8,
+        {
+            "image": "trainer@sha256:abc",
+            "gpus_per_node": 8,
+            "cpu": "96",
+            "memory": "1Ti",
+            "shared_memory": "64Gi",
+            "priority_class": "training",
+        },
+    ),
+    "kueue": (
+        32,
+        {
+            "image": "trainer:1",
+            "gpus_per_node": 8,
+            "gang": "kueue",
+            "queue": "research",
+            "extra_resources": {"rdma/hca": "1"},
+            "near": "topology.kubernetes.io/zone",
+            "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+            "node_selector": {"accelerator": "a100-80g"},
+            "secrets": ["s3-credentials"],
+            "image_pull_secrets": ["registry"],
+        },
+    ),
+    "volcano": (
+        16,
+        {
+            "image": "trainer:1",
+            "gpus_per_node": 8,
+            "gang": "volcano",
+            "queue": "default",
+            "volumes": [
+                {"claim": "warehouse", "path": "/warehouse"},
+                {"claim": "corpora", "path": "/corpora", "read_only": True},
+            ],
+        },
+    ),
+    "jobset": (
+        16,
+        {
+            "image": "trainer:1",
+            "gpus_per_node": 8,
+            "kind": "jobset",
+            "gang": "kueue",
+            "queue": "research",
+            "avoid_nodes": ["node-7"],
+        },
+    ),
+}
+
+
+def spec(name: str = "train-15k-0123456789", processes: int = 1, **cluster: Any) -> TrainJobSpec:
+    return TrainJobSpec(
+        name,
+        "hyperclova_core.training.rank",
+        {"train": {"size": {"name": "15k"}}},
+        "/warehouse/out",
+        processes,
+        environment={"MLFLOW_TRACKING_URI": "http://mlflow:5000"},
+        cluster=ClusterConfig.model_validate({"image": "trainer:1", **cluster}),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_what_they_were_and_valid_in_every_version(case: str) -> None:
+    processes, cluster = CASES[case]
+    objects = render(spec(processes=processes, **cluster), 2)
+    path = GOLDEN / f"{case}.json"
+    text = json.dumps(objects, indent=1, sort_keys=True) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), "a change of manifests is a decision: UPDATE_GOLDEN=1 renews them"
+    for item in objects:
+        for version in VERSIONS:
+            if item["kind"] in ("Job", "ConfigMap", "Service"):
+                kubernetes_validate.validate(item, version, strict=True)
+        if item["kind"] == "JobSet":  # what it holds is a Job's specification
+            for replicated in item["spec"]["replicatedJobs"]:
+                job = {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "metadata": {"name": "x"},
+                    "spec": replicated["template"]["spec"],
+                }
+                for version in VERSIONS:
+                    kubernetes_validate.validate(job, version, strict=True)
+
+
+def test_no_container_may_do_more_than_it_must() -> None:
+    for processes, cluster in CASES.values():
+        job = render(spec(processes=processes, **cluster), 1)[-1]
+        body = job["spec"]["replicatedJobs"][0]["template"]["spec"] if job["kind"] == "JobSet" else job["spec"]
+        pod = body["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert pod["terminationGracePeriodSeconds"] > 60
+
+
+def test_names_fit_hosts_and_stay_apart() -> None:
+    assert cluster_name("train-15k-abc") == "train-15k-abc"
+    long = "train-" + "x" * 80
+    assert len(cluster_name(long)) <= 48
+    assert cluster_name(long) != cluster_name(long + "y")
+    assert cluster_name("Train 1.5M") != cluster_name("train-1-5m")
+    assert cluster_name("15k").startswith("j-15k")
+    assert len(f"{attempt_name(spec(name=long), 12)}-n-0-999") <= 63
+    with pytest.raises(ConfigError, match="no letter or digit"):
+        cluster_name("한글")
+
+
+@pytest.mark.parametrize(
+    ("processes", "cluster", "message"),
+    [
+        (16, {"gpus_per_node": 8}, "Several nodes without a gang"),
+        (12, {"gpus_per_node": 8, "allow_partial_gang": True}, "The ranks do not fill their pods"),
+        (
+            16,
+            {"gpus_per_node": 4, "processes_per_node": 8, "allow_partial_gang": True},
+            "A pod has more ranks than devices",
+        ),
+    ],
+)
+def test_gangs_that_would_stand_still_are_refused(processes: int, cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        render(spec(processes=processes, **cluster), 1)
+
+
+def test_cluster_settings_are_checked_with_the_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(ClusterConfig, {"image": "x", "ttl_seconds": 60, "user": 0, "gang": "kueu"}, "test")
+    for words in ("ttl_seconds", "user", "gang"):
+        assert words in caught.value.why
+    with pytest.raises(ConfigError, match="cluster is not valid"):
+        parse(ClusterConfig, {"image": "x", "gang": "kueue"}, "test")
+
+
+def test_the_hash_leaves_out_what_an_attempt_overrides() -> None:
+    first = spec()
+    second = first.following({"train": {"size": {"parallel": {"micro_batch": 2}}}}, ["node-a"])
+    assert second.hash == first.hash
+    assert second.effective_config()["train"]["size"] == {"name": "15k", "parallel": {"micro_batch": 2}}
+    assert TrainJobSpec.from_dict(json.loads(json.dumps(second.to_dict()))) == second
+    assert spec(cpu="9").hash != first.hash
+    affinity = render(second, 2)[-1]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    assert affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchExpressions"][0][
+        "values"
+    ] == ["node-a"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "again", "words"),
+    [
+        ([64], False, "configuration"),
+        ([65], False, "not tried again"),
+        ([75] * 20, True, "again from the newest checkpoint"),
+        ([70], True, "attempt 2 of 2"),
+        ([70, 75, 70], False, "tried again 1 time already"),
+        ([71], True, "micro_batch 4 instead of 8"),
+        ([71, 71], False, "out of device memory"),
+        ([72], True, "on other nodes than node-a"),
+        ([72] * 4, False, "tried again 3 times already"),
+        ([1], True, "unknown"),
+        ([1, 1], False, "see the end of the job's log"),
+        ([143], False, "ended by request"),
+        ([124], False, "deadline"),
+    ],
+)
+def test_what_follows_a_failure_depends_on_its_cause(codes: list[int], again: bool, words: str) -> None:
+    found = decide(codes, micro_batch=8, nodes=["node-a"])
+    assert found.again is again
+    assert words in found.why
+    assert not decide([71], micro_batch=1).again
+    assert found.changes == ({"train": {"size": {"parallel": {"micro_batch": 4}}}} if codes == [71] else {})
+
+
+def test_the_scheduler_is_quoted_with_the_resource_that_is_short() -> None:
+    message = "0/3 nodes are available: 1 node(s) had untolerated taint {x: y}, 2 Insufficient nvidia.com/gpu."
+    assert scheduling(message).startswith("too little nvidia.com/gpu; nodes have taints")
+
+
+# on a cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[FakeCluster]:
+    (tmp_path / "job_program_for_clusters.py").write_text(PROGRAM)
+    with FakeCluster(tmp_path / "kubelet") as found:
+        found.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
+        yield found
+
+
+@pytest.fixture
+def backend(cluster: FakeCluster) -> KubernetesBackend:
+    return KubernetesBackend(Api(cluster.client(), sleep=lambda seconds: None))
+
+
+def job(
+    folder: Path, name: str = "job-one", processes: int = 0, cluster: dict[str, Any] | None = None, **config: Any
+) -> TrainJobSpec:
+    output = str(folder / "out")
+    settings = ClusterConfig.model_validate({"image": "trainer:1", "one_node_a_pod": False, **(cluster or {})})
+    return TrainJobSpec(
+        name,
+        "job_program_for_clusters",
+        {"output": output, **config},
+        output,
+        processes,
+        grace_seconds=3,
+        cluster=settings,
+    )
+
+
+def ended(backend: KubernetesBackend, spec: TrainJobSpec) -> Any:
+    return until(lambda: (status := backend.get(spec)).state != "running" and status)
+
+
+def test_a_job_ends_well_and_is_adopted_while_it_runs_and_after(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, seconds=0.5)
+    assert backend.get(one).state == "absent"
+    assert backend.submit(one)
+    assert not backend.submit(one), "adopted"
+    assert ended(backend, one).state == "succeeded"
+    assert not backend.submit(one), "done already"
+    logs = backend.tail(one)
+    assert list(logs.read()) == ["[pod 0] hello from 0"]
+    assert (tmp_path / "out" / "result.json").exists()
+    service = cluster.find("services", "job-one-a1")
+    assert service is not None
+    assert service["metadata"]["ownerReferences"][0]["name"] == "job-one-a1"
+    backend.cancel(one)
+    assert cluster.find("services", "job-one-a1") is None, "what belongs to the job goes with it"
+
+
+def test_another_specification_of_that_name_is_refused_with_what_differs(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    backend.submit(job(tmp_path, seconds=30))
+    with pytest.raises(ConfigError, match="Another job of this name runs") as caught:
+        backend.submit(job(tmp_path, seconds=31))
+    assert "config.seconds is 30 there, 31 here" in caught.value.why
+
+
+def test_the_cause_of_the_rank_that_failed_is_told_with_its_pod(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    cause = {
+        "type": "DataError",
+        "what": "Token id 9 is beyond the vocabulary",
+        "where": "shard 3",
+        "why": "",
+        "remedy": "serialize again",
+        "exit_code": 65,
+    }
+    one = job(tmp_path, cause=cause)
+    backend.submit(one)
+    status = ended(backend, one)
+    assert status.exit_code == 65
+    assert "shard 3" in status.explain()
+    state = backend.state(one)
+    assert state is not None
+    assert state.failed_pod is not None
+    found = cluster.find("jobs", "job-one-a1")
+    assert found is not None
+    assert found["status"]["conditions"][0]["reason"] == "PodFailurePolicy"
+    assert backend.submit(one), "a retry is another attempt"
+    assert cluster.find("jobs", "job-one-a2") is not None
+
+
+def test_a_container_killed_for_its_memory_and_a_pod_taken_away(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, seconds=60)
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    until(lambda: cluster.containers["hyperclova", pod].lines)
+    cluster.kill_container(pod)
+    status = ended(backend, one)
+    assert status.exit_code == 70
+    assert "OOMKilled" in status.explain()
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    until(lambda: cluster.containers["hyperclova", pod].lines)
+    cluster.disrupt(pod)
+    status = ended(backend, one)
+    assert status.exit_code == 75
+    assert "PreemptionByScheduler" in status.explain()
+
+
+def test_a_pod_that_is_gone_with_its_node_is_communication(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, seconds=60)
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    cluster.lose(pod)
+    status = ended(backend, one)
+    assert status.exit_code == 72
+    assert "1 of the job's 1 pods is gone" in status.explain()
+
+
+def test_a_gang_waits_suspended_until_it_is_admitted(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, cluster={"gang": "kueue", "queue": "research"})
+    backend.submit(one)
+    state = backend.state(one)
+    assert state is not None
+    assert state.phase == "queued"
+    assert cluster.pods() == []
+    cluster.admit("job-one-a1")
+    assert ended(backend, one).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("settings", "prepare", "words"),
+    [
+        ({"image": "absent:1"}, lambda c: c.absent_images.add("absent:1"), "the image cannot be pulled"),
+        ({"secrets": ["nothing"]}, lambda c: None, 'secret "nothing" not found'),
+        ({"gpus_per_node": 9}, lambda c: None, "too little nvidia.com/gpu"),
+        ({"node_selector": {"zone": "moon"}}, lambda c: None, "no node matches the node selector"),
+        ({"gpus_per_node": 2}, lambda c: c.quota.update({"nvidia.com/gpu": 1}), "exceeded quota"),
+    ],
+)
+def test_pods_that_cannot_begin_end_the_job_with_the_reason(
+    settings: dict[str, Any], prepare: Any, words: str, cluster: FakeCluster, tmp_path: Path
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    prepare(cluster)
+    ahead = [timedelta(0)]
+    backend = KubernetesBackend(
+        Api(cluster.client(), sleep=lambda seconds: None), now=lambda: datetime.now(UTC) + ahead[0]
+    )
+    one = job(tmp_path, cluster={"start_seconds": 600, **settings})
+    backend.submit(one)
+    state = until(lambda: (found := backend.state(one)) is not None and words in found.waiting and found)
+    assert not state.hopeless
+    assert backend.get(one).state == "running"
+    ahead[0] = timedelta(seconds=700)
+    status = backend.get(one)
+    assert status.exit_code == 64
+    assert words in status.explain()
+    assert backend.get(one).state == "absent", "it was ended"
+
+
+def test_a_forbidden_namespace_is_said_at_once(backend: KubernetesBackend, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="The cluster refuses the request") as caught:
+        backend.submit(job(tmp_path, cluster={"namespace": "kube-system"}))
+    assert "forbidden" in caught.value.why
+    assert "rights" in caught.value.remedy
+
+
+def test_a_server_that_stumbles_is_asked_again(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    cluster.break_requests("GET", "/jobs$", 500)
+    cluster.break_requests("POST", "/configmaps$", 429, times=2, Retry_After="1")
+    cluster.break_requests("POST", "/services$", 0)
+    cluster.break_requests("POST", "/jobs$", 0, after=True)
+    one = job(tmp_path)
+    assert not backend.submit(one), "the reply was lost: what it made is adopted"
+    cluster.break_requests("GET", "/pods$", 503, times=2)
+    assert ended(backend, one).state == "succeeded"
+    cluster.break_requests("GET", "/jobs$", 500, times=100)
+    with pytest.raises(TransientError, match="cannot be reached"):
+        backend.get(one)
+
+
+def test_no_line_is_lost_or_given_twice_across_readers(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, lines=400, pause=0.004)
+    backend.submit(one)
+    lines: list[str] = []
+    marks: dict[str, Any] = {}
+    while True:
+        over = backend.get(one).state != "running"
+        reader = backend.tail(one, json.loads(json.dumps(marks)))
+        for number, line in enumerate(reader.read()):
+            lines.append(line)
+            if number == 37:  # the reader dies in the middle of what it read
+                break
+        marks = reader.marks
+        if over and len(lines) >= 401:
+            break
+    assert lines == ["[pod 0] hello from 0", *(f"[pod 0] line {number}" for number in range(400))]
+
+
+def test_many_lines_of_one_second_are_read_in_bounded_pieces(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperclova_core.jobs import rank_logs
+
+    one = job(tmp_path, lines=500)
+    backend.submit(one)
+    assert ended(backend, one).state == "succeeded"
+    monkeypatch.setattr(rank_logs, "READ_BYTES", 1000)
+    found = list(backend.tail(one).read())
+    assert found == ["[pod 0] hello from 0", *(f"[pod 0] line {number}" for number in range(500))]
+    assert list(RankLogs(backend._api, "hyperclova", ["gone"]).read()) == []
+
+
+@pytest.mark.ranks
+def test_two_pods_of_two_ranks_meet_by_torchrun(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    """Four ranks in two pods find one another; one that fails ends all, and is the one that is named."""
+    one = job(tmp_path, processes=4, cluster={"processes_per_node": 2, "gang": "kueue", "queue": "q"})
+    backend.submit(one)
+    cluster.admit("job-one-a1")
+    assert ended(backend, one).state == "succeeded"
+    found = sorted(backend.tail(one).read())
+    assert [line for line in found if "hello" in line] == [f"[rank {rank}] hello from {rank}" for rank in range(4)]
+
+
+def test_a_pod_calls_itself_by_its_stable_name() -> None:
+    assert own_address("train-a1-0.train-a1:29500", "3") == ["--local-addr=train-a1-3.train-a1"]
+    assert own_address("127.0.0.1:29500", "3") == []
+
+
+@pytest.mark.ranks
+def test_two_pods_really_train(cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path) -> None:
+    """Data parallel over two pods by gloo; the second attempt, after a pod was taken away, goes on from the checkpoint."""
+    from tests.training.cases import job as training
+    from tests.training.cases import write_shards
+
+    (tmp_path / "shards").mkdir()
+    shards = write_shards(tmp_path / "shards")
+    config = training(
+        shards,
+        tmp_path / "out",
+        parallel={"data": 2},
+        train={"tokens": 60 * 8 * 32, "checkpoint_every": 5, "keep_last": 1},
+    )
+    settings = ClusterConfig(image="trainer:1", processes_per_node=1, allow_partial_gang=True, one_node_a_pod=False)
+    one = TrainJobSpec(
+        "train-test",
+        "hyperclova_core.training.rank",
+        config.model_dump(mode="json"),
+        config.output,
+        2,
+        grace_seconds=20,
+        cluster=settings,
+    )
+    backend.submit(one)
+    until(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*/manifest.json")), 60)
+    cluster.disrupt(cluster.pods("Running")[1]["metadata"]["name"])
+    status = until(lambda: (found := backend.get(one)).state != "running" and found, 60)
+    assert status.exit_code == 75, status
+    backend.submit(one)
+    status = until(lambda: (found := backend.get(one)).state != "running" and found, 90)
+    assert status.state == "succeeded", status
+    lines = list(backend.tail(one).read())
+    assert any("goes on after step" in line for line in lines), lines[-20:]
+    assert any(line.startswith("[rank 0]") and "step 60/60" in line for line in lines)
+    assert (tmp_path / "out" / "model" / "config.json").exists()

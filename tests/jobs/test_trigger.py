@@ -1,0 +1,140 @@
+"""The operator's side: the trigger shows every rank's lines once, across triggerers that die, and ends what a person ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperclova_core.jobs.kubernetes_api import Api
+from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.spec import TrainJobSpec
+from operators import train_job_trigger
+from operators.train_job_trigger import TrainJobTrigger
+from tests.jobs.fake_cluster import FakeCluster, until
+from tests.jobs.test_kubernetes import PROGRAM, job
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    (tmp_path / "job_program_for_clusters.py").write_text(PROGRAM)
+    with FakeCluster(tmp_path / "kubelet") as found:
+        found.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
+        monkeypatch.setattr(train_job_trigger, "backend_of", lambda conn_id: backend(found))
+        yield found
+
+
+def backend(cluster: FakeCluster) -> KubernetesBackend:
+    return KubernetesBackend(Api(cluster.client(), sleep=lambda seconds: None))
+
+
+class Shown(logging.Handler):
+    """Lines that the trigger logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def trigger(spec: TrainJobSpec, shown: Shown, **more: Any) -> TrainJobTrigger:
+    """The trigger as the triggerer makes it: from what it serialises to."""
+    path, arguments = TrainJobTrigger(spec.to_dict(), "anywhere", poll_seconds=0.1, **more).serialize()
+    assert path == "operators.train_job_trigger.TrainJobTrigger"
+    made = TrainJobTrigger(**json.loads(json.dumps(arguments)))
+    logger = logging.getLogger(f"shown-{id(shown)}")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(shown)
+    made._log = logger
+    return made
+
+
+async def event_of(made: TrainJobTrigger) -> dict[str, Any]:
+    async for event in made.run():
+        payload: dict[str, Any] = event.payload
+        return payload
+    raise AssertionError("no event")
+
+
+def test_all_lines_are_shown_once_though_triggerers_die(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, shown = job(tmp_path, lines=300, pause=0.005), Shown()
+    backend(cluster).submit(one)
+
+    async def dying() -> dict[str, Any]:
+        for _ in range(3):
+            task = asyncio.create_task(event_of(trigger(one, shown)))
+            await asyncio.sleep(0.6)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return await event_of(trigger(one, shown))
+
+    event = asyncio.run(dying())
+    assert event["state"] == "succeeded"
+    words = [line for line in shown.lines if line.startswith("[pod 0]")]
+    assert words == ["[pod 0] hello from 0", *(f"[pod 0] line {number}" for number in range(300))]
+
+
+def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, shown = job(tmp_path, seconds=2), Shown()
+    backend(cluster).submit(one)
+    cluster.break_requests("GET", "/jobs$", 503, times=20)
+    assert asyncio.run(event_of(trigger(one, shown)))["state"] == "succeeded"
+    assert any("cannot be reached" in line for line in shown.lines)
+
+
+def test_a_failure_says_code_cause_and_attempt(cluster: FakeCluster, tmp_path: Path) -> None:
+    cause = {
+        "type": "DataError",
+        "what": "bad shard",
+        "where": "shard 3",
+        "why": "",
+        "remedy": "serialize again",
+        "exit_code": 65,
+    }
+    one, shown = job(tmp_path, cause=cause), Shown()
+    backend(cluster).submit(one)
+    event = asyncio.run(event_of(trigger(one, shown)))
+    assert (event["state"], event["exit_code"], event["attempt"]) == ("failed", 65, 1)
+    assert event["cause"]["what"] == "bad shard"
+
+
+def test_a_person_ends_the_task_and_the_job_has_its_grace_time(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, shown = job(tmp_path, seconds=60), Shown()
+    backend(cluster).submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    container = cluster.containers["hyperclova", pod]
+    until(lambda: container.lines)
+    asyncio.run(trigger(one, shown).on_kill())
+    until(lambda: container.process.poll() is not None)
+    assert any("saving" in line for _, line in container.lines)
+    until(lambda: cluster.find("jobs", "job-one-a1") is None and not cluster.pods())
+
+
+def test_a_tasks_own_deadline_ends_the_job(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, shown = job(tmp_path, seconds=60), Shown()
+    backend(cluster).submit(one)
+    event = asyncio.run(event_of(trigger(one, shown, deadline=1.0)))
+    assert event["exit_code"] == 124
+    until(lambda: cluster.find("jobs", "job-one-a1") is None)
+
+
+def test_what_pods_wait_for_is_said_once(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, shown = job(tmp_path, cluster={"gang": "kueue", "queue": "research"}), Shown()
+    backend(cluster).submit(one)
+
+    async def waits() -> dict[str, Any]:
+        task = asyncio.create_task(event_of(trigger(one, shown)))
+        await asyncio.sleep(1.0)
+        cluster.admit("job-one-a1")
+        return await task
+
+    assert asyncio.run(waits())["state"] == "succeeded"
+    assert sum("admitted by the queue" in line for line in shown.lines) == 1
