@@ -119,13 +119,16 @@ class DeepSpeedJobOperator(BaseOperator):
         from hyperclova_core.jobs.backends import JobStatus
         from hyperclova_core.jobs.causes import decide
         from hyperclova_core.jobs.spec import TrainJobSpec
-        from hyperclova_core.pipeline.jobs import finish_job, note_decision, plan_job
+        from hyperclova_core.pipeline.jobs import finish_job, plan_job
+        from hyperclova_core.pipeline.usage import note_decision, note_usage
 
         house = warehouse()
         run = house.run(self.run_id)
         told = TrainJobSpec.from_dict(spec)
         status = JobStatus(event["state"], event["exit_code"], event["cause"])
         self.log.info("Job %s: %s", told.name, status.explain())
+        if event.get("usage"):
+            note_usage(run, self.key, event["usage"])
         try:
             if status.state == "succeeded":
                 return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))

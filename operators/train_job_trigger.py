@@ -71,7 +71,9 @@ class TrainJobTrigger(BaseTrigger):
                         pass
                     if status.state != "running":
                         state = await asyncio.to_thread(backend.state, spec)
+                        usage = await asyncio.to_thread(backend.usage, spec, int(status.exit_code or 0))
                         event = {
+                            "usage": usage.to_dict() if usage is not None else None,
                             "state": status.state,
                             "exit_code": status.exit_code,
                             "cause": status.cause,

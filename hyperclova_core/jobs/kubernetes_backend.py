@@ -15,6 +15,7 @@ from hyperclova_core.jobs.backends import JobStatus
 from hyperclova_core.jobs.cluster import ClusterConfig
 from hyperclova_core.jobs.kubernetes_api import Api, NotThereError, TakenError
 from hyperclova_core.jobs.kubernetes_state import State, moment, state_of
+from hyperclova_core.jobs.ledger import Usage, usage_of
 from hyperclova_core.jobs.rank_logs import RankLogs
 from hyperclova_core.jobs.render import ATTEMPT_LABEL, HASH_ANNOTATION, JOB_LABEL, SPEC_FILE, attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
@@ -185,6 +186,18 @@ class KubernetesBackend:
             }
             return JobStatus("failed", 64, cause)
         return JobStatus("running")
+
+    def usage(self, spec: TrainJobSpec, code: int) -> Usage | None:
+        """What the newest attempt took, now that it ended with a code; None where it is gone."""
+        job = self.newest(spec)
+        if job is None:
+            return None
+        cluster = _cluster(spec)
+        attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
+        labels = {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: str(attempt)}
+        pods = self._api.list("Pod", cluster.namespace, labels)
+        devices = cluster.gpus_per_node * spec.nodes or max(1, spec.processes)
+        return usage_of(job, pods, spec.name, attempt, devices, code, self._now())
 
     def marks(self, spec: TrainJobSpec) -> dict[str, Any]:
         """Where an earlier reader left the newest attempt's logs: kept with the job itself, so that a reader that died needs no disk."""

@@ -14,9 +14,8 @@ from hyperclova_core.foundation.errors import HyperclovaError, from_dict
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifact
 from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
-from hyperclova_core.jobs.causes import Decision
 from hyperclova_core.jobs.render import SCRATCH
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
@@ -118,14 +117,6 @@ def finish_job(warehouse: Warehouse, run: RunFolder, job: JobPlan, status: JobSt
     outcome = Outcome(dataset, reused, time.time() - started)
     record_outcome(warehouse, run, job.key, job.plan, outcome, started)
     return outcome
-
-
-def note_decision(run: RunFolder, key: str, attempt: int | None, code: int, decision: Decision) -> None:
-    """Keep what was decided after an attempt failed, in the run's folder: `jobs/KEY.json`."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    known = storage.read_json(path) if storage.exists(path) else []
-    known.append({"attempt": attempt, "exit_code": code, "again": decision.again, "why": decision.why, "at": now()})
-    storage.write_json(path, known)
 
 
 def failure_of(spec: TrainJobSpec, status: JobStatus | None) -> HyperclovaError:

@@ -24,9 +24,11 @@ from hyperclova_core.foundation.runner import Outcome, StagePlan, StageRequest, 
 from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.stages import Engine, load_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.jobs import ledger
 from hyperclova_core.korean.personal_data import TYPES
 from hyperclova_core.pipeline.graph import GATED, SPARK_STAGES, stage_of
 from hyperclova_core.pipeline.recipe import Recipe, validated
+from hyperclova_core.pipeline.usage import usage_rows
 
 log = logging.getLogger(__name__)
 
@@ -335,6 +337,11 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
             if model["nsmc_accuracy"] is not None
         }
     )
+    usage = usage_rows(run)
+    if usage:
+        metrics.update(ledger.totals(usage))
+        storage.write_bytes(storage.join(run.uri, "gpu_hours.md"), ledger.table(usage).encode())
+        artifacts.append([storage.join(run.uri, "gpu_hours.md"), ""])
     record_event(
         warehouse,
         {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,12 +17,15 @@ from hyperclova_core.foundation.datasets import open_dataset
 from hyperclova_core.foundation.engines import SparkEngine
 from hyperclova_core.foundation.growing import CorpusVersion, bury, compact, read
 from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.kubernetes_api import Api
+from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 from hyperclova_core.pipeline.graph import CORPUS_STAGES, NIGHT_STAGES, SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
 from hyperclova_core.pipeline.run import fail_run, finish_run, plan_key, prepare_run, run_key, run_keys
 from tests.conftest import ROOT, write_lines
+from tests.jobs.fake_cluster import FakeCluster, until
 
 pytestmark = [pytest.mark.spark, pytest.mark.ranks]
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -243,3 +248,79 @@ def test_datasets_verify_to_the_checksum(first: tuple[Warehouse, dict[str, objec
     for uri in reference.values():
         open_dataset(uri).verify(checksums=True)
     assert storage.list_names(storage.join(warehouse.uri, "lineage", "refused")) == []
+
+
+def test_a_cluster_runs_the_jobs_by_the_operator_and_its_trigger(
+    first: tuple[Warehouse, dict[str, object]],
+    spark_engine: SparkEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Backend kubernetes, as Airflow runs it: submit, defer, trigger, resume. The corpus is reused; two pods train by gloo, one is taken
+    away, the next attempt goes on from the checkpoint; what it took is in the run."""
+    from airflow.sdk.exceptions import TaskDeferred
+
+    from operators import DeepSpeedJobOperator, deepspeed_job, train_job_trigger
+
+    warehouse, _ = first
+    monkeypatch.setenv("HYPERCLOVA_WAREHOUSE", warehouse.uri)
+    changes = [
+        "train.settings.tokens=120000",
+        "train.settings.checkpoint_every=5",
+        "jobs.backend=kubernetes",
+        "jobs.cluster={image: 'trainer:1', processes_per_node: 1, allow_partial_gang: true, one_node_a_pod: false}",
+    ]
+    run = prepare_run(warehouse, "on-a-cluster", load_recipe("smoke", tuple(changes)), sizes=("tiny-a",))
+    for key in SPARK_STAGES:
+        assert run_key(warehouse, run, key, spark_engine).reused
+    with FakeCluster(tmp_path / "kubelet") as cluster:
+        backend = KubernetesBackend(Api(cluster.client(), sleep=lambda seconds: None))
+        for module in (deepspeed_job, train_job_trigger):
+            monkeypatch.setattr(module, "backend_of", lambda conn_id: backend)
+        operator = DeepSpeedJobOperator(
+            task_id="train", stage="train", size="tiny-a", run_id="on-a-cluster", poll_seconds=0.2
+        )
+        taken: list[str] = []
+
+        def take_away() -> None:
+            until(
+                lambda: any(
+                    "step 20/" in line for found in list(cluster.containers.values()) for _, line in found.lines
+                ),
+                90,
+            )
+            taken.append(cluster.pods("Running")[1]["metadata"]["name"])
+            cluster.disrupt(taken[0])
+
+        thread = threading.Thread(target=take_away)
+        thread.start()
+        result, attempts = None, 0
+        call = lambda: operator.execute({})  # noqa: E731
+        while result is None:
+            try:
+                result = call()
+            except TaskDeferred as deferred:
+                attempts += 1
+                path, arguments = deferred.trigger.serialize()
+                assert path == "operators.train_job_trigger.TrainJobTrigger"
+                waiting = train_job_trigger.TrainJobTrigger(**json.loads(json.dumps(arguments)))
+                event = asyncio.run(_event(waiting))
+                method, more = deferred.method_name, deferred.kwargs
+                call = lambda method=method, event=event, more=more: getattr(operator, method)({}, event, **more)  # noqa: E731
+        thread.join()
+    assert taken
+    assert attempts == 2
+    assert result["stage"] == "train-tiny-a"
+    assert not result["reused"]
+    kept = storage.read_json(f"{run.uri}/jobs/train-tiny-a.json")
+    assert [row["exit_code"] for row in kept["decisions"]] == [75]
+    assert [(row["attempt"], row["devices"], row["code"]) for row in kept["usage"]] == [(1, 2, 75), (2, 2, 0)]
+    run_job(warehouse, run, "evaluate", print)
+    finish_run(warehouse, run)
+    assert "| 2 |" in storage.read_bytes(f"{run.uri}/gpu_hours.md").decode()
+
+
+async def _event(trigger: object) -> dict[str, object]:
+    async for event in trigger.run():  # type: ignore[attr-defined]
+        return event.payload  # type: ignore[no-any-return]
+    raise AssertionError("no event")
