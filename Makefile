@@ -10,7 +10,7 @@ TORCH_INDEX_URL ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast test-parallel lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
+.PHONY: run stop test test-fast test-parallel test-k8s lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -32,6 +32,9 @@ test-fast: setup lint ## Tests that start neither Spark nor ranks
 
 test-parallel: setup ## Training under every layout beside one process: prints the parity matrix; resuming, faults, export
 	@$(BIN)/python -m pytest tests/training
+
+test-k8s: setup ## Jobs on a double of a cluster; KUBECONFIG=FILE HYPERCLOVA_TEST_IMAGE=IMAGE: the conformance file on a real one too
+	@$(BIN)/python -m pytest tests/jobs
 
 bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
 	@$(BIN)/python benchmarks/foundation.py

@@ -55,6 +55,14 @@ def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
             description="Per model; empty: as the recipe says.",
             section="Training",
         ),
+        "backend": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "local", "kubernetes"],
+            title="Where GPU jobs run",
+            description="Empty: as the recipe says. A cluster needs `jobs.cluster` in the recipe, and the connection kubernetes_default.",
+            section="Training",
+        ),
     },
     tags=["hyperclova"],
     doc_md=__doc__,
@@ -77,6 +85,7 @@ def pretrain_hyperclova() -> None:
                 load_recipe(params["recipe"]),
                 sizes=tuple(params["sizes"]) or None,
                 tokens=params["tokens"],
+                backend=params["backend"],
             )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error

@@ -160,7 +160,7 @@ class KubernetesBackend:
                 if str((event.get("involvedObject") or {}).get("name", "")).startswith(attempt_name(spec, int(attempt)))
             ]
             state = state_of(job, pods, events, self._now())
-            begun = moment(job["status"].get("startTime")) or moment(job["metadata"].get("creationTimestamp"))
+            begun = moment((job.get("status") or {}).get("startTime")) or moment(job["metadata"].get("creationTimestamp"))
             late = begun is not None and (self._now() - begun).total_seconds() > cluster.start_seconds
             if late or state.hopeless:
                 state = replace(state, hopeless=True, waiting=state.waiting)

@@ -51,6 +51,7 @@ def prepare_run(
     *,
     sizes: tuple[str, ...] | None = None,
     tokens: int | None = None,
+    backend: str | None = None,
     kind: str = "pretrain",
     only_files: tuple[str, ...] | None = None,
     beside: dict[str, Any] | None = None,
@@ -60,18 +61,22 @@ def prepare_run(
     Args:
         sizes: of the recipe's ladder; None: all of it.
         tokens: training tokens a model, instead of the recipe's.
+        backend: where GPU jobs run, `local` or `kubernetes`, instead of what the recipe says.
         kind: `pretrain`, or `refresh`, which reads the recipe's landing sources.
         only_files: checksums of the source files that the run reads; None: all.
         beside: of a night: the `history` index it is compared with, and the datasets of `tombstones`.
 
     Raises:
-        ConfigError: a size is not in the recipe.
+        ConfigError: a size is not in the recipe, or the recipe says nothing of the cluster that the backend needs.
     """
     for size in sizes or ():
         recipe.train.of(size, recipe.seed)
     data = dumped(recipe)
     if tokens is not None:
         data["train"]["settings"]["tokens"] = tokens
+    if backend is not None:
+        data["jobs"]["backend"] = backend
+    if tokens is not None or backend is not None:
         validated(data, f"run {run_id}")
     chosen = list(sizes) if sizes is not None else [size.name for size in recipe.train.sizes]
     run = warehouse.run(run_id)

@@ -15,6 +15,7 @@ import pytest
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import open_dataset
 from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.growing import CorpusVersion, bury, compact, read
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.jobs.kubernetes_api import Api
@@ -267,10 +268,13 @@ def test_a_cluster_runs_the_jobs_by_the_operator_and_its_trigger(
     changes = [
         "train.settings.tokens=120000",
         "train.settings.checkpoint_every=5",
-        "jobs.backend=kubernetes",
         "jobs.cluster={image: 'trainer:1', processes_per_node: 1, allow_partial_gang: true, one_node_a_pod: false}",
     ]
-    run = prepare_run(warehouse, "on-a-cluster", load_recipe("smoke", tuple(changes)), sizes=("tiny-a",))
+    run = prepare_run(
+        warehouse, "on-a-cluster", load_recipe("smoke", tuple(changes)), sizes=("tiny-a",), backend="kubernetes"
+    )
+    with pytest.raises(ConfigError, match="is not valid"):
+        prepare_run(warehouse, "nowhere", load_recipe("smoke"), backend="kubernetes")
     for key in SPARK_STAGES:
         assert run_key(warehouse, run, key, spark_engine).reused
     with FakeCluster(tmp_path / "kubelet") as cluster:
