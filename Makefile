@@ -63,5 +63,5 @@ setup: ## .venv from the lock, Java 17+
 	@hyperclova_core/local/setup.sh
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo "  Variables: RECIPE=$(RECIPE) AIRFLOW_PORT=$(AIRFLOW_PORT) MLFLOW_PORT=$(MLFLOW_PORT) HYPERCLOVA_HOME, PYTHON, TORCH_INDEX_URL"

@@ -71,6 +71,9 @@ class TrainJobTrigger(BaseTrigger):
                         pass
                     if status.state != "running":
                         state = await asyncio.to_thread(backend.state, spec)
+                        if state is not None and state.failed_pod is not None:
+                            last = await asyncio.to_thread(backend.last_lines, spec, state.failed_pod, LAST_LINES)
+                            self.log.info("The end of %s, which failed first:\n%s", state.failed_pod, "\n".join(last))
                         usage = await asyncio.to_thread(backend.usage, spec, int(status.exit_code or 0))
                         event = {
                             "usage": usage.to_dict() if usage is not None else None,

@@ -54,7 +54,7 @@ class Api:
         """
         return self._json("GET", _path(kind, namespace, name))
 
-    def list(
+    def find(
         self, kind: str, namespace: str, labels: Mapping[str, str] | None = None, fields: str = ""
     ) -> list[dict[str, Any]]:
         """Objects with such labels."""
@@ -116,6 +116,15 @@ class Api:
             if "is waiting to start" in error.why or "ContainerCreating" in error.why or "PodInitializing" in error.why:
                 return ""
             raise
+
+    def pod_tail(self, namespace: str, pod: str, container: str, lines: int) -> list[str]:
+        """The last lines of a container's log; none where it is gone."""
+        query = [("container", container), ("tailLines", str(lines)), ("limitBytes", str(1 << 18))]
+        try:
+            text = self._call("GET", f"{_path('Pod', namespace, pod)}/log", query, None, "application/json")
+        except (NotThereError, ConfigError):
+            return []
+        return text.decode("utf-8", "replace").splitlines()
 
     def _json(
         self,

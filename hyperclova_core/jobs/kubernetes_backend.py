@@ -17,7 +17,15 @@ from hyperclova_core.jobs.kubernetes_api import Api, NotThereError, TakenError
 from hyperclova_core.jobs.kubernetes_state import State, moment, state_of
 from hyperclova_core.jobs.ledger import Usage, usage_of
 from hyperclova_core.jobs.rank_logs import RankLogs
-from hyperclova_core.jobs.render import ATTEMPT_LABEL, HASH_ANNOTATION, JOB_LABEL, SPEC_FILE, attempt_name, render
+from hyperclova_core.jobs.render import (
+    ATTEMPT_LABEL,
+    CONTAINER,
+    HASH_ANNOTATION,
+    JOB_LABEL,
+    SPEC_FILE,
+    attempt_name,
+    render,
+)
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
 
 log = logging.getLogger(__name__)
@@ -132,7 +140,7 @@ class KubernetesBackend:
         kind = "JobSet" if cluster.kind == "jobset" else "Job"
         found = [
             item
-            for item in self._api.list(kind, cluster.namespace, {JOB_LABEL: cluster_name(spec.name)})
+            for item in self._api.find(kind, cluster.namespace, {JOB_LABEL: cluster_name(spec.name)})
             if not item["metadata"].get("deletionTimestamp")
             and item["metadata"]["name"].startswith(cluster_name(spec.name))
         ]
@@ -151,16 +159,18 @@ class KubernetesBackend:
     def _state(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> State:
         cluster = _cluster(spec)
         attempt = job["metadata"]["labels"][ATTEMPT_LABEL]
-        pods = self._api.list("Pod", cluster.namespace, {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: attempt})
+        pods = self._api.find("Pod", cluster.namespace, {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: attempt})
         state = state_of(job, pods, (), self._now())
         if state.phase == "starting":
             events = [
                 event
-                for event in self._api.list("Event", cluster.namespace)
+                for event in self._api.find("Event", cluster.namespace)
                 if str((event.get("involvedObject") or {}).get("name", "")).startswith(attempt_name(spec, int(attempt)))
             ]
             state = state_of(job, pods, events, self._now())
-            begun = moment((job.get("status") or {}).get("startTime")) or moment(job["metadata"].get("creationTimestamp"))
+            begun = moment((job.get("status") or {}).get("startTime")) or moment(
+                job["metadata"].get("creationTimestamp")
+            )
             late = begun is not None and (self._now() - begun).total_seconds() > cluster.start_seconds
             if late or state.hopeless:
                 state = replace(state, hopeless=True, waiting=state.waiting)
@@ -195,7 +205,7 @@ class KubernetesBackend:
         cluster = _cluster(spec)
         attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
         labels = {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: str(attempt)}
-        pods = self._api.list("Pod", cluster.namespace, labels)
+        pods = self._api.find("Pod", cluster.namespace, labels)
         devices = cluster.gpus_per_node * spec.nodes or max(1, spec.processes)
         return usage_of(job, pods, spec.name, attempt, devices, code, self._now())
 
@@ -217,6 +227,10 @@ class KubernetesBackend:
         state = self.state(spec)
         pods = state.pods if state is not None else ()
         return RankLogs(self._api, _cluster(spec).namespace, pods, marks)
+
+    def last_lines(self, spec: TrainJobSpec, pod: str, lines: int = 40) -> list[str]:
+        """The end of one pod's log."""
+        return self._api.pod_tail(_cluster(spec).namespace, pod, CONTAINER, lines)
 
     def cancel(self, spec: TrainJobSpec) -> None:
         """End the newest attempt: its pods have their grace time, then they and what belongs to the job are gone."""

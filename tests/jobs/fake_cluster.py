@@ -320,7 +320,12 @@ class FakeCluster:
             )
         since = query.get("sinceTime")
         begin = int(datetime.fromisoformat(since.replace("Z", "+00:00")).timestamp()) * 10**9 if since else 0
-        text = "".join(f"{stamp(at)} {line}\n" for at, line in list(container.lines) if at >= begin)
+        lines = [(at, line) for at, line in list(container.lines) if at >= begin]
+        if query.get("tailLines"):
+            lines = lines[-int(query["tailLines"]) :]
+        text = "".join(
+            f"{stamp(at)} {line}\n" if query.get("timestamps") == "true" else f"{line}\n" for at, line in lines
+        )
         limit = int(query.get("limitBytes", "0") or 0)
         return 200, text.encode()[:limit].decode("utf-8", "ignore") if limit else text
 

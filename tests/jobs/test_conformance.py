@@ -109,7 +109,7 @@ class Running:
 
     def pods(self) -> list[dict[str, Any]]:
         labels = self.objects[-1]["metadata"]["labels"]
-        return self.place.api.list(
+        return self.place.api.find(
             "Pod", self.place.namespace, {key: labels[key] for key in (JOB_LABEL, ATTEMPT_LABEL)}
         )
 
@@ -169,10 +169,10 @@ def test_labels_select_and_annotations_are_kept(place: Place) -> None:
             "Job", place.namespace, job.name, {"metadata": {"annotations": {"hyperclova.io/log-marks": "{}"}}}
         )
         labels = job.objects[-1]["metadata"]["labels"]
-        found = place.api.list("Job", place.namespace, {JOB_LABEL: labels[JOB_LABEL]})
+        found = place.api.find("Job", place.namespace, {JOB_LABEL: labels[JOB_LABEL]})
         assert [item["metadata"]["name"] for item in found] == [job.name]
         assert found[0]["metadata"]["annotations"]["hyperclova.io/log-marks"] == "{}"
-        assert place.api.list("Job", place.namespace, {JOB_LABEL: "conformance-nobody"}) == []
+        assert place.api.find("Job", place.namespace, {JOB_LABEL: "conformance-nobody"}) == []
 
 
 def test_a_pod_that_no_node_can_take_says_what_is_short(place: Place) -> None:

@@ -104,6 +104,8 @@ def test_a_failure_says_code_cause_and_attempt(cluster: FakeCluster, tmp_path: P
     event = asyncio.run(event_of(trigger(one, shown)))
     assert (event["state"], event["exit_code"], event["attempt"]) == ("failed", 65, 1)
     assert event["cause"]["what"] == "bad shard"
+    assert shown.lines[-1].startswith("The end of job-one-a1-0-")
+    assert "hello from 0" in shown.lines[-1]
 
 
 def test_a_person_ends_the_task_and_the_job_has_its_grace_time(cluster: FakeCluster, tmp_path: Path) -> None:
