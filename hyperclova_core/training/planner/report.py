@@ -16,9 +16,11 @@ HEAD = (
     "micro",
     "recompute",
     "GB",
+    "weights+grads+optimizer+activations",
     "step s",
-    "MFU %",
+    "comm s",
     "bubble %",
+    "MFU %",
     "days",
     "GPU-hours",
     "",
@@ -34,16 +36,20 @@ def rows(plan: Plan, tokens: float, top: int) -> list[tuple[str, ...]]:
 def _row(plan: Plan, candidate: Candidate, tokens: float, words: str) -> tuple[str, ...]:
     layout, time = candidate.layout, candidate.time
     days = plan.days(candidate, tokens)
+    memory = candidate.memory
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.logits)
     return (
         str(layout.pipeline),
         str(layout.tensor),
         str(layout.data),
         str(layout.micro_batch),
         layout.recompute,
-        f"{candidate.memory.total / GIGA:.0f}",
+        f"{memory.total / GIGA:.0f}",
+        "+".join(f"{part / GIGA:.1f}" for part in parts),
         f"{time.total:.2f}",
-        f"{100 * candidate.utilisation(plan.device):.1f}",
+        f"{time.tensor + time.pipeline + time.data:.2f}",
         f"{100 * time.bubble / time.total:.1f}",
+        f"{100 * candidate.utilisation(plan.device):.1f}",
         f"{days:.1f}",
         f"{24 * days * plan.devices:,.0f}",
         words,
