@@ -7,10 +7,13 @@ AIRFLOW_PORT ?= 8080
 MLFLOW_PORT ?= 5000
 HYPERCLOVA_HOME ?= $(CURDIR)/.hyperclova
 TORCH_INDEX_URL ?=
+DOCKER ?= docker
+IMAGES ?= orchestrator pipeline
+BASE_IMAGE ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast test-parallel test-k8s lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
+.PHONY: run stop test test-fast test-parallel test-k8s images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -35,6 +38,13 @@ test-parallel: setup ## Training under every layout beside one process: prints t
 
 test-k8s: setup ## Jobs on a double of a cluster; KUBECONFIG=FILE HYPERCLOVA_TEST_IMAGE=IMAGE: the conformance file on a real one too
 	@$(BIN)/python -m pytest tests/jobs
+
+images: ## The images, and a stage run inside one (BASE_IMAGE=debian:bookworm-slim IMAGES="orchestrator pipeline trainer" DOCKER="docker -H …")
+	@for image in $(IMAGES); do $(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	    -f docker/$$image.Dockerfile -t hyperclova-$$image . || exit 1; done
+	@$(DOCKER) run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec \
+	    --tmpfs /home/hyperclova:uid=10001 -v $(CURDIR)/conf/demo/portal:/in:ro -e HYPERCLOVA_PSEUDONYM_KEY=a-key-for-trying-alone \
+	    hyperclova-pipeline ingest /in/kin.jsonl --source kin --output /tmp/kin
 
 bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
 	@$(BIN)/python benchmarks/foundation.py

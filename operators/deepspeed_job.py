@@ -66,6 +66,7 @@ class DeepSpeedJobOperator(BaseOperator):
         from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
         from hyperclova_core.jobs.causes import cause_of
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
+        from hyperclova_core.pipeline.usage import unfinished
 
         house = warehouse()
         run = house.run(self.run_id)
@@ -75,7 +76,11 @@ class DeepSpeedJobOperator(BaseOperator):
             job = plan_job(house, run, self.key)
             status = None
             if job.spec is not None and job.spec.cluster is not None:
-                self._begin(job.spec, [], started)
+                earlier = unfinished(run, self.key)
+                spec = job.spec
+                for row in earlier:
+                    spec = spec.following(row["changes"], row["avoid_nodes"])
+                self._begin(spec, list(earlier[-1]["codes"]) if earlier else [], started)
             if job.spec is not None:
                 self._spec = job.spec
                 offset = log_end(job.spec)
@@ -135,7 +140,7 @@ class DeepSpeedJobOperator(BaseOperator):
             codes = [*codes, int(event["exit_code"] or 1)]
             decision = decide(codes, micro_batch_of(told), event.get("bad_nodes") or ())
             self.log.info("Decision: %s", decision.why)
-            note_decision(run, self.key, event.get("attempt"), codes[-1], decision)
+            note_decision(run, self.key, event.get("attempt"), codes, decision)
             if not decision.again:
                 raise AirflowFailException(f"Job {told.name}: {status.explain()} Decision: {decision.why}")
             self._begin(told.following(decision.changes, decision.avoid_nodes), codes, started)

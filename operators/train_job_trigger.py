@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 2_000
 LAST_LINES = 40
+GIVE_UP, LONGEST_PAUSE = 60, 60.0
+"""An hour of a cluster that does not answer."""
 
 
 class TrainJobTrigger(BaseTrigger):
@@ -47,11 +49,10 @@ class TrainJobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event, when the job has ended."""
-        from hyperclova_core.foundation.errors import HyperclovaError, TransientError
         from hyperclova_core.jobs.spec import TrainJobSpec
 
         spec = TrainJobSpec.from_dict(self.spec)
-        told = ""
+        told, failures = "", 0
         while True:
             try:
                 backend = await asyncio.to_thread(backend_of, self.conn_id)
@@ -63,12 +64,23 @@ class TrainJobTrigger(BaseTrigger):
                         )
                         return
                     status = await asyncio.to_thread(backend.get, spec)
+                    failures = 0
                     waiting = await asyncio.to_thread(_waiting, backend, spec) if status.state == "running" else ""
                     if waiting and waiting != told:
                         self.log.info("Waiting: %s", waiting)
                         told = waiting
                     while await self._show(backend, spec):
                         pass
+                    if status.state == "absent":
+                        cause = {
+                            "what": "The job is gone",
+                            "why": "somebody deleted it, or its task was ended or cleared",
+                            "remedy": "start the task again: it resumes from the last checkpoint",
+                        }
+                        yield TriggerEvent(
+                            {"state": "failed", "exit_code": 143, "cause": cause, "bad_nodes": [], "attempt": None}
+                        )
+                        return
                     if status.state != "running":
                         state = await asyncio.to_thread(backend.state, spec)
                         if state is not None and state.failed_pod is not None:
@@ -86,20 +98,20 @@ class TrainJobTrigger(BaseTrigger):
                         yield TriggerEvent(event)
                         return
                     await asyncio.sleep(self.poll_seconds)
-            except TransientError as error:  # the job runs on without us: so do we
-                self.log.warning("%s", error)
-                await asyncio.sleep(self.poll_seconds)
-            except HyperclovaError as error:
-                yield TriggerEvent(
-                    {
-                        "state": "failed",
-                        "exit_code": error.exit_code,
-                        "cause": error.to_dict(),
-                        "bad_nodes": [],
-                        "attempt": None,
+            except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on without us, and somebody must watch it
+                failures += 1
+                self.log.warning("The cluster cannot be asked (%d): %s: %s", failures, type(error).__name__, error)
+                if failures >= GIVE_UP:
+                    cause = {
+                        "what": "The cluster could not be asked any more",
+                        "why": f"{failures} times: {type(error).__name__}: {error}",
+                        "remedy": "the job may run still: correct the connection, then clear the task, which finds it by its name",
                     }
-                )
-                return
+                    yield TriggerEvent(
+                        {"state": "failed", "exit_code": 64, "cause": cause, "bad_nodes": [], "attempt": None}
+                    )
+                    return
+                await asyncio.sleep(min(self.poll_seconds * failures, LONGEST_PAUSE))
 
     async def _show(self, backend: KubernetesBackend, spec: TrainJobSpec) -> bool:
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""

@@ -161,11 +161,16 @@ class Api:
                 data: bytes = answer.data
                 return data
             except ApiException as error:
+                message = _message(error)
+                if error.status == 404 and (
+                    "not find the requested resource" in message or "page not found" in message or method == "POST"
+                ):
+                    raise _refusal(error, method, path) from None
                 if error.status == 404:
                     raise NotThereError(path) from None
-                if error.status == 409:
-                    raise TakenError(_message(error)) from None
-                if error.status not in (0, 408, 429) and error.status < 500:
+                if error.status == 409 and "cannot be fulfilled" not in message:
+                    raise TakenError(message) from None
+                if error.status not in (0, 408, 409, 429) and error.status < 500:
                     raise _refusal(error, method, path) from None
                 reason = f"{error.status} {_message(error)}"
                 after = (error.headers or {}).get("Retry-After")

@@ -82,12 +82,11 @@ class KubernetesBackend:
             "blockOwnerDeletion": False,
         }
         for item in objects[:-1]:  # what belongs to the job goes with it
-            self._api.patch(
-                item["kind"],
-                item["metadata"]["namespace"],
-                item["metadata"]["name"],
-                {"metadata": {"ownerReferences": [owner]}},
-            )
+            changes = {"metadata": {"ownerReferences": [owner]}}
+            try:
+                self._api.patch(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"], changes)
+            except NotThereError:  # an earlier attempt's, which was on its way out when it was taken
+                self._api.create({**item, "metadata": {**item["metadata"], **changes["metadata"]}})
         return fresh
 
     def _create_companion(self, item: Mapping[str, Any]) -> None:
@@ -168,12 +167,16 @@ class KubernetesBackend:
                 if str((event.get("involvedObject") or {}).get("name", "")).startswith(attempt_name(spec, int(attempt)))
             ]
             state = state_of(job, pods, events, self._now())
-            begun = moment((job.get("status") or {}).get("startTime")) or moment(
-                job["metadata"].get("creationTimestamp")
+            made = [
+                time for time in (moment(pod["metadata"].get("creationTimestamp")) for pod in pods) if time is not None
+            ]
+            since = min(
+                made,
+                default=moment((job.get("status") or {}).get("startTime"))
+                or moment(job["metadata"].get("creationTimestamp")),
             )
-            late = begun is not None and (self._now() - begun).total_seconds() > cluster.start_seconds
-            if late or state.hopeless:
-                state = replace(state, hopeless=True, waiting=state.waiting)
+            late = since is not None and (self._now() - since).total_seconds() > cluster.start_seconds
+            state = replace(state, hopeless=late or state.hopeless)
         return state
 
     def get(self, spec: TrainJobSpec) -> JobStatus:

@@ -14,8 +14,10 @@ from hyperclova_core.jobs.render import ATTEMPT_LABEL, CONTAINER, HASH_ANNOTATIO
 
 Object = Mapping[str, Any]
 
-HOPELESS_SECONDS = 120.0
-"""What does not mend itself (an image name that is wrong, a secret that is missing) is given so long to be put right."""
+HOPELESS_SECONDS = 600.0
+"""What seldom mends itself (an image name that is wrong, a secret that is missing) is given so long to be put right, or pulled again."""
+LINGER_SECONDS = 15.0
+EVICTED_REMEDY = "raise what the message names: jobs.cluster.memory, or scratch"
 HOPELESS = {
     "ErrImageNeverPull": "the image is not on the node, and must not be pulled",
     "InvalidImageName": "the image's name is not valid",
@@ -48,7 +50,8 @@ class State:
     """A Job's state.
 
     Args:
-        phase: `queued` (suspended, waiting for its gang), `starting`, `running`, `succeeded`, `failed`.
+        phase: `queued` (suspended, waiting for its gang), `starting`, `running`, `ending` (a pod has failed, others still have their grace
+            time), `succeeded`, `failed`.
         code, cause: when it failed; failed_pod: whose log tells why; bad_nodes: where ranks were lost.
         waiting: why pods do not begin, in words; hopeless: and whether waiting longer helps.
     """
@@ -95,9 +98,11 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
     names = tuple(pod["metadata"]["name"] for pod in sorted(pods, key=index_of))
     if "Complete" in conditions or "Completed" in conditions:
         return State("succeeded", attempt, spec_hash, 0, pods=names)
-    failed = conditions.get("Failed") or conditions.get("FailureTarget")
-    if failed is not None:
-        ended = _why_failed(failed, pods, int(job["spec"].get("completions") or _completions(job)))
+    failed = conditions.get("Failed")
+    living = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Pending", "Running", None)]
+    wanted = int(job["spec"].get("completions") or _completions(job))
+    if failed is not None and not (living and moment_of_grace(failed, pods, now)):
+        ended = _why_failed(failed, pods, wanted)
         return State(
             "failed",
             attempt,
@@ -105,15 +110,21 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
             ended.code,
             ended.cause,
             ended.pod or None,
-            tuple(sorted({pod.node for pod in _lost(pods) if pod.node})),
+            _bad_nodes(ended, pods, wanted),
             pods=names,
         )
+    if failed is not None or "FailureTarget" in conditions:
+        # its other pods have their grace time still: another attempt beside them would write where they write
+        return State("ending", attempt, spec_hash, pods=names)
     if job["spec"].get("suspend"):
         return State(
             "queued", attempt, spec_hash, waiting="it waits for its gang to be admitted by the queue", pods=names
         )
     running = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded")]
-    wanted = int(job["spec"].get("completions") or _completions(job))
+    if any(
+        pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("phase") == "Failed" for pod in pods
+    ):
+        return State("ending", attempt, spec_hash, pods=names)
     if len(running) >= wanted:
         return State("running", attempt, spec_hash, pods=names)
     waiting, hopeless = _why_waiting(job, pods, events, now or datetime.now(UTC))
@@ -143,8 +154,14 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
             ended.rank,
         ),
     )
-    if found:
+    named = _by_condition(reason, message)
+    if found and (named is None or found[0].code == named[0] or found[0].code != 72):
         return found[0]
+    told = _by_condition(reason, message)
+    if told is not None:
+        code, pod = told
+        cause = {"what": f"Pod {pod} failed first, and is gone", "why": message, "remedy": cause_of(code).remedy}
+        return Ended(pod, "", 0, code, cause, condition.get("lastTransitionTime", ""))
     if len(pods) < wanted:
         gone = wanted - len(pods)
         cause = {
@@ -156,8 +173,28 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
     return Ended("", "", 0, 1, cause, condition.get("lastTransitionTime", ""))
 
 
-def _lost(pods: Sequence[Object]) -> list[Ended]:
-    return [ended for ended in (ended_of(pod) for pod in pods) if ended is not None and ended.code == 72]
+def moment_of_grace(failed: Object, pods: Sequence[Object], now: datetime | None) -> bool:
+    """Whether a failed job's pods may still be ending by themselves: not longer than the longest grace time."""
+    since = moment(failed.get("lastTransitionTime"))
+    grace = max((float((pod.get("spec") or {}).get("terminationGracePeriodSeconds", 30)) for pod in pods), default=30.0)
+    return since is not None and ((now or datetime.now(UTC)) - since).total_seconds() < grace + LINGER_SECONDS
+
+
+def _by_condition(reason: str, message: str) -> tuple[int, str] | None:
+    """The exit code and pod that a podFailurePolicy's message names: the pod itself may be gone."""
+    found = re.search(r"pod \S*?/?([\w.-]+) failed with exit code (\d+)", message)
+    if found:
+        return int(found[2]), found[1]
+    found = re.search(r"[Pp]od \S*?/?([\w.-]+) has condition DisruptionTarget", message)
+    if found:
+        return 75, found[1]
+    return None
+
+
+def _bad_nodes(first: Ended, pods: Sequence[Object], wanted: int) -> tuple[str, ...]:
+    """Nodes that the next attempt had better not use: of the first pod that failed for want of communication, where no pod is gone. A pod
+    that is gone took its node's name along; its peers' nodes are good."""
+    return (first.node,) if first.code == 72 and first.node and len(pods) >= wanted else ()
 
 
 def ended_of(pod: Object) -> Ended | None:
@@ -203,6 +240,14 @@ def ended_of(pod: Object) -> Ended | None:
         )
         evicted = status.get("reason") in ("Evicted", "Preempting", "Preempted")
         return Ended(name, node, rank, 75 if evicted else 72 if lost else 1, cause, status.get("startTime", ""))
+    if status.get("reason") == "Evicted":
+        cause = {
+            "what": f"Pod {name} was evicted",
+            "where": f"node {node}",
+            "why": status.get("message", ""),
+            "remedy": EVICTED_REMEDY,
+        }
+        return Ended(name, node, rank, 70, cause, terminated.get("finishedAt", ""))
     code = int(terminated["exitCode"])
     told = _told(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
@@ -249,12 +294,11 @@ def _why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object], 
             and event.get("reason") in ("FailedMount", "FailedAttachVolume")
         ]
         if mounting:
-            return f"pod {name}: {mounting[-1].get('message', '')}", old
-    created = moment(job["metadata"].get("creationTimestamp")) or now
+            return f"pod {name}: {mounting[-1].get('message', '')}", False
     failing = [event for event in events if event.get("reason") in ("FailedCreate", "FailedCreatePod")]
     if failing:
         message = failing[-1].get("message", "")
-        return f"no pod can be made: {message}", (now - created).total_seconds() >= HOPELESS_SECONDS
+        return f"no pod can be made: {message}", False
     return ("pods are being made" if not pods else "containers are being made"), False
 
 

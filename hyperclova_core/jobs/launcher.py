@@ -22,7 +22,7 @@ from hyperclova_core.jobs.spec import TrainJobSpec
 ATTEMPT_VARIABLE = "HYPERCLOVA_ATTEMPT"
 JOIN_SECONDS = 900
 """For all pods of a gang to come: an image of ten gigabytes is pulled meanwhile."""
-TOLD_CHARACTERS = 700
+TOLD_CHARACTERS, TOLD_BYTES = 2000, 4000
 
 
 def command_of(spec: TrainJobSpec, config_path: str) -> list[str]:
@@ -44,7 +44,8 @@ def command_of(spec: TrainJobSpec, config_path: str) -> list[str]:
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={os.environ['HYPERCLOVA_RENDEZVOUS']}",
             f"--rdzv-id={os.environ['HYPERCLOVA_RENDEZVOUS_ID']}",
-            f"--rdzv-conf=join_timeout={JOIN_SECONDS}",
+            # who holds the store is said, not guessed from names that the pod may not know yet; all wait for it as long as for the gang
+            f"--rdzv-conf=join_timeout={JOIN_SECONDS},read_timeout={JOIN_SECONDS},is_host={int(os.environ['HYPERCLOVA_NODE'] == '0')}",
             *own_address(os.environ["HYPERCLOVA_RENDEZVOUS"], os.environ["HYPERCLOVA_NODE"]),
         ]
     return [
@@ -91,7 +92,8 @@ def run(spec: TrainJobSpec) -> int:
     environment = {**os.environ, **spec.environment}
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"] = "[rank ${rank}] "
-    process = subprocess.Popen(command_of(spec, config_path), env=environment)
+    # one stream: a runtime stamps the two apart, and lines would come out of their order
+    process = subprocess.Popen(command_of(spec, config_path), env=environment, stderr=subprocess.STDOUT)
     asked = False
 
     def pass_on(number: int, frame: object) -> None:
@@ -116,9 +118,14 @@ def _tell_cluster(ended: dict[str, Any]) -> None:
     """The cause where Kubernetes looks for it; it keeps 4,096 bytes."""
     path = Path(os.environ.get("HYPERCLOVA_TERMINATION_LOG", "/dev/termination-log"))
     if path.exists():
-        text = {key: str(value)[:TOLD_CHARACTERS] for key, value in ended["cause"].items()}
-        with path.open("w", encoding="utf-8") as file:
-            json.dump({"exit_code": ended["exit_code"], "cause": text}, file)
+        most = TOLD_CHARACTERS
+        while True:
+            text = {key: str(value)[:most] for key, value in ended["cause"].items()}
+            data = json.dumps({"exit_code": ended["exit_code"], "cause": text}, ensure_ascii=False).encode()
+            if len(data) <= TOLD_BYTES:
+                break
+            most //= 2
+        path.write_bytes(data)
 
 
 def _publish(spec: TrainJobSpec, code: int) -> None:

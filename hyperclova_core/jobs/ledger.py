@@ -70,7 +70,8 @@ def usage_of(
         moment(item.get("lastTransitionTime")) for item in conditions if item.get("type") in ("Complete", "Failed")
     ]
     end = max((time for time in ends if time is not None), default=now)
-    start = max(known, default=end)
+    # pods that are gone took their times along: the job's own is the nearest
+    start = max(known, default=moment((job.get("status") or {}).get("startTime")) or end)
     return Usage(
         name,
         attempt,

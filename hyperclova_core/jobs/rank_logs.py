@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from hyperclova_core.jobs.kubernetes_api import Api, NotThereError
@@ -15,6 +16,7 @@ from hyperclova_core.jobs.render import CONTAINER
 
 READ_BYTES, MOST_BYTES = 1 << 18, 1 << 25
 LINE_CHARACTERS = 4000
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _RANK = re.compile(r"^\[(?:rank )?\d+\]")
 
 
@@ -43,7 +45,7 @@ class RankLogs:
         most = READ_BYTES
         while True:
             mark = self._marks.get(pod, {"time": "", "count": 0})
-            since = f"{mark['time'].partition('.')[0].rstrip('Z')}Z" if mark["time"] else None
+            since = f"{mark['time'][:19]}Z" if mark["time"] else None
             try:
                 text = self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
             except NotThereError:
@@ -55,7 +57,8 @@ class RankLogs:
             given = False
             at_mark = 0
             for line in lines:
-                time, _, words = line.partition(" ")
+                stamp, _, words = line.partition(" ")
+                time = utc(stamp)
                 if not time or time < mark["time"]:
                     continue
                 if time == mark["time"]:
@@ -73,6 +76,16 @@ class RankLogs:
                 if most >= MOST_BYTES:
                     return
                 most *= 4
+
+
+def utc(stamp: str) -> str:
+    """A line's time in UTC to the nanosecond, so that times compare as text: nodes write them with the offset of their own zone."""
+    found = _STAMP.fullmatch(stamp)
+    if not found:
+        return ""
+    whole, fraction, offset = found.groups()
+    moment = datetime.fromisoformat(f"{whole}{'+00:00' if offset == 'Z' else offset}").astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{(fraction or '0').ljust(9, '0')[:9]}"
 
 
 def _labelled(words: str, number: int) -> str:

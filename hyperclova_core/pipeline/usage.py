@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hyperclova_core.foundation import storage
@@ -9,14 +10,28 @@ from hyperclova_core.foundation.warehouse import RunFolder, now
 from hyperclova_core.jobs.causes import Decision
 
 
-def note_decision(run: RunFolder, key: str, attempt: int | None, code: int, decision: Decision) -> None:
-    """Keep what was decided after an attempt failed, in the run's folder: `jobs/KEY.json`."""
-    _append(
-        run,
-        key,
-        "decisions",
-        {"attempt": attempt, "exit_code": code, "again": decision.again, "why": decision.why, "at": now()},
-    )
+def note_decision(run: RunFolder, key: str, attempt: int | None, codes: Sequence[int], decision: Decision) -> None:
+    """Keep what was decided after an attempt failed, with all that the next one needs to know."""
+    row = {
+        "attempt": attempt,
+        "exit_code": codes[-1],
+        "codes": list(codes),
+        "again": decision.again,
+        "why": decision.why,
+        "changes": decision.changes,
+        "avoid_nodes": list(decision.avoid_nodes),
+        "at": now(),
+    }
+    _append(run, key, "decisions", row)
+
+
+def unfinished(run: RunFolder, key: str) -> list[dict[str, Any]]:
+    """Decisions that a task which died in between had made; none where the last one ended the job: who starts it again then is a person,
+    with a fresh count."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    rows: list[dict[str, Any]] = storage.read_json(path).get("decisions", []) if storage.exists(path) else []
+    ended = [place for place, row in enumerate(rows) if not row["again"]]
+    return rows[ended[-1] + 1 :] if ended else rows
 
 
 def note_usage(run: RunFolder, key: str, usage: dict[str, Any]) -> None:

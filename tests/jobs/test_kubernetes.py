@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from hyperclova_core.jobs.causes import decide
 from hyperclova_core.jobs.cluster import ClusterConfig
 from hyperclova_core.jobs.kubernetes_api import Api
 from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
-from hyperclova_core.jobs.kubernetes_state import scheduling
+from hyperclova_core.jobs.kubernetes_state import scheduling, state_of
 from hyperclova_core.jobs.launcher import own_address
-from hyperclova_core.jobs.rank_logs import RankLogs
+from hyperclova_core.jobs.rank_logs import RankLogs, utc
 from hyperclova_core.jobs.render import attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
 from tests.jobs.fake_cluster import FakeCluster, until
@@ -388,7 +389,7 @@ def test_a_gang_waits_suspended_until_it_is_admitted(
 def test_pods_that_cannot_begin_end_the_job_with_the_reason(
     settings: dict[str, Any], prepare: Any, words: str, cluster: FakeCluster, tmp_path: Path
 ) -> None:
-    from datetime import UTC, datetime, timedelta
+    from datetime import timedelta
 
     prepare(cluster)
     ahead = [timedelta(0)]
@@ -428,6 +429,87 @@ def test_a_server_that_stumbles_is_asked_again(
     cluster.break_requests("GET", "/jobs$", 500, times=100)
     with pytest.raises(TransientError, match="cannot be reached"):
         backend.get(one)
+
+
+def test_a_kind_that_the_cluster_does_not_serve_is_said(backend: KubernetesBackend, tmp_path: Path) -> None:
+    missing = job(tmp_path, cluster={"namespace": "hyperclova", "kind": "jobset"})
+    backend._api._client.configuration.host += "/nowhere"
+    with pytest.raises(ConfigError, match="The cluster refuses") as caught:
+        backend.submit(missing)
+    assert "install what serves this kind" in caught.value.remedy
+
+
+def test_lines_times_are_compared_in_utc_whatever_the_nodes_zone() -> None:
+    assert (
+        utc("2026-11-25T18:00:00.5+09:00") == utc("2026-11-25T09:00:00.500000000Z") == "2026-11-25T09:00:00.500000000"
+    )
+    assert utc("no time") == ""
+
+
+def pod(index: int, phase: str, code: int | None = None, **status: Any) -> dict[str, Any]:
+    ended = [{"name": "job", "state": {"terminated": {"exitCode": code, "finishedAt": f"2026-01-01T00:00:0{index}Z"}}}]
+    return {
+        "metadata": {"name": f"p-{index}", "annotations": {"batch.kubernetes.io/job-completion-index": str(index)}},
+        "spec": {"nodeName": f"node-{index}", "terminationGracePeriodSeconds": 90},
+        "status": {"phase": phase, **({"containerStatuses": ended} if code is not None else {}), **status},
+    }
+
+
+def raw_job(*conditions: dict[str, Any], completions: int = 2) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": {"hyperclova.io/attempt": "1"}, "annotations": {"hyperclova.io/spec-hash": "x"}},
+        "spec": {"completions": completions},
+        "status": {
+            "conditions": [
+                {"status": "True", "lastTransitionTime": "2026-01-01T00:00:10Z", **item} for item in conditions
+            ]
+        },
+    }
+
+
+def test_a_job_ends_when_its_last_pod_has_and_not_when_the_first_fails() -> None:
+    now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)
+    assert state_of(raw_job(), [pod(0, "Failed", 65), pod(1, "Running")], (), now).phase == "ending"
+    target = raw_job({"type": "FailureTarget", "reason": "PodFailurePolicy", "message": ""})
+    assert state_of(target, [pod(0, "Failed", 65), pod(1, "Running")], (), now).phase == "ending"
+    failed = raw_job({"type": "Failed", "reason": "BackoffLimitExceeded", "message": ""})
+    assert state_of(failed, [pod(0, "Failed", 65), pod(1, "Running")], (), now).phase == "ending"
+    over = state_of(failed, [pod(0, "Failed", 65), pod(1, "Failed", 72)], (), now)
+    assert (over.phase, over.code, over.failed_pod, over.bad_nodes) == ("failed", 65, "p-0", ())
+    later = datetime(2026, 1, 1, 1, 0, 0, tzinfo=UTC)
+    assert state_of(failed, [pod(0, "Failed", 65), pod(1, "Running")], (), later).phase == "failed", (
+        "a pod that never ends is not waited for"
+    )
+
+
+def test_a_pod_that_is_gone_is_named_by_the_jobs_own_message() -> None:
+    now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)
+    taken = "Pod hyperclova/p-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    state = state_of(
+        raw_job({"type": "Failed", "reason": "PodFailurePolicy", "message": taken}), [pod(0, "Failed", 72)], (), now
+    )
+    assert (state.code, state.failed_pod, state.bad_nodes) == (75, "p-1", ())
+    exited = "Container job for pod hyperclova/p-1 failed with exit code 71 matching FailJob rule at index 0"
+    state = state_of(
+        raw_job({"type": "Failed", "reason": "PodFailurePolicy", "message": exited}), [pod(0, "Failed", 72)], (), now
+    )
+    assert state.code == 71
+    lost = state_of(
+        raw_job({"type": "Failed", "reason": "BackoffLimitExceeded", "message": ""}),
+        [pod(0, "Failed", 72), pod(1, "Failed", 72)],
+        (),
+        now,
+    )
+    assert (lost.code, lost.bad_nodes) == (72, ("node-0",))
+
+
+def test_an_evicted_pod_says_what_it_used_too_much_of() -> None:
+    gone = pod(0, "Failed", 137, reason="Evicted", message="Usage of EmptyDir volume scratch exceeds the limit 50Gi")
+    state = state_of(
+        raw_job({"type": "Failed", "reason": "BackoffLimitExceeded", "message": ""}, completions=1), [gone]
+    )
+    assert state.code == 70
+    assert "scratch exceeds" in state.cause["why"]
 
 
 def test_no_line_is_lost_or_given_twice_across_readers(

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.causes import decide
 from hyperclova_core.jobs.kubernetes_api import Api
 from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
+from hyperclova_core.pipeline.usage import note_decision, unfinished
 from operators import train_job_trigger
 from operators.train_job_trigger import TrainJobTrigger
 from tests.jobs.fake_cluster import FakeCluster, until
@@ -140,3 +143,24 @@ def test_what_pods_wait_for_is_said_once(cluster: FakeCluster, tmp_path: Path) -
 
     assert asyncio.run(waits())["state"] == "succeeded"
     assert sum("admitted by the queue" in line for line in shown.lines) == 1
+
+
+def test_a_job_that_somebody_deleted_is_not_started_again(cluster: FakeCluster, tmp_path: Path) -> None:
+    event = asyncio.run(event_of(trigger(job(tmp_path), Shown())))
+    assert event["exit_code"] == 143
+    assert not decide([143]).again
+
+
+def test_what_was_decided_is_known_to_a_task_that_begins_again(tmp_path: Path) -> None:
+    run = Warehouse(str(tmp_path)).run("r")
+    note_decision(run, "train-x", 1, [71], decide([71], micro_batch=8))
+    note_decision(run, "train-x", 2, [71, 72], decide([71, 72], nodes=["node-a"]))
+    rows = unfinished(run, "train-x")
+    assert rows[-1]["codes"] == [71, 72]
+    spec = job(tmp_path)
+    for row in rows:
+        spec = spec.following(row["changes"], row["avoid_nodes"])
+    assert spec.overrides == {"train": {"size": {"parallel": {"micro_batch": 4}}}}
+    assert spec.avoid_nodes == ("node-a",)
+    note_decision(run, "train-x", 3, [71, 72, 65], decide([71, 72, 65]))
+    assert unfinished(run, "train-x") == [], "who starts it after an end is a person"
