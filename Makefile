@@ -58,7 +58,7 @@ bench-serialize: setup ## Encoder, whole jobs beside the usual ways, scaling (PA
 bench-tokenizers: setup ## Morpheme, byte and character BPE: the same small model on each (BENCH_MB=12 VOCABULARY=4096)
 	@$(BIN)/python benchmarks/tokenizer_kinds.py
 
-bench-train: setup ## Engine beside plain torch, loader beside Megatron's, time to the first step (PARTS="engine loader start")
+bench-train: setup ## Engine beside plain torch, loader beside Megatron's, time to the first step (PARTS="engine dropout loader start")
 	@$(BIN)/python benchmarks/train.py $(PARTS)
 
 bench-parameters: setup ## Shingle length and bands on labelled pairs

@@ -1,7 +1,7 @@
 """Training beside named peers, in one run: the engine beside a plain loop of torch, the loader beside megatron-core's GPTDataset, and
 how long it takes to the first step.
 
-    python benchmarks/train.py [engine loader start]        BENCH_ROUNDS=5 BENCH_STEPS=25
+    python benchmarks/train.py [engine dropout loader start]        BENCH_ROUNDS=5 BENCH_STEPS=25
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ def shard(folder: Path, vocabulary: int, tokens: int) -> str:
     return prefix
 
 
-def last_line(command: list[str]) -> dict[str, float]:
+def last_line(command: list[str], **environment: str) -> dict[str, float]:
     """The JSON that a program ends with."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
     if done.returncode:
         sys.exit(done.stderr[-2000:])
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -72,6 +71,18 @@ def engine(folder: Path) -> None:
 
 def _spread(values: list[float]) -> str:
     return f"±{50 * (max(values) - min(values)) / statistics.median(values):.0f} %"
+
+
+def dropout(folder: Path) -> None:
+    """What dropout costs whose masks are functions of the sample, beside none."""
+    prefix = shard(folder, 1024, 400_000)
+    command = [sys.executable, str(HERE / "train_one.py"), "engine", "1M", prefix, str(STEPS)]
+    rates: dict[str, list[float]] = {"0": [], "0.1": []}
+    for _ in range(ROUNDS):
+        for rate, found in rates.items():
+            found.append(last_line(command, BENCH_DROPOUT=rate)["cpu"])
+    without, with_it = (statistics.median(found) for found in rates.values())
+    print(f"\nDropout 0.1 at 1M: {100 * (1 - with_it / without):+.1f} % slower than none")
 
 
 def loader(folder: Path) -> None:
@@ -126,10 +137,10 @@ def start(folder: Path) -> None:
 
 def main() -> None:
     """Run the parts named, or all."""
-    parts = sys.argv[1:] or ["engine", "loader", "start"]
+    parts = sys.argv[1:] or ["engine", "dropout", "loader", "start"]
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            {"engine": engine, "loader": loader, "start": start}[part](Path(folder))
+            {"engine": engine, "dropout": dropout, "loader": loader, "start": start}[part](Path(folder))
 
 
 if __name__ == "__main__":

@@ -56,11 +56,12 @@ def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
             section="Training",
         ),
         "backend": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "local", "kubernetes"],
+            "recipe",
+            type="string",
+            enum=["recipe", "local", "kubernetes"],
+            values_display={"recipe": "as the recipe says", "local": "this machine", "kubernetes": "the cluster"},
             title="Where GPU jobs run",
-            description="Empty: as the recipe says. A cluster needs `jobs.cluster` in the recipe, and the connection kubernetes_default.",
+            description="A cluster needs `jobs.cluster` in the recipe, and the connection kubernetes_default.",
             section="Training",
         ),
     },
@@ -85,7 +86,7 @@ def pretrain_hyperclova() -> None:
                 load_recipe(params["recipe"]),
                 sizes=tuple(params["sizes"]) or None,
                 tokens=params["tokens"],
-                backend=params["backend"],
+                backend=None if params["backend"] == "recipe" else params["backend"],
             )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error

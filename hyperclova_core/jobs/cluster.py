@@ -56,6 +56,10 @@ class ClusterConfig(Config):
     near: str | None = Field(None, description="topology key within which pods are kept together where they can be")
     avoid_nodes: tuple[str, ...] = Field((), description="names of nodes that are not to be used")
     priority_class: str | None = None
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="variables that are no secret, such as MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3",
+    )
     secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
     volumes: tuple[Volume, ...] = ()
     deadline_seconds: int = Field(7 * DAY, ge=60, description="of the whole job, from its start")

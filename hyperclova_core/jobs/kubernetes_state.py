@@ -52,7 +52,7 @@ class State:
     Args:
         phase: `queued` (suspended, waiting for its gang), `starting`, `running`, `ending` (a pod has failed, others still have their grace
             time), `succeeded`, `failed`.
-        code, cause: when it failed; failed_pod: whose log tells why; bad_nodes: where ranks were lost.
+        code, cause: when it failed; failed_pod: whose log tells why; bad_nodes: where the next attempt had better not run.
         waiting: why pods do not begin, in words; hopeless: and whether waiting longer helps.
     """
 
@@ -101,7 +101,7 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
     failed = conditions.get("Failed")
     living = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Pending", "Running", None)]
     wanted = int(job["spec"].get("completions") or _completions(job))
-    if failed is not None and not (living and moment_of_grace(failed, pods, now)):
+    if failed is not None and not (living and _may_be_ending(failed, pods, now)):
         ended = _why_failed(failed, pods, wanted)
         return State(
             "failed",
@@ -154,12 +154,11 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
             ended.rank,
         ),
     )
-    named = _by_condition(reason, message)
+    named = _named_by(message)
     if found and (named is None or found[0].code == named[0] or found[0].code != 72):
         return found[0]
-    told = _by_condition(reason, message)
-    if told is not None:
-        code, pod = told
+    if named is not None:
+        code, pod = named
         cause = {"what": f"Pod {pod} failed first, and is gone", "why": message, "remedy": cause_of(code).remedy}
         return Ended(pod, "", 0, code, cause, condition.get("lastTransitionTime", ""))
     if len(pods) < wanted:
@@ -173,14 +172,14 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
     return Ended("", "", 0, 1, cause, condition.get("lastTransitionTime", ""))
 
 
-def moment_of_grace(failed: Object, pods: Sequence[Object], now: datetime | None) -> bool:
+def _may_be_ending(failed: Object, pods: Sequence[Object], now: datetime | None) -> bool:
     """Whether a failed job's pods may still be ending by themselves: not longer than the longest grace time."""
     since = moment(failed.get("lastTransitionTime"))
     grace = max((float((pod.get("spec") or {}).get("terminationGracePeriodSeconds", 30)) for pod in pods), default=30.0)
     return since is not None and ((now or datetime.now(UTC)) - since).total_seconds() < grace + LINGER_SECONDS
 
 
-def _by_condition(reason: str, message: str) -> tuple[int, str] | None:
+def _named_by(message: str) -> tuple[int, str] | None:
     """The exit code and pod that a podFailurePolicy's message names: the pod itself may be gone."""
     found = re.search(r"pod \S*?/?([\w.-]+) failed with exit code (\d+)", message)
     if found:

@@ -269,6 +269,7 @@ def _container(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, An
     if cluster.gpus_per_node:
         resources[cluster.gpu_resource] = str(cluster.gpus_per_node)
     environment = {
+        **cluster.environment,
         **spec.environment,
         "HYPERCLOVA_NODES": str(spec.nodes),
         "HYPERCLOVA_RENDEZVOUS": f"{first}.{subdomain}:{cluster.port}",

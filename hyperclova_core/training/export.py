@@ -24,13 +24,8 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.tokens.specials import EOD_ID
 from hyperclova_core.tokens.tokenizer import MEMO_FILE
-from hyperclova_core.training.checkpoints import (
-    CheckpointReader,
-    forget_copies,
-    open_checkpoint,
-    read_checkpoint,
-    verify_files,
-)
+from hyperclova_core.training.checkpoint_files import forget_copies, read_checkpoint, verify_files
+from hyperclova_core.training.checkpoint_reader import CheckpointReader, open_checkpoint
 from hyperclova_core.training.model import WholeModel
 from hyperclova_core.training.model_card import model_card
 from hyperclova_core.training.sizes import ModelSize

@@ -18,15 +18,8 @@ from hyperclova_core.foundation.errors import DataError, TransientError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.warehouse import RunFolder
 from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.training.checkpoints import (
-    Place,
-    complete_checkpoints,
-    load_newest,
-    prune,
-    remove_checkpoint,
-    save_checkpoint,
-    steps_in,
-)
+from hyperclova_core.training.checkpoint_files import complete_checkpoints, prune, remove_checkpoint, steps_in
+from hyperclova_core.training.checkpoints import Place, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
 from hyperclova_core.training.data import Samples
 from hyperclova_core.training.engine import device_kind, is_bf16, set_learning_rate
@@ -227,7 +220,7 @@ class Training:
             report = self._take_step()
             last = self.step == self.plan.steps
             if not report.finite:
-                self._explain_non_finite(report)
+                self._explain_non_finite()
             if self._spike is not None and self._go_back_if_many():
                 continue
             due = self.step % self.config.evaluate_every == 0 or last
@@ -297,7 +290,7 @@ class Training:
         parallel = self.config.size.parallel
         return self.samples.micro_batches(first, size, parallel.micro_batch, self.data_rank, parallel.data)
 
-    def _explain_non_finite(self, report: StepReport) -> None:
+    def _explain_non_finite(self) -> None:
         first, size = self.plan.at(self.step - 1)
         first += self.offset
 

@@ -24,8 +24,6 @@ from hyperclova_core.training.parallel import (
 from hyperclova_core.training.sizes import ModelSize
 
 DEVIATION = 0.02
-EMBEDDING_LAYERS = 2
-"""Token embedding and positions come before the blocks."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,17 @@ def stamp(nanoseconds: int | None = None) -> str:
     return f"{whole}.{nanoseconds % 10**9:09d}Z"
 
 
+BAD_SHARD = {
+    "type": "DataError",
+    "what": "Token id 9 is beyond the vocabulary",
+    "where": "shard 3",
+    "why": "",
+    "remedy": "serialize again",
+    "exit_code": 65,
+}
+"""A cause as a rank writes it."""
+
+
 @dataclass
 class Fault:
     """Break requests that match: answer with a status, or cut the connection (status 0); so many times."""

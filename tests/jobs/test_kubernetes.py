@@ -23,7 +23,7 @@ from hyperclova_core.jobs.launcher import own_address
 from hyperclova_core.jobs.rank_logs import RankLogs, utc
 from hyperclova_core.jobs.render import attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
-from tests.jobs.fake_cluster import FakeCluster, until
+from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
@@ -73,6 +73,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
             "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
             "node_selector": {"accelerator": "a100-80g"},
             "secrets": ["s3-credentials"],
+            "environment": {"MLFLOW_TRACKING_URI": "http://mlflow:5000"},
             "image_pull_secrets": ["registry"],
         },
     ),
@@ -308,15 +309,7 @@ def test_another_specification_of_that_name_is_refused_with_what_differs(
 def test_the_cause_of_the_rank_that_failed_is_told_with_its_pod(
     cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
 ) -> None:
-    cause = {
-        "type": "DataError",
-        "what": "Token id 9 is beyond the vocabulary",
-        "where": "shard 3",
-        "why": "",
-        "remedy": "serialize again",
-        "exit_code": 65,
-    }
-    one = job(tmp_path, cause=cause)
+    one = job(tmp_path, cause=BAD_SHARD)
     backend.submit(one)
     status = ended(backend, one)
     assert status.exit_code == 65
@@ -331,36 +324,30 @@ def test_the_cause_of_the_rank_that_failed_is_told_with_its_pod(
     assert cluster.find("jobs", "job-one-a2") is not None
 
 
-def test_a_container_killed_for_its_memory_and_a_pod_taken_away(
-    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
-) -> None:
-    one = job(tmp_path, seconds=60)
-    backend.submit(one)
-    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
-    until(lambda: cluster.containers["hyperclova", pod].lines)
-    cluster.kill_container(pod)
-    status = ended(backend, one)
-    assert status.exit_code == 70
-    assert "OOMKilled" in status.explain()
-    backend.submit(one)
-    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
-    until(lambda: cluster.containers["hyperclova", pod].lines)
-    cluster.disrupt(pod)
-    status = ended(backend, one)
-    assert status.exit_code == 75
-    assert "PreemptionByScheduler" in status.explain()
+def one_pod(cluster: FakeCluster, backend: KubernetesBackend, spec: TrainJobSpec) -> str:
+    """Start a job of one pod, and wait until its program has printed."""
+    backend.submit(spec)
+    name: str = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    until(lambda: cluster.containers["hyperclova", name].lines)
+    return name
 
 
-def test_a_pod_that_is_gone_with_its_node_is_communication(
-    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("kill_container", 70, "OOMKilled"),
+        ("disrupt", 75, "PreemptionByScheduler"),
+        ("lose", 72, "1 of the job's 1 pods is gone"),
+    ],
+)
+def test_how_a_pod_ends_is_the_cause(
+    end: str, code: int, words: str, cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
 ) -> None:
     one = job(tmp_path, seconds=60)
-    backend.submit(one)
-    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
-    cluster.lose(pod)
+    getattr(cluster, end)(one_pod(cluster, backend, one))
     status = ended(backend, one)
-    assert status.exit_code == 72
-    assert "1 of the job's 1 pods is gone" in status.explain()
+    assert status.exit_code == code
+    assert words in status.explain()
 
 
 def test_a_gang_waits_suspended_until_it_is_admitted(

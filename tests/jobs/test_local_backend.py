@@ -17,6 +17,7 @@ from hyperclova_core.jobs.causes import cause_of
 from hyperclova_core.jobs.launcher import command_of
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
+from tests.jobs.fake_cluster import BAD_SHARD
 
 PROGRAM = """
 import argparse, json, signal, sys, time
@@ -64,15 +65,7 @@ def test_a_job_that_ends_well(program: str, tmp_path: Path) -> None:
 
 
 def test_the_cause_a_rank_leaves_decides_the_exit_code(program: str, tmp_path: Path) -> None:
-    cause = {
-        "type": "DataError",
-        "what": "Token id 9 is beyond the vocabulary",
-        "where": "shard 3",
-        "why": "",
-        "remedy": "serialize again",
-        "exit_code": 65,
-    }
-    job = spec(program, tmp_path, code=1, cause=cause)
+    job = spec(program, tmp_path, code=1, cause=BAD_SHARD)
     LocalBackend().submit(job)
     status = wait(LocalBackend(), job)
     assert (status.state, status.exit_code) == ("failed", 65)

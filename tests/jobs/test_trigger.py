@@ -20,7 +20,7 @@ from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.usage import note_decision, unfinished
 from operators import train_job_trigger
 from operators.train_job_trigger import TrainJobTrigger
-from tests.jobs.fake_cluster import FakeCluster, until
+from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
 from tests.jobs.test_kubernetes import PROGRAM, job
 
 
@@ -94,19 +94,11 @@ def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(cluster: FakeCl
 
 
 def test_a_failure_says_code_cause_and_attempt(cluster: FakeCluster, tmp_path: Path) -> None:
-    cause = {
-        "type": "DataError",
-        "what": "bad shard",
-        "where": "shard 3",
-        "why": "",
-        "remedy": "serialize again",
-        "exit_code": 65,
-    }
-    one, shown = job(tmp_path, cause=cause), Shown()
+    one, shown = job(tmp_path, cause=BAD_SHARD), Shown()
     backend(cluster).submit(one)
     event = asyncio.run(event_of(trigger(one, shown)))
     assert (event["state"], event["exit_code"], event["attempt"]) == ("failed", 65, 1)
-    assert event["cause"]["what"] == "bad shard"
+    assert event["cause"]["what"] == BAD_SHARD["what"]
     assert shown.lines[-1].startswith("The end of job-one-a1-0-")
     assert "hello from 0" in shown.lines[-1]
 

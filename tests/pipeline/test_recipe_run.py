@@ -27,6 +27,7 @@ from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
 from hyperclova_core.pipeline.run import fail_run, finish_run, plan_key, prepare_run, run_key, run_keys
 from tests.conftest import ROOT, write_lines
 from tests.jobs.fake_cluster import FakeCluster, until
+from tests.jobs.test_trigger import event_of
 
 pytestmark = [pytest.mark.spark, pytest.mark.ranks]
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -308,7 +309,7 @@ def test_a_cluster_runs_the_jobs_by_the_operator_and_its_trigger(
                 path, arguments = deferred.trigger.serialize()
                 assert path == "operators.train_job_trigger.TrainJobTrigger"
                 waiting = train_job_trigger.TrainJobTrigger(**json.loads(json.dumps(arguments)))
-                event = asyncio.run(_event(waiting))
+                event = asyncio.run(event_of(waiting))
                 method, more = deferred.method_name, deferred.kwargs
                 call = lambda method=method, event=event, more=more: getattr(operator, method)({}, event, **more)  # noqa: E731
         thread.join()
@@ -322,9 +323,3 @@ def test_a_cluster_runs_the_jobs_by_the_operator_and_its_trigger(
     run_job(warehouse, run, "evaluate", print)
     finish_run(warehouse, run)
     assert "| 2 |" in storage.read_bytes(f"{run.uri}/gpu_hours.md").decode()
-
-
-async def _event(trigger: object) -> dict[str, object]:
-    async for event in trigger.run():  # type: ignore[attr-defined]
-        return event.payload  # type: ignore[no-any-return]
-    raise AssertionError("no event")

@@ -101,6 +101,16 @@ def kill_in_prune(number: int) -> None:
     checkpoints.storage.remove_tree = remove  # type: ignore[attr-defined]
 
 
+def kill_in_going_back(number: int) -> None:
+    """A checkpoint from after the spikes is invisible, its files are still there."""
+
+    def remove(base: str) -> None:
+        loop.storage.remove(f"{base}/manifest.json")
+        die()
+
+    loop.remove_checkpoint = remove
+
+
 def kill_in_export(number: int) -> None:
     before = export.storage.install
     names: list[str] = []

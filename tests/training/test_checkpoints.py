@@ -16,7 +16,8 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.jobs.backends import LocalBackend, wait
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.training.checkpoints import open_checkpoint, read_checkpoint
+from hyperclova_core.training.checkpoint_files import prune, read_checkpoint
+from hyperclova_core.training.checkpoint_reader import open_checkpoint
 from hyperclova_core.training.stage import PROGRAM
 from hyperclova_core.training.weights import Weight, name_in_module, name_in_pipeline, weights_of
 from tests.object_store import FaultProxy
@@ -61,6 +62,19 @@ def test_names_are_the_same_whoever_holds_the_parameter() -> None:
     assert name_in_module("blocks.1.qkv.bias") == "h1.qkv.bias"
     with pytest.raises(DataError, match="no known layer"):
         name_in_pipeline("9.weight", 2)
+
+
+def test_the_newest_and_the_multiples_are_kept_and_what_was_never_complete_goes(tmp_path: Path) -> None:
+    for step in (10, 20, 25, 30, 35, 40):
+        folder = tmp_path / f"step-{step}"
+        folder.mkdir()
+        (folder / "part.safetensors").touch()
+        if step != 25:
+            (folder / "manifest.json").write_text("{}")
+    prune(str(tmp_path), 35, keep_last=1, keep_every=20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-35", "step-40"], (
+        "40 is of a later attempt"
+    )
 
 
 @pytest.fixture(scope="module")

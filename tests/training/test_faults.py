@@ -99,6 +99,23 @@ def test_a_stretch_of_noise_is_skipped_then_left_out_by_going_back(
 
 
 @pytest.mark.ranks
+def test_killed_while_going_back_a_second_run_ends_with_the_same_bytes(ranks: Ranks, tmp_path: Path) -> None:
+    """A checkpoint was saved between the spikes: it is loaded over, and removed; the kill comes when its manifest is gone."""
+    shards = write_shards(tmp_path, count=1, documents=930, length=31, noisy=range(800, 816), choices=1)
+    spikes = {"window": 64, "rewind_after": 2}
+    train = {"tokens": 106 * 8 * 32, "spikes": spikes, "checkpoint_every": 1, "keep_last": 5, "shuffle_window": 1}
+    how = {"shape": {"learning_rate": 0.02}, "validation_shards": [], "train": train}
+    whole = run(ranks, job(shards, tmp_path / "whole", **how))
+    assert [decision["event"] for decision in whole.decisions] == ["step skipped", "step skipped", "went back"]
+    config = job(shards, tmp_path / "killed", **how)
+    assert run(ranks, config, "kill_in_going_back", well=False).codes == [-9]
+    again = run(ranks, config)
+    assert again.weights == whole.weights
+    assert again.losses == whole.losses
+    assert again.decisions == whole.decisions
+
+
+@pytest.mark.ranks
 def test_without_a_checkpoint_to_go_back_to_spikes_go_on_being_skipped_and_noise_without_end_is_an_error(
     ranks: Ranks, tmp_path: Path
 ) -> None:

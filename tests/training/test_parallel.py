@@ -83,6 +83,19 @@ def test_one_process_computes_what_plain_torch_computes(ranks: Ranks, shards: li
     assert found.norms == pytest.approx(norms, rel=1e-5)
 
 
+def test_a_stage_in_the_middle_which_reads_no_data_computes_the_same(
+    ranks: Ranks, shards: list[str], tmp_path: Path
+) -> None:
+    how = {
+        "shape": {"layers": 3},
+        "train": {"dropout": 0.1, "separate_documents": True, "checkpoint_every": 5, "keep_last": 9},
+    }
+    single = run(ranks, job(shards, tmp_path / "single", **how))
+    spread = run(ranks, job(shards, tmp_path / "spread", parallel={"pipeline": 3}, **how))
+    assert np.abs(np.asarray(spread.losses) - single.losses).max() < TOLERANCE
+    assert spread.rows[-1]["validation_loss"] == pytest.approx(single.rows[-1]["validation_loss"], abs=TOLERANCE)
+
+
 def test_what_is_computed_again_is_the_same_to_the_bit(ranks: Ranks, shards: list[str], tmp_path: Path) -> None:
     train = {"dropout": 0.1, "attention_dropout": 0.1}
     found = {
