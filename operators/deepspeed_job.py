@@ -100,9 +100,11 @@ class DeepSpeedJobOperator(BaseOperator):
 
     def _begin(self, spec: TrainJobSpec, codes: list[int], started: float) -> NoReturn:
         """Start the next attempt on the cluster (or adopt it), and wait for it in the triggerer."""
+        from hyperclova_core.pipeline.usage import last_attempt
         from operators.train_job_trigger import TrainJobTrigger
 
-        fresh = backend_of(self.kubernetes_conn_id).submit(spec)
+        run = warehouse().run(self.run_id)
+        fresh = backend_of(self.kubernetes_conn_id).submit(spec, last_attempt(run, self.key))
         self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", spec.name)
         limit = self.execution_timeout
         self.defer(
@@ -125,7 +127,7 @@ class DeepSpeedJobOperator(BaseOperator):
         from hyperclova_core.jobs.causes import decide
         from hyperclova_core.jobs.spec import TrainJobSpec
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
-        from hyperclova_core.pipeline.usage import note_decision, note_usage
+        from hyperclova_core.pipeline.usage import note_decision, note_usage, tell_decisions
 
         house = warehouse()
         run = house.run(self.run_id)
@@ -141,6 +143,7 @@ class DeepSpeedJobOperator(BaseOperator):
             decision = decide(codes, micro_batch_of(told), event.get("bad_nodes") or ())
             self.log.info("Decision: %s", decision.why)
             note_decision(run, self.key, event.get("attempt"), codes, decision)
+            tell_decisions(house, run)
             if not decision.again:
                 raise AirflowFailException(f"Job {told.name}: {status.explain()} Decision: {decision.why}")
             self._begin(told.following(decision.changes, decision.avoid_nodes), codes, started)

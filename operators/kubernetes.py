@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 
+_ONE_AT_A_TIME = threading.Lock()
+"""The hook passes a cluster's address through the client library's global default: two connections at once would mix."""
 DEFAULT_CONNECTION = "kubernetes_default"
 
 
@@ -18,4 +21,6 @@ def backend_of(conn_id: str) -> KubernetesBackend:
     from hyperclova_core.jobs.kubernetes_api import Api
     from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 
-    return KubernetesBackend(Api(KubernetesHook(conn_id=conn_id).get_conn()))
+    with _ONE_AT_A_TIME:
+        client = KubernetesHook(conn_id=conn_id).get_conn()
+    return KubernetesBackend(Api(client))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from hyperclova_core.jobs.backends import JobStatus
 from operators.kubernetes import backend_of
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class TrainJobTrigger(BaseTrigger):
     ) -> None:
         super().__init__()
         self.spec, self.conn_id, self.poll_seconds, self.deadline = spec, conn_id, poll_seconds, deadline
+        self._told = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How the triggerer makes it again."""
@@ -52,50 +55,15 @@ class TrainJobTrigger(BaseTrigger):
         from hyperclova_core.jobs.spec import TrainJobSpec
 
         spec = TrainJobSpec.from_dict(self.spec)
-        told, failures = "", 0
+        failures = 0
         while True:
             try:
                 backend = await asyncio.to_thread(backend_of, self.conn_id)
                 while True:
-                    if self.deadline is not None and time.time() > self.deadline:
-                        await asyncio.to_thread(backend.cancel, spec)
-                        yield TriggerEvent(
-                            {"state": "failed", "exit_code": 124, "cause": {"what": "The task's deadline has passed"}}
-                        )
-                        return
-                    status = await asyncio.to_thread(backend.get, spec)
+                    status = await self._look(backend, spec)
                     failures = 0
-                    waiting = await asyncio.to_thread(_waiting, backend, spec) if status.state == "running" else ""
-                    if waiting and waiting != told:
-                        self.log.info("Waiting: %s", waiting)
-                        told = waiting
-                    while await self._show(backend, spec):
-                        pass
-                    if status.state == "absent":
-                        cause = {
-                            "what": "The job is gone",
-                            "why": "somebody deleted it, or its task was ended or cleared",
-                            "remedy": "start the task again: it resumes from the last checkpoint",
-                        }
-                        yield TriggerEvent(
-                            {"state": "failed", "exit_code": 143, "cause": cause, "bad_nodes": [], "attempt": None}
-                        )
-                        return
                     if status.state != "running":
-                        state = await asyncio.to_thread(backend.state, spec)
-                        if state is not None and state.failed_pod is not None:
-                            last = await asyncio.to_thread(backend.last_lines, spec, state.failed_pod, LAST_LINES)
-                            self.log.info("The end of %s, which failed first:\n%s", state.failed_pod, "\n".join(last))
-                        usage = await asyncio.to_thread(backend.usage, spec, int(status.exit_code or 0))
-                        event = {
-                            "usage": usage.to_dict() if usage is not None else None,
-                            "state": status.state,
-                            "exit_code": status.exit_code,
-                            "cause": status.cause,
-                            "bad_nodes": list(state.bad_nodes) if state is not None else [],
-                            "attempt": state.attempt if state is not None else None,
-                        }
-                        yield TriggerEvent(event)
+                        yield TriggerEvent(await self._end_of(backend, spec, status))
                         return
                     await asyncio.sleep(self.poll_seconds)
             except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on without us, and somebody must watch it
@@ -107,11 +75,35 @@ class TrainJobTrigger(BaseTrigger):
                         "why": f"{failures} times: {type(error).__name__}: {error}",
                         "remedy": "the job may run still: correct the connection, then clear the task, which finds it by its name",
                     }
-                    yield TriggerEvent(
-                        {"state": "failed", "exit_code": 64, "cause": cause, "bad_nodes": [], "attempt": None}
-                    )
+                    yield TriggerEvent(_event(JobStatus("failed", 64, cause)))
                     return
                 await asyncio.sleep(min(self.poll_seconds * failures, LONGEST_PAUSE))
+
+    async def _look(self, backend: KubernetesBackend, spec: TrainJobSpec) -> JobStatus:
+        """The job's state, with what is new in its ranks' logs shown; a job beyond the task's deadline is ended."""
+        if self.deadline is not None and time.time() > self.deadline:
+            return await asyncio.to_thread(backend.stop, spec, 124, {"what": "The task's deadline has passed"})
+        status = await asyncio.to_thread(backend.get, spec)
+        if status.waiting and status.waiting != self._told:
+            self.log.info("Waiting: %s", status.waiting)
+        self._told = status.waiting
+        while await self._show(backend, spec):
+            pass
+        return status
+
+    async def _end_of(self, backend: KubernetesBackend, spec: TrainJobSpec, status: JobStatus) -> dict[str, Any]:
+        """The event of a job that has ended, after the last lines of what failed first."""
+        if status.state == "absent":
+            cause = {
+                "what": "The job is gone",
+                "why": "somebody deleted it, or its task was ended or cleared",
+                "remedy": "start the task again: it resumes from the last checkpoint",
+            }
+            return _event(JobStatus("failed", 143, cause))
+        if status.failed_pod is not None:
+            last = await asyncio.to_thread(backend.last_lines, spec, status.failed_pod, LAST_LINES)
+            self.log.info("The end of %s, which failed first:\n%s", status.failed_pod, "\n".join(last))
+        return _event(status)
 
     async def _show(self, backend: KubernetesBackend, spec: TrainJobSpec) -> bool:
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""
@@ -123,24 +115,47 @@ class TrainJobTrigger(BaseTrigger):
         return len(lines) >= LINES_AT_ONCE
 
     async def on_kill(self) -> None:
-        """End the job when a person ends the task."""
+        """End the job when a person ends the task. A triggerer that had lost its heartbeat and comes back is told the same though another
+        has taken the trigger over: as long as the task waits for the job, it is left alone."""
         from hyperclova_core.jobs.spec import TrainJobSpec
 
+        if await asyncio.to_thread(self._still_waited_for):
+            self.log.info("The task waits for the job still, by another triggerer: the job is left alone")
+            return
         backend = await asyncio.to_thread(backend_of, self.conn_id)
         await asyncio.to_thread(backend.cancel, TrainJobSpec.from_dict(self.spec))
+
+    def _still_waited_for(self) -> bool:
+        """Whether Airflow says that the task is deferred."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        task = self.task_instance
+        if task is None:
+            return False
+        key = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
+        try:
+            states = RuntimeTaskInstance.get_task_states(
+                dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
+            )
+            return str(states[task.run_id][key]) == "deferred"
+        except Exception as error:  # noqa: BLE001 - a job that runs on for nobody is worse than one that resumes from its checkpoint
+            self.log.warning("Airflow does not say what became of the task (%s): its job is ended", error)
+            return False
+
+
+def _event(status: JobStatus) -> dict[str, Any]:
+    """What the task is told, as plain JSON."""
+    return {
+        "state": status.state,
+        "exit_code": status.exit_code,
+        "cause": status.cause,
+        "bad_nodes": list(status.bad_nodes),
+        "attempt": status.attempt,
+        "usage": status.usage,
+    }
 
 
 def _read(backend: KubernetesBackend, spec: TrainJobSpec) -> tuple[list[str], dict[str, Any]]:
     """At most `LINES_AT_ONCE` new lines, and where they end."""
     reader = backend.tail(spec, backend.marks(spec))
-    lines = []
-    for line in reader.read():
-        lines.append(line)
-        if len(lines) >= LINES_AT_ONCE:
-            break
-    return lines, reader.marks
-
-
-def _waiting(backend: KubernetesBackend, spec: TrainJobSpec) -> str:
-    state = backend.state(spec)
-    return state.waiting if state is not None else ""
+    return list(itertools.islice(reader.read(), LINES_AT_ONCE)), reader.marks

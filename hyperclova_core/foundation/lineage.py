@@ -217,7 +217,10 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
         _log_artifact(client, target, path, folder)
     if event.get("model"):
         _register_model(client, target, event["model"])
-    client.set_terminated(target, status=event["status"], end_time=stamp)
+    if event["status"] == "RUNNING":
+        client.update_run(target, status="RUNNING")
+    else:
+        client.set_terminated(target, status=event["status"], end_time=stamp)
 
 
 def _log_artifact(client: MlflowClient, run_id: str, path: str, folder: str) -> None:

@@ -23,11 +23,21 @@ JOB_VARIABLE = "HYPERCLOVA_JOB"
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job's state: `running`, `succeeded` or `failed`, with the exit code and the cause's message when it ended."""
+    """A job's state: `running`, `succeeded`, `failed` or `absent`, and when it ended what a decision needs.
+
+    Args:
+        cause: the message of what ended it; attempt: which one this is of; bad_nodes: where the next had better not run.
+        failed_pod: whose log tells why; waiting: why it has not begun, in words; usage: JSON form of a `ledger.Usage`.
+    """
 
     state: str
     exit_code: int | None = None
     cause: dict[str, Any] = field(default_factory=dict)
+    attempt: int | None = None
+    bad_nodes: tuple[str, ...] = ()
+    failed_pod: str | None = None
+    waiting: str = ""
+    usage: dict[str, Any] | None = None
 
     def explain(self) -> str:
         """The cause in words."""

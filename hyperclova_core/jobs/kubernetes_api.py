@@ -15,12 +15,15 @@ log = logging.getLogger(__name__)
 TRIES, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 15.0
 TIMEOUT = (10, 60)
 """Seconds to connect, and to answer."""
+PAGE = 500
 PLURALS = {
     "Job": ("/apis/batch/v1", "jobs"),
     "Pod": ("/api/v1", "pods"),
     "Service": ("/api/v1", "services"),
     "ConfigMap": ("/api/v1", "configmaps"),
     "Event": ("/api/v1", "events"),
+    "Workload": ("/apis/kueue.x-k8s.io/v1beta2", "workloads"),
+    "OlderWorkload": ("/apis/kueue.x-k8s.io/v1beta1", "workloads"),
     "JobSet": ("/apis/jobset.x-k8s.io/v1alpha2", "jobsets"),
     "PodGroup": ("/apis/scheduling.volcano.sh/v1beta1", "podgroups"),
 }
@@ -34,6 +37,10 @@ class NotThereError(Exception):
 
 class TakenError(Exception):
     """409: an object of that name is there, or changed meanwhile."""
+
+
+class ExpiredError(Exception):
+    """410: the server no longer knows the state that the next page would be of."""
 
 
 class Api:
@@ -64,13 +71,19 @@ class Api:
         if fields:
             query.append(("fieldSelector", fields))
         found: list[dict[str, Any]] = []
-        token = ""
+        token, limit = "", PAGE
         while True:
-            page = self._json(
-                "GET",
-                _path(kind, namespace),
-                query=[*query, ("limit", "500"), *([("continue", token)] if token else [])],
-            )
+            try:
+                page = self._json(
+                    "GET",
+                    _path(kind, namespace),
+                    query=[*query, ("limit", str(limit)), *([("continue", token)] if token else [])],
+                )
+            except (
+                ExpiredError
+            ):  # the list took longer than the server keeps its state: from the beginning, in larger pages
+                found, token, limit = [], "", limit * 4
+                continue
             found += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
@@ -168,6 +181,8 @@ class Api:
                     raise _refusal(error, method, path) from None
                 if error.status == 404:
                     raise NotThereError(path) from None
+                if error.status == 410 and any(key == "continue" for key, _ in query):
+                    raise ExpiredError(message) from None
                 if error.status == 409 and "cannot be fulfilled" not in message:
                     raise TakenError(message) from None
                 if error.status not in (0, 408, 409, 429) and error.status < 500:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +14,16 @@ from hyperclova_core.foundation.errors import ConfigError, TransientError
 from hyperclova_core.jobs.backends import JobStatus
 from hyperclova_core.jobs.cluster import ClusterConfig
 from hyperclova_core.jobs.kubernetes_api import Api, NotThereError, TakenError
-from hyperclova_core.jobs.kubernetes_state import State, moment, state_of
-from hyperclova_core.jobs.ledger import Usage, usage_of
+from hyperclova_core.jobs.kubernetes_state import (
+    LINGER_SECONDS,
+    State,
+    is_dead,
+    is_living,
+    moment,
+    pods_of,
+    state_of,
+)
+from hyperclova_core.jobs.ledger import usage_of
 from hyperclova_core.jobs.rank_logs import RankLogs
 from hyperclova_core.jobs.render import (
     ATTEMPT_LABEL,
@@ -23,31 +31,44 @@ from hyperclova_core.jobs.render import (
     HASH_ANNOTATION,
     JOB_LABEL,
     SPEC_FILE,
+    STOP_SECONDS,
     attempt_name,
     render,
 )
-from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
+from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, difference
 
 log = logging.getLogger(__name__)
 
 CREATE_TRIES = 5
+POLL_SECONDS = 1.0
+MOST_EVENTS_OF = 8
+"""Pods whose events are asked for: the others of a job wait for the same."""
 MARKS_ANNOTATION = "hyperclova.io/log-marks"
+WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
 
 
 class KubernetesBackend:
     """See `backends.Backend`. An attempt is an object of its own, `NAME-aN`; the newest is the job."""
 
-    def __init__(self, api: Api, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._api, self._now = api, now
+    def __init__(
+        self,
+        api: Api,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._api, self._now, self._sleep = api, now, sleep
 
-    def submit(self, spec: TrainJobSpec) -> bool:
+    def submit(self, spec: TrainJobSpec, after: int = 0) -> bool:
         """Start the job's next attempt, or adopt the newest where it runs or has ended well (False).
+
+        Args:
+            after: the last attempt that is known to have been, where the cluster may have forgotten it.
 
         Raises:
             ConfigError: the cluster refuses it, or another job of that name runs, with what differs.
+            TransientError: pods of an earlier attempt do not go away.
         """
         newest = self.newest(spec)
-        number = 1
         if newest is not None:
             state = self._state(spec, newest)
             if state.phase not in ("failed", "succeeded"):
@@ -55,8 +76,29 @@ class KubernetesBackend:
                 return False
             if state.phase == "succeeded" and state.spec_hash == spec.hash:
                 return False
-            number = state.attempt + 1
-        return self._create(spec, number)
+            after = max(after, state.attempt)
+            if not _has_ended(newest):  # a node that does not answer holds it: it would wait for ever
+                self._delete(spec, newest)
+        return self._create(spec, max(after, self._await_earlier_pods(spec)) + 1)
+
+    def _await_earlier_pods(self, spec: TrainJobSpec) -> int:
+        """Wait until no pod of an earlier attempt writes any more, also of a job that was deleted; the last attempt that has pods."""
+        cluster, waited = _cluster(spec), 0.0
+        while True:
+            pods = self._api.find("Pod", cluster.namespace, {JOB_LABEL: cluster_name(spec.name)})
+            living = [pod for pod in pods if is_living(pod) and not is_dead(pod, self._now())]
+            if not living:
+                return max((int(pod["metadata"]["labels"][ATTEMPT_LABEL]) for pod in pods), default=0)
+            if waited > spec.grace_seconds + STOP_SECONDS + LINGER_SECONDS:
+                raise TransientError(
+                    "A pod of an earlier attempt does not end",
+                    where=f"{cluster.namespace}/{living[0]['metadata']['name']}",
+                    why="it was asked to, and its grace time is over; another attempt beside it would write where it writes",
+                    remedy="look at its node, or delete the pod by hand; then start the task again",
+                )
+            log.info("Waiting for %s of an earlier attempt to end", living[0]["metadata"]["name"])
+            self._sleep(POLL_SECONDS)
+            waited += POLL_SECONDS
 
     def _create(self, spec: TrainJobSpec, attempt: int) -> bool:
         """Create an attempt's objects, the job last; one that another made meanwhile is adopted."""
@@ -108,7 +150,7 @@ class KubernetesBackend:
             if same and found.get("data") == item.get("data"):
                 return
             self._api.delete(item["kind"], namespace, name)
-            time.sleep(0.2)
+            self._sleep(0.2)
         raise TransientError(
             f"A {item['kind']} of an earlier attempt does not go away",
             where=f"{namespace}/{name}",
@@ -157,16 +199,13 @@ class KubernetesBackend:
 
     def _state(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> State:
         cluster = _cluster(spec)
-        attempt = job["metadata"]["labels"][ATTEMPT_LABEL]
-        pods = self._api.find("Pod", cluster.namespace, {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: attempt})
-        state = state_of(job, pods, (), self._now())
+        pods = self._pods(spec, job)
+        workload = None
+        if cluster.gang == "kueue" and job["spec"].get("suspend"):
+            workload = self._workload(cluster.namespace, job)
+        state = state_of(job, pods, (), self._now(), workload)
         if state.phase == "starting":
-            events = [
-                event
-                for event in self._api.find("Event", cluster.namespace)
-                if str((event.get("involvedObject") or {}).get("name", "")).startswith(attempt_name(spec, int(attempt)))
-            ]
-            state = state_of(job, pods, events, self._now())
+            state = state_of(job, pods, self._events(cluster.namespace, job, pods), self._now())
             made = [
                 time for time in (moment(pod["metadata"].get("creationTimestamp")) for pod in pods) if time is not None
             ]
@@ -179,17 +218,44 @@ class KubernetesBackend:
             state = replace(state, hopeless=late or state.hopeless)
         return state
 
+    def _pods(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        labels = {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: job["metadata"]["labels"][ATTEMPT_LABEL]}
+        found = self._api.find("Pod", _cluster(spec).namespace, labels)
+        return pods_of({"kind": _kind(spec), **job}, found)
+
+    def _events(
+        self, namespace: str, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What the cluster says of the job and of its first pods: a namespace may have thousands of events of others."""
+        names = [job["metadata"]["name"], *(pod["metadata"]["name"] for pod in pods[:MOST_EVENTS_OF])]
+        return [
+            event
+            for name in names
+            for event in self._api.find("Event", namespace, fields=f"involvedObject.name={name}")
+        ]
+
+    def _workload(self, namespace: str, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What Kueue made of a job; None where it has made nothing yet, or may not be asked."""
+        for kind in ("Workload", "OlderWorkload"):
+            try:
+                found = self._api.find(kind, namespace, {WORKLOAD_LABEL: job["metadata"]["uid"]})
+            except (ConfigError, NotThereError) as error:
+                log.debug("Kueue's Workload cannot be asked: %s", error)
+                continue
+            return found[0] if found else None
+        return None
+
     def get(self, spec: TrainJobSpec) -> JobStatus:
         """See `Backend`; a job whose pods cannot begin is ended, with the reason."""
-        state = self.state(spec)
-        if state is None:
+        job = self.newest(spec)
+        if job is None:
             return JobStatus("absent")
+        state = self._state(spec, job)
         if state.phase == "succeeded":
-            return JobStatus("succeeded", 0)
+            return self._ended(spec, job, state, JobStatus("succeeded", 0))
         if state.phase == "failed":
-            return JobStatus("failed", state.code, state.cause)
+            return self._ended(spec, job, state, JobStatus("failed", state.code, state.cause))
         if state.hopeless:
-            self.cancel(spec)
             cause = {
                 "type": "ConfigError",
                 "what": "The job's pods cannot begin",
@@ -197,20 +263,43 @@ class KubernetesBackend:
                 "why": state.waiting,
                 "remedy": "correct jobs.cluster in the recipe, or what the cluster lacks",
             }
-            return JobStatus("failed", 64, cause)
-        return JobStatus("running")
+            status = self._ended(spec, job, state, JobStatus("failed", 64, cause))
+            self._delete(spec, job)
+            return status
+        if state.phase == "ending":
+            self._end_peers_of_dead(spec, job)
+        return JobStatus("running", attempt=state.attempt, waiting=state.waiting)
 
-    def usage(self, spec: TrainJobSpec, code: int) -> Usage | None:
-        """What the newest attempt took, now that it ended with a code; None where it is gone."""
+    def _ended(self, spec: TrainJobSpec, job: Mapping[str, Any], state: State, status: JobStatus) -> JobStatus:
+        """A state with what the attempt took, and where the next had better not run."""
+        cluster = _cluster(spec)
+        devices = cluster.gpus_per_node * spec.nodes or max(1, spec.processes)
+        code = int(status.exit_code or 0)
+        usage = usage_of(job, self._pods(spec, job), spec.name, state.attempt, devices, code, self._now())
+        return replace(
+            status,
+            attempt=state.attempt,
+            bad_nodes=state.bad_nodes,
+            failed_pod=state.failed_pod,
+            usage=usage.to_dict(),
+        )
+
+    def _end_peers_of_dead(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> None:
+        """Where one pod's node does not answer, the others wait for it: end them, so that the attempt comes to an end."""
+        pods, now = self._pods(spec, job), self._now()
+        if any(is_living(pod) and is_dead(pod, now) for pod in pods):
+            for pod in pods:
+                if is_living(pod) and not pod["metadata"].get("deletionTimestamp"):
+                    self._api.delete("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+
+    def stop(self, spec: TrainJobSpec, code: int, cause: dict[str, Any]) -> JobStatus:
+        """End the newest attempt for a reason of our own; what it took, and how it ended by that reason."""
         job = self.newest(spec)
         if job is None:
-            return None
-        cluster = _cluster(spec)
-        attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
-        labels = {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: str(attempt)}
-        pods = self._api.find("Pod", cluster.namespace, labels)
-        devices = cluster.gpus_per_node * spec.nodes or max(1, spec.processes)
-        return usage_of(job, pods, spec.name, attempt, devices, code, self._now())
+            return JobStatus("failed", code, cause)
+        status = self._ended(spec, job, self._state(spec, job), JobStatus("failed", code, cause))
+        self._delete(spec, job)
+        return status
 
     def marks(self, spec: TrainJobSpec) -> dict[str, Any]:
         """Where an earlier reader left the newest attempt's logs: kept with the job itself, so that a reader that died needs no disk."""
@@ -239,9 +328,17 @@ class KubernetesBackend:
         """End the newest attempt: its pods have their grace time, then they and what belongs to the job are gone."""
         job = self.newest(spec)
         if job is not None:
-            self._api.delete(
-                job["kind"] if "kind" in job else _kind(spec), job["metadata"]["namespace"], job["metadata"]["name"]
-            )
+            self._delete(spec, job)
+
+    def _delete(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> None:
+        self._api.delete(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"])
+
+
+def _has_ended(job: Mapping[str, Any]) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(
+        item["type"] in ("Complete", "Completed", "Failed") and item.get("status") == "True" for item in conditions
+    )
 
 
 def _kind(spec: TrainJobSpec) -> str:
@@ -257,18 +354,3 @@ def _cluster(spec: TrainJobSpec) -> ClusterConfig:
             remedy="give jobs.cluster in the recipe",
         )
     return spec.cluster
-
-
-def difference(theirs: Any, ours: Any, path: str = "") -> list[str]:
-    """Where two specifications differ, in words."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        found = []
-        for key in sorted({*theirs, *ours}):
-            if key not in ("overrides", "avoid_nodes"):
-                found += difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
-        return found
-    return (
-        []
-        if json.dumps(theirs, default=str) == json.dumps(ours, default=str)
-        else [f"{path} is {theirs!r} there, {ours!r} here"]
-    )

@@ -17,6 +17,9 @@ Object = Mapping[str, Any]
 HOPELESS_SECONDS = 600.0
 """What seldom mends itself (an image name that is wrong, a secret that is missing) is given so long to be put right, or pulled again."""
 LINGER_SECONDS = 15.0
+DEAD_SECONDS = 60.0
+"""Beyond a pod's grace time: a kubelet that has not ended it by then does not answer, and nobody else ends it."""
+OWNER_LABELS = ("batch.kubernetes.io/controller-uid", "jobset.sigs.k8s.io/jobset-uid")
 EVICTED_REMEDY = "raise what the message names: jobs.cluster.memory, or scratch"
 HOPELESS = {
     "ErrImageNeverPull": "the image is not on the node, and must not be pulled",
@@ -83,13 +86,44 @@ def index_of(pod: Object) -> int:
     return int(annotations.get(INDEX_ANNOTATION, (pod["metadata"].get("labels") or {}).get(INDEX_ANNOTATION, 0)))
 
 
-def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (), now: datetime | None = None) -> State:
+def pods_of(job: Object, pods: Sequence[Object]) -> list[Object]:
+    """Those that this very object made: one of the same name that was deleted may have left pods that are still ending."""
+    uid = job["metadata"].get("uid")
+    found = []
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        owner = labels.get(OWNER_LABELS[1 if job.get("kind") == "JobSet" else 0])
+        if owner is None or uid is None or owner == uid:
+            found.append(pod)
+    return found
+
+
+def is_dead(pod: Object, now: datetime) -> bool:
+    """Whether a pod should be gone and is not: `deletionTimestamp` is the moment when its grace time is over."""
+    due = moment(pod["metadata"].get("deletionTimestamp"))
+    return due is not None and (now - due).total_seconds() > DEAD_SECONDS
+
+
+def is_living(pod: Object) -> bool:
+    """Whether it has not ended."""
+    return (pod.get("status") or {}).get("phase") in ("Pending", "Running", "Unknown", None)
+
+
+def state_of(
+    job: Object,
+    pods: Sequence[Object],
+    events: Sequence[Object] = (),
+    now: datetime | None = None,
+    workload: Object | None = None,
+) -> State:
     """The state of a Job or a JobSet.
 
     Args:
         pods: of this attempt; events: of the job and its pods.
         now: to reckon how long pods wait.
+        workload: what Kueue made of the job, for why it is not admitted.
     """
+    now = now or datetime.now(UTC)
     attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
     spec_hash = job["metadata"]["annotations"][HASH_ANNOTATION]
     conditions = {
@@ -99,7 +133,8 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
     if "Complete" in conditions or "Completed" in conditions:
         return State("succeeded", attempt, spec_hash, 0, pods=names)
     failed = conditions.get("Failed")
-    living = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Pending", "Running", None)]
+    dead = [pod for pod in pods if is_living(pod) and is_dead(pod, now)]
+    living = [pod for pod in pods if is_living(pod) and not is_dead(pod, now)]
     wanted = int(job["spec"].get("completions") or _completions(job))
     if failed is not None and not (living and _may_be_ending(failed, pods, now)):
         ended = _why_failed(failed, pods, wanted)
@@ -113,13 +148,21 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
             _bad_nodes(ended, pods, wanted),
             pods=names,
         )
+    if dead and not living:  # the job itself waits for a word of them, for ever
+        nodes = tuple(sorted({str((pod.get("spec") or {}).get("nodeName", "")) for pod in dead} - {""}))
+        first = dead[0]["metadata"]["name"]
+        cause = {
+            "what": f"Pod {first} should have ended, and its node does not answer",
+            "where": f"node {', '.join(nodes)}",
+            "why": f"its grace time was over at {dead[0]['metadata']['deletionTimestamp']}",
+            "remedy": "look at the node; the next attempt runs elsewhere",
+        }
+        return State("failed", attempt, spec_hash, 72, cause, None, nodes, pods=names)
     if failed is not None or "FailureTarget" in conditions:
         # its other pods have their grace time still: another attempt beside them would write where they write
         return State("ending", attempt, spec_hash, pods=names)
     if job["spec"].get("suspend"):
-        return State(
-            "queued", attempt, spec_hash, waiting="it waits for its gang to be admitted by the queue", pods=names
-        )
+        return State("queued", attempt, spec_hash, waiting=_why_queued(workload), pods=names)
     running = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded")]
     if any(
         pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("phase") == "Failed" for pod in pods
@@ -127,7 +170,7 @@ def state_of(job: Object, pods: Sequence[Object], events: Sequence[Object] = (),
         return State("ending", attempt, spec_hash, pods=names)
     if len(running) >= wanted:
         return State("running", attempt, spec_hash, pods=names)
-    waiting, hopeless = _why_waiting(job, pods, events, now or datetime.now(UTC))
+    waiting, hopeless = _why_waiting(job, pods, events, now)
     return State("starting", attempt, spec_hash, waiting=waiting, hopeless=hopeless, pods=names)
 
 
@@ -137,6 +180,17 @@ def _completions(job: Object) -> int:
         sum(int(item["template"]["spec"].get("completions", 1)) * int(item.get("replicas", 1)) for item in replicated)
         or 1
     )
+
+
+def _why_queued(workload: Object | None) -> str:
+    """What Kueue says of a job that it holds back."""
+    words = "it waits for its gang to be admitted by the queue"
+    for kind in ("QuotaReserved", "Admitted", "Evicted"):
+        for item in ((workload or {}).get("status") or {}).get("conditions") or ():
+            blocking = item.get("status") == ("True" if kind == "Evicted" else "False")
+            if item.get("type") == kind and blocking and item.get("message"):
+                return f"{words}: {item.get('reason', kind)}: {scheduling(item['message'])}"
+    return words
 
 
 def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended:
@@ -172,11 +226,11 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
     return Ended("", "", 0, 1, cause, condition.get("lastTransitionTime", ""))
 
 
-def _may_be_ending(failed: Object, pods: Sequence[Object], now: datetime | None) -> bool:
+def _may_be_ending(failed: Object, pods: Sequence[Object], now: datetime) -> bool:
     """Whether a failed job's pods may still be ending by themselves: not longer than the longest grace time."""
     since = moment(failed.get("lastTransitionTime"))
     grace = max((float((pod.get("spec") or {}).get("terminationGracePeriodSeconds", 30)) for pod in pods), default=30.0)
-    return since is not None and ((now or datetime.now(UTC)) - since).total_seconds() < grace + LINGER_SECONDS
+    return since is not None and (now - since).total_seconds() < grace + LINGER_SECONDS
 
 
 def _named_by(message: str) -> tuple[int, str] | None:

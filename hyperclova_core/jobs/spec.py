@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -99,6 +100,21 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         known = found.get(key)
         found[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return found
+
+
+def difference(theirs: Any, ours: Any, path: str = "") -> list[str]:
+    """Where two specifications differ, in words."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        found = []
+        for key in sorted({*theirs, *ours}):
+            if key not in ("overrides", "avoid_nodes"):
+                found += difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else key)
+        return found
+    return (
+        []
+        if json.dumps(theirs, default=str) == json.dumps(ours, default=str)
+        else [f"{path} is {theirs!r} there, {ours!r} here"]
+    )
 
 
 def cluster_name(name: str) -> str:

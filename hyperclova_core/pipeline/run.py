@@ -28,7 +28,7 @@ from hyperclova_core.jobs import ledger
 from hyperclova_core.korean.personal_data import TYPES
 from hyperclova_core.pipeline.graph import GATED, SPARK_STAGES, stage_of
 from hyperclova_core.pipeline.recipe import Recipe, validated
-from hyperclova_core.pipeline.usage import usage_rows
+from hyperclova_core.pipeline.usage import usage_rows, write_reports
 
 log = logging.getLogger(__name__)
 
@@ -345,8 +345,7 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     usage = usage_rows(run)
     if usage:
         metrics.update(ledger.totals(usage))
-        storage.write_bytes(storage.join(run.uri, "gpu_hours.md"), ledger.table(usage).encode())
-        artifacts.append([storage.join(run.uri, "gpu_hours.md"), ""])
+    artifacts += [[path, ""] for path in write_reports(run)]
     record_event(
         warehouse,
         {

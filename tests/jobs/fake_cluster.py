@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ GROUPS = {
     "secrets": "v1",
     "jobsets": "jobset.x-k8s.io/v1alpha2",
     "podgroups": "scheduling.volcano.sh/v1beta1",
+    "workloads": "kueue.x-k8s.io/v1beta2",
 }
 KINDS = {
     "jobs": "Job",
@@ -43,15 +44,16 @@ KINDS = {
     "secrets": "Secret",
     "jobsets": "JobSet",
     "podgroups": "PodGroup",
+    "workloads": "Workload",
 }
 INDEX = "batch.kubernetes.io/job-completion-index"
 TICK = 0.05
 
 
-def stamp(nanoseconds: int | None = None) -> str:
+def stamp(nanoseconds: int | None = None, later: float = 0.0) -> str:
     """A time as the API writes it; with nanoseconds as the kubelet writes it before a line."""
     if nanoseconds is None:
-        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")
     whole = datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{nanoseconds % 10**9:09d}Z"
 
@@ -104,6 +106,8 @@ class FakeCluster:
         self.quota: dict[str, int] = {}
         self.containers: dict[tuple[str, str], Container] = {}
         self.environment: dict[str, str] = {}
+        self.frozen: set[str] = set()
+        self.expiring = 0
         self.ports: dict[str, int] = {}
         self._version = 0
         self._lock = threading.RLock()
@@ -192,23 +196,59 @@ class FakeCluster:
         if container is not None:
             _end_group(container.process, signal.SIGKILL)
 
+    def freeze(self, node: str) -> None:
+        """A node that does not answer: the cluster asks its pods to end, and nobody does it."""
+        with self._lock:
+            self.frozen.add(node)
+            for (plural, _, _), pod in self.objects.items():
+                if plural == "pods" and pod["spec"].get("nodeName") == node:
+                    pod["metadata"]["deletionTimestamp"] = stamp(later=pod["spec"]["terminationGracePeriodSeconds"])
+
     def admit(self, job: str) -> None:
         """What Kueue does when there is room: the job is no longer suspended."""
         with self._lock:
             self.objects["jobs", "hyperclova", job]["spec"]["suspend"] = False
 
+    def hold_back(self, job: str, reason: str, message: str) -> None:
+        """What Kueue says of a job that it does not admit."""
+        with self._lock:
+            uid = self.objects["jobs", "hyperclova", job]["metadata"]["uid"]
+            condition = {"type": "QuotaReserved", "status": "False", "reason": reason, "message": message}
+            name = f"job-{job}-{uid[:5]}"
+            self.objects["workloads", "hyperclova", name] = {
+                "apiVersion": GROUPS["workloads"],
+                "kind": "Workload",
+                "metadata": {"name": name, "uid": name, "labels": {"kueue.x-k8s.io/job-uid": uid}},
+                "status": {"conditions": [condition]},
+            }
+
+    def restart_server(self, pause: float) -> None:
+        """The API server goes away for a while; what it knows is kept elsewhere, and containers run on."""
+
+        async def restart() -> None:
+            await self._site.stop()
+            await self._runner.cleanup()
+            await asyncio.sleep(pause)
+            await self._open()
+
+        asyncio.run_coroutine_threadsafe(restart(), self._loop).result(pause + 30)
+
     # the server
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self._answer)
-        runner = web.AppRunner(app, access_log=None)
-        self._loop.run_until_complete(runner.setup())
-        self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", self.port).start())
+        self._loop.run_until_complete(self._open())
         self._ready.set()
         self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        self._loop.run_until_complete(self._runner.cleanup())
+
+    async def _open(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await self._site.start()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
@@ -249,6 +289,9 @@ class FakeCluster:
         with self._lock:
             if sub == "log":
                 return self._log(namespace, name, query)
+            if method == "GET" and name is None and query.get("continue") and self.expiring:
+                self.expiring -= 1
+                return 410, _status(410, "The provided continue parameter is too old")
             if method == "GET" and name is None:
                 return 200, self._list(namespace, plural, query)
             if method == "POST":
@@ -270,8 +313,12 @@ class FakeCluster:
     def _list(self, namespace: str, plural: str, query: dict[str, str]) -> dict[str, Any]:
         wanted = [part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part]
         items = []
+        involved = dict(part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if part)
+        assert set(involved) <= {"involvedObject.name"}, "the double knows no other field selector"
         for (kind, place, _), item in sorted(self.objects.items()):
             labels = item["metadata"].get("labels") or {}
+            if involved and (item.get("involvedObject") or {}).get("name") != involved["involvedObject.name"]:
+                continue
             if kind == plural and place == namespace and all(labels.get(key) == value for key, value in wanted):
                 items.append(copy.deepcopy(item))
         limit, start = int(query.get("limit", "0") or 0), int(query.get("continue", "0") or 0)
@@ -312,8 +359,9 @@ class FakeCluster:
         if key[0] == "pods":
             container = self.containers.get((key[1], key[2]))
             if container is not None and container.process.poll() is None:
-                item["metadata"]["deletionTimestamp"] = stamp()
-                container.process.terminate()
+                item["metadata"]["deletionTimestamp"] = stamp(later=item["spec"]["terminationGracePeriodSeconds"])
+                if item["spec"].get("nodeName") not in self.frozen:
+                    container.process.terminate()
                 return
         del self.objects[key]
         for other, owned in list(self.objects.items()):
@@ -409,6 +457,7 @@ class FakeCluster:
         name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
         template = copy.deepcopy(job["spec"]["template"])
         labels = {**template["metadata"].get("labels", {}), "job-name": job["metadata"]["name"], INDEX: str(index)}
+        labels["batch.kubernetes.io/controller-uid"] = job["metadata"]["uid"]
         annotations = {**template["metadata"].get("annotations", {}), INDEX: str(index)}
         self.objects["pods", namespace, name] = {
             "apiVersion": "v1",
@@ -477,7 +526,7 @@ class FakeCluster:
         elif status["phase"] == "Running":
             container = self.containers[namespace, name]
             code = container.process.poll()
-            if code is None:
+            if code is None or pod["spec"].get("nodeName") in self.frozen:
                 return
             if container.reader is not None:
                 container.reader.join(5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,29 +23,10 @@ from hyperclova_core.jobs.rank_logs import RankLogs, utc
 from hyperclova_core.jobs.render import attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
 from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
+from tests.jobs.programs import ended, job
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
-
-PROGRAM = """
-import argparse, json, os, signal, sys, time
-parser = argparse.ArgumentParser(); parser.add_argument("--config"); options = parser.parse_args()
-config = json.load(open(options.config))
-rank = os.environ.get("RANK", os.environ.get("HYPERCLOVA_NODE", "0"))
-print("hello from", rank, flush=True)
-for number in range(config.get("lines", 0)):
-    print("line", number, flush=True)
-    time.sleep(config.get("pause", 0))
-def stop(number, frame):
-    print("saving", flush=True); time.sleep(0.2); sys.exit(75)
-signal.signal(signal.SIGTERM, stop)
-if config.get("cause") and rank == str(config.get("bad", 0)):
-    json.dump({"time": time.time(), **config["cause"]}, open(config["output"] + "/cause-" + rank + ".json", "w"))
-    sys.exit(1)
-time.sleep(config.get("seconds", 0))
-if rank == "0":
-    json.dump({"rank": rank}, open(config["output"] + "/result.json", "w"))
-"""
 
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one-pod": (1, {"image": "trainer:1"}),
@@ -243,39 +223,6 @@ def test_the_scheduler_is_quoted_with_the_resource_that_is_short() -> None:
 
 
 # on a cluster
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[FakeCluster]:
-    (tmp_path / "job_program_for_clusters.py").write_text(PROGRAM)
-    with FakeCluster(tmp_path / "kubelet") as found:
-        found.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
-        yield found
-
-
-@pytest.fixture
-def backend(cluster: FakeCluster) -> KubernetesBackend:
-    return KubernetesBackend(Api(cluster.client(), sleep=lambda seconds: None))
-
-
-def job(
-    folder: Path, name: str = "job-one", processes: int = 0, cluster: dict[str, Any] | None = None, **config: Any
-) -> TrainJobSpec:
-    output = str(folder / "out")
-    settings = ClusterConfig.model_validate({"image": "trainer:1", "one_node_a_pod": False, **(cluster or {})})
-    return TrainJobSpec(
-        name,
-        "job_program_for_clusters",
-        {"output": output, **config},
-        output,
-        processes,
-        grace_seconds=3,
-        cluster=settings,
-    )
-
-
-def ended(backend: KubernetesBackend, spec: TrainJobSpec) -> Any:
-    return until(lambda: (status := backend.get(spec)).state != "running" and status)
 
 
 def test_a_job_ends_well_and_is_adopted_while_it_runs_and_after(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.jobs.causes import decide
@@ -21,16 +21,13 @@ from hyperclova_core.pipeline.usage import note_decision, unfinished
 from operators import train_job_trigger
 from operators.train_job_trigger import TrainJobTrigger
 from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
-from tests.jobs.test_kubernetes import PROGRAM, job
+from tests.jobs.programs import job
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
-    (tmp_path / "job_program_for_clusters.py").write_text(PROGRAM)
-    with FakeCluster(tmp_path / "kubelet") as found:
-        found.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
-        monkeypatch.setattr(train_job_trigger, "backend_of", lambda conn_id: backend(found))
-        yield found
+@pytest.fixture(autouse=True)
+def connection(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of every trigger leads to the double."""
+    monkeypatch.setattr(train_job_trigger, "backend_of", lambda conn_id: backend(cluster))
 
 
 def backend(cluster: FakeCluster) -> KubernetesBackend:
@@ -103,13 +100,22 @@ def test_a_failure_says_code_cause_and_attempt(cluster: FakeCluster, tmp_path: P
     assert "hello from 0" in shown.lines[-1]
 
 
-def test_a_person_ends_the_task_and_the_job_has_its_grace_time(cluster: FakeCluster, tmp_path: Path) -> None:
+def test_a_person_ends_the_task_and_the_job_has_its_grace_time(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, shown = job(tmp_path, seconds=60), Shown()
     backend(cluster).submit(one)
     pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
     container = cluster.containers["hyperclova", pod]
     until(lambda: container.lines)
-    asyncio.run(trigger(one, shown).on_kill())
+    made = trigger(one, shown)
+    states = {"run": {"train_3": "deferred"}}
+    made.task_instance = SimpleNamespace(dag_id="d", task_id="train", run_id="run", map_index=3)
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **asked: states)
+    asyncio.run(made.on_kill())
+    assert backend(cluster).get(one).state == "running", "another triggerer has it: nobody ended the task"
+    states["run"]["train_3"] = "failed"
+    asyncio.run(made.on_kill())
     until(lambda: container.process.poll() is not None)
     assert any("saving" in line for _, line in container.lines)
     until(lambda: cluster.find("jobs", "job-one-a1") is None and not cluster.pods())
@@ -120,6 +126,7 @@ def test_a_tasks_own_deadline_ends_the_job(cluster: FakeCluster, tmp_path: Path)
     backend(cluster).submit(one)
     event = asyncio.run(event_of(trigger(one, shown, deadline=1.0)))
     assert event["exit_code"] == 124
+    assert (event["attempt"], event["usage"]["attempt"], event["usage"]["code"]) == (1, 1, 124)
     until(lambda: cluster.find("jobs", "job-one-a1") is None)
 
 
@@ -130,11 +137,17 @@ def test_what_pods_wait_for_is_said_once(cluster: FakeCluster, tmp_path: Path) -
     async def waits() -> dict[str, Any]:
         task = asyncio.create_task(event_of(trigger(one, shown)))
         await asyncio.sleep(1.0)
+        cluster.hold_back(
+            "job-one-a1", "Pending", "couldn't assign flavors: Insufficient nvidia.com/gpu in queue research"
+        )
+        await asyncio.sleep(1.0)
         cluster.admit("job-one-a1")
         return await task
 
     assert asyncio.run(waits())["state"] == "succeeded"
-    assert sum("admitted by the queue" in line for line in shown.lines) == 1
+    waits_for = [line for line in shown.lines if "admitted by the queue" in line]
+    assert len(waits_for) == 2, "once in general, once with Kueue's reason"
+    assert "Pending: too little nvidia.com/gpu" in waits_for[1]
 
 
 def test_a_job_that_somebody_deleted_is_not_started_again(cluster: FakeCluster, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""What a cluster does to a job and to who watches it: servers that restart, lists that expire, nodes that fall silent, pods that linger."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hyperclova_core.foundation.errors import TransientError
+from hyperclova_core.jobs import kubernetes_api
+from hyperclova_core.jobs.kubernetes_api import Api
+from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.kubernetes_state import pods_of, state_of
+from hyperclova_core.jobs.rank_logs import RankLogs
+from tests.jobs.fake_cluster import FakeCluster, until
+from tests.jobs.programs import ended, job
+
+TWO_PODS = {"processes_per_node": 1, "allow_partial_gang": True}
+
+
+def test_a_server_that_restarts_is_waited_for(cluster: FakeCluster, tmp_path: Path) -> None:
+    one, backend = job(tmp_path, seconds=1, lines=5), KubernetesBackend(Api(cluster.client()))
+    backend.submit(one)
+    thread = threading.Thread(target=cluster.restart_server, args=(2.0,))
+    thread.start()
+    time.sleep(0.3)
+    assert ended(backend, one).state == "succeeded"
+    thread.join()
+    assert len(list(backend.tail(one).read())) == 6
+
+
+def test_a_list_that_expires_between_its_pages_begins_again(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_api, "PAGE", 1)
+    jobs = [job(tmp_path / str(number), name=f"job-{number}", seconds=30) for number in range(3)]
+    for one in jobs:
+        backend.submit(one)
+    until(lambda: len(cluster.pods("Running")) == 3)
+    cluster.expiring = 1
+    found = Api(cluster.client()).find("Pod", "hyperclova")
+    assert len({pod["metadata"]["name"] for pod in found}) == len(found) == 3
+    assert cluster.expiring == 0
+
+
+def test_the_next_attempt_waits_until_pods_of_a_deleted_job_have_ended(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, seconds=60, saving=1.5)
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]
+    container = cluster.containers["hyperclova", pod["metadata"]["name"]]
+    until(lambda: container.lines)
+    backend.cancel(one)
+    assert cluster.find("jobs", "job-one-a1") is None
+    assert container.process.poll() is None, "it saves its checkpoint still"
+    assert KubernetesBackend(Api(cluster.client())).submit(one)
+    assert container.process.poll() is not None
+    assert cluster.find("jobs", "job-one-a1") is not None
+    newest = cluster.pods()
+    assert all(pod["metadata"]["uid"] != item["metadata"]["uid"] for item in newest)
+
+
+def test_a_pod_that_never_ends_is_named_and_nothing_runs_beside_it(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, seconds=60, saving=60)
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    until(lambda: cluster.containers["hyperclova", pod].lines)
+    backend.cancel(one)
+    patient = KubernetesBackend(Api(cluster.client()), sleep=lambda seconds: None)
+    with pytest.raises(TransientError, match="does not end") as caught:
+        patient.submit(one)
+    assert caught.value.where.endswith(pod)
+    assert cluster.find("jobs", "job-one-a1") is None
+
+
+def test_attempts_go_on_counting_though_the_cluster_has_forgotten_them(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path)
+    backend.submit(one, after=4)
+    assert cluster.find("jobs", "job-one-a5") is not None
+    assert ended(backend, one).attempt == 5
+
+
+def test_a_node_that_falls_silent_ends_the_attempt_and_is_avoided(cluster: FakeCluster, tmp_path: Path) -> None:
+    ahead = [timedelta(0)]
+    backend = KubernetesBackend(
+        Api(cluster.client(), sleep=lambda seconds: None), now=lambda: datetime.now(UTC) + ahead[0]
+    )
+    cluster.nodes = {"node-a": {"nvidia.com/gpu": 1}, "node-b": {"nvidia.com/gpu": 1}, "node-c": {"nvidia.com/gpu": 1}}
+    one = job(tmp_path, processes=2, seconds=60, cluster={**TWO_PODS, "gpus_per_node": 1})
+    backend.submit(one)
+    pods = until(lambda: len(found := cluster.pods("Running")) == 2 and found)
+    silent = pods[0]["spec"]["nodeName"]
+    cluster.freeze(silent)
+    assert backend.get(one).state == "running", "its grace time is not over"
+    ahead[0] = timedelta(seconds=300)
+    status = ended(backend, one)
+    assert status.exit_code in (72, 75), status
+    assert not [
+        pod
+        for pod in cluster.pods("Running")
+        if pod["spec"]["nodeName"] != silent and not pod["metadata"].get("deletionTimestamp")
+    ]
+
+
+def test_a_single_pod_on_a_silent_node_is_given_up(cluster: FakeCluster, tmp_path: Path) -> None:
+    ahead = [timedelta(0)]
+    backend = KubernetesBackend(
+        Api(cluster.client(), sleep=lambda seconds: None), now=lambda: datetime.now(UTC) + ahead[0]
+    )
+    one = job(tmp_path, seconds=60)
+    backend.submit(one)
+    node = until(lambda: cluster.pods("Running"))[0]["spec"]["nodeName"]
+    cluster.freeze(node)
+    ahead[0] = timedelta(seconds=300)
+    status = backend.get(one)
+    assert (status.exit_code, status.bad_nodes) == (72, (node,))
+    assert "does not answer" in status.explain()
+    assert backend.submit(one.following({}, status.bad_nodes))
+    assert cluster.find("jobs", "job-one-a1") is None, "it would wait for its node for ever"
+    assert cluster.find("jobs", "job-one-a2") is not None
+
+
+def test_pods_that_an_earlier_job_of_the_name_left_are_not_this_ones() -> None:
+    job_object = {"kind": "Job", "metadata": {"uid": "new"}}
+    pods = [
+        {"metadata": {"name": name, "labels": {"batch.kubernetes.io/controller-uid": uid}}}
+        for name, uid in (("theirs", "old"), ("mine", "new"))
+    ]
+    assert [pod["metadata"]["name"] for pod in pods_of(job_object, pods)] == ["mine"]
+
+
+def test_a_log_that_was_rotated_between_two_looks_says_so(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    one = job(tmp_path, lines=20, pause=0.1)
+    backend.submit(one)
+    until(lambda: len(list(backend.tail(one).read())) > 3)
+    logs = backend.tail(one)
+    first = list(logs.read())
+    pod = logs.pods[0]
+    container = cluster.containers["hyperclova", pod]
+    assert ended(backend, one).state == "succeeded"
+    with_all = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.marks).read())
+    assert "missing" not in "".join(with_all), "nothing is missing while the node has it all"
+    del container.lines[: len(first) + 3]
+    rest = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.marks).read())
+    assert (
+        rest[0] == "[pod 0] (lines are missing here: the node has rotated its log; the pod's own files have them all)"
+    )
+    assert rest[1:] == with_all[3:]
+
+
+def test_a_queue_that_says_nothing_is_not_made_up() -> None:
+    queued = {
+        "kind": "Job",
+        "metadata": {"labels": {"hyperclova.io/attempt": "1"}, "annotations": {"hyperclova.io/spec-hash": "x"}},
+        "spec": {"completions": 1, "suspend": True},
+    }
+    assert state_of(queued, ()).waiting == "it waits for its gang to be admitted by the queue"
