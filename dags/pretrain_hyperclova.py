@@ -10,8 +10,8 @@ from airflow.sdk import Param, dag, get_current_context, task
 
 from operators import DeepSpeedJobOperator, SparkStageOperator
 
-CONF = Path(os.environ.get("HYPERCLOVA_CONF", Path(__file__).resolve().parents[1] / "conf"))
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
+CONF = os.environ.get("HYPERCLOVA_CONF") or str(Path(__file__).resolve().parents[1] / "conf")
+RECIPES = sorted({path.stem for folder in CONF.split(os.pathsep) for path in Path(folder).glob("*.yaml")})
 SIZES = ["15k", "115k", "450k", "1.5M", "137M", "350M", "760M", "1.3B", "6.9B", "13B", "39B", "82B"]
 
 

@@ -10,8 +10,8 @@ from airflow.sdk import Asset, CronTriggerTimetable, Metadata, Param, dag, get_c
 
 from operators import SparkStageOperator
 
-CONF = Path(os.environ.get("HYPERCLOVA_CONF", Path(__file__).resolve().parents[1] / "conf"))
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
+CONF = os.environ.get("HYPERCLOVA_CONF") or str(Path(__file__).resolve().parents[1] / "conf")
+RECIPES = sorted({path.stem for folder in CONF.split(os.pathsep) for path in Path(folder).glob("*.yaml")})
 CORPUS = Asset(name="hyperclova_corpus", uri="hyperclova://corpus")
 
 

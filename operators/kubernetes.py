@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hyperclova_core.jobs.kubernetes_api import Api
     from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -13,14 +14,29 @@ _ONE_AT_A_TIME = threading.Lock()
 DEFAULT_CONNECTION = "kubernetes_default"
 
 
-def backend_of(conn_id: str) -> KubernetesBackend:
-    """Jobs on the cluster of a connection. The same hook in a worker and in the triggerer, so that all that a connection says of a
+def api_of(conn_id: str) -> Api:
+    """The API of a connection's cluster. The same hook in a worker and in the triggerer, so that all that a connection says of a
     cluster (a file, its text, in-cluster, context) counts in both; call it in a thread of its own from asynchronous code."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     from hyperclova_core.jobs.kubernetes_api import Api
-    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 
     with _ONE_AT_A_TIME:
         client = KubernetesHook(conn_id=conn_id).get_conn()
-    return KubernetesBackend(Api(client))
+    return Api(client)
+
+
+def backend_of(conn_id: str) -> KubernetesBackend:
+    """Jobs on the cluster of a connection."""
+    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+
+    return KubernetesBackend(api_of(conn_id))
+
+
+def kubeconfig_of(conn_id: str) -> str | None:
+    """The kubeconfig that a connection names, for spark-submit, whose client is another; None: in the cluster, or the default's."""
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+    extra = KubernetesHook.get_connection(conn_id).extra_dejson
+    found = extra.get("kube_config_path") or extra.get("extra__kubernetes__kube_config_path")
+    return str(found) if found else None

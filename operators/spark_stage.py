@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
@@ -10,11 +14,19 @@ from airflow.sdk.exceptions import AirflowException
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.engines import SPARK_SETTINGS
-from hyperclova_core.foundation.errors import HyperclovaError, from_dict
+from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
+from operators.kubernetes import DEFAULT_CONNECTION
 from operators.warehouse import as_airflow_error, warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from hyperclova_core.jobs.spark_driver import SparkDriver
+    from hyperclova_core.pipeline.recipe import Recipe
+
+SUBMIT_SECONDS = 600
+LAST_LINES = 20
+PARTITIONS = "spark.sql.shuffle.partitions"
 
 
 class SparkStageOperator(SparkSubmitOperator):
@@ -26,16 +38,29 @@ class SparkStageOperator(SparkSubmitOperator):
     Args:
         stage: name of a Spark stage.
         run_id: the run in the warehouse; by default the DAG run's id.
+        kubernetes_conn_id: connection of the cluster, where the Spark connection's master is k8s://.
+        poll_seconds: between looks at a driver on a cluster.
     """
 
     template_fields = (*SparkSubmitOperator.template_fields, "run_id")
     ui_color = "#dcebf7"
 
-    def __init__(self, *, stage: str, run_id: str = "{{ run_id }}", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stage: str,
+        run_id: str = "{{ run_id }}",
+        kubernetes_conn_id: str = DEFAULT_CONNECTION,
+        poll_seconds: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("conn_id", "spark_default")
         super().__init__(name=f"hyperclova-{stage}", **kwargs)
         self.stage = stage
         self.run_id = run_id
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.poll_seconds = poll_seconds
+        self._driver: SparkDriver | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Reuse or run the stage; what the next tasks and the UI may know of it."""
@@ -60,13 +85,20 @@ class SparkStageOperator(SparkSubmitOperator):
                 return _brief(result)
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
+        recipe = recipe_of(run)
         self.application = spark_application.__file__
         self.application_args = ["--warehouse", house.uri, "--run", self.run_id, "--stage", self.stage]
-        self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe_of(run).spark, **(self.conf or {})}
+        told = dict(self.conf or {})
+        self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe.spark, **told}
         failure = spark_application.failure_path(run, self.stage)
-        storage.remove(failure)
         try:
-            super().execute(context)
+            if self._get_hook()._is_kubernetes:
+                self._on_cluster(recipe, plan.fingerprint, told, lambda: storage.remove(failure))
+            else:
+                storage.remove(failure)
+                super().execute(context)
+        except HyperclovaError as error:
+            raise as_airflow_error(error) from error
         except AirflowException as error:
             if storage.exists(failure):
                 raise as_airflow_error(from_dict(storage.read_json(failure))) from error
@@ -75,6 +107,91 @@ class SparkStageOperator(SparkSubmitOperator):
         if ended is None:
             raise AirflowException(f"Stage {self.stage} ended without a result; see the application's log above")
         return _brief(ended)
+
+    def _on_cluster(
+        self, recipe: Recipe, fingerprint: str, conf: dict[str, Any], before: Callable[[], None]
+    ) -> None:
+        """Submit the driver to the cluster, or adopt an earlier try's, and follow it to its end.
+
+        spark-submit only makes the driver's pod: followed by its name, it survives this process, and no JVM waits beside it. The
+        provider's own following loses drivers outside a namespace called `spark` (docs/decisions/0016).
+
+        Args:
+            conf: this operator's own settings, which count most; before: called before something new is submitted.
+        """
+        from hyperclova_core.jobs import spark_cluster
+        from hyperclova_core.jobs.cluster import passed_on
+        from hyperclova_core.jobs.spark_driver import SparkDriver
+        from operators.kubernetes import api_of, kubeconfig_of
+
+        told = recipe.spark_cluster
+        if told is None:
+            raise ConfigError(
+                "The recipe does not say how pods of Spark stages look",
+                where="spark_cluster",
+                why=f"connection {self._conn_id} leads to a cluster",
+                remedy="give at least spark_cluster.image, the pipeline image",
+            )
+        config = told.model_copy(
+            update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
+        )
+        name = spark_cluster.driver_name(self.run_id, self.stage)
+        self._driver = SparkDriver(api_of(self.kubernetes_conn_id), config, name)
+        try:
+            if self._driver.adopt(fingerprint):
+                self.log.info("Adopted running driver %s", name)
+            else:
+                before()
+                with tempfile.TemporaryDirectory(prefix="hyperclova-templates-") as folder:
+                    for role, template in spark_cluster.templates(config, self.stage).items():
+                        storage.write_json(storage.join(folder, f"{role}.json"), template)
+                    own = spark_cluster.settings(config, name, self.stage, fingerprint, folder)
+                    # sizes are what the recipe says of this cluster; a number of partitions is what it says of its data
+                    chosen = {key: recipe.spark[key] for key in (PARTITIONS,) if key in recipe.spark}
+                    self.conf = {**SPARK_SETTINGS, **recipe.spark, **own, **chosen, **conf}
+                    self.application = f"local://{config.application}"
+                    self._submit(kubeconfig_of(self.kubernetes_conn_id))
+                self.log.info("Submitted driver %s", name)
+            status = self._driver.wait(self.log.info, self.poll_seconds)
+        finally:
+            self._driver = None
+        self.log.info("Driver %s: %s", name, status.explain())
+        if status.state != "succeeded":
+            if status.cause.get("type"):
+                raise from_dict({**status.cause, "exit_code": status.exit_code})
+            raise AirflowException(f"Driver {name}: {status.explain()}")
+        SparkDriver(api_of(self.kubernetes_conn_id), config, name).cancel()
+
+    def _submit(self, kubeconfig: str | None) -> None:
+        """Run spark-submit, which ends when the driver's pod is made.
+
+        Raises:
+            AirflowException: it refuses, with its last lines.
+        """
+        # the driver's pod has its own; Spark would pass ours on
+        own = ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_DIRS", "SPARK_LOCAL_IP")
+        environment = {key: value for key, value in os.environ.items() if key not in own}
+        if kubeconfig:
+            environment["KUBECONFIG"] = kubeconfig
+        command = self._get_hook()._build_spark_submit_command(self.application)
+        self.log.info("%s", " ".join(command))
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SUBMIT_SECONDS, check=False
+        )
+        if ended.returncode:
+            lines = [
+                line
+                for line in (ended.stderr + ended.stdout).splitlines()
+                if line.strip() and not line.startswith("\tat ")
+            ]
+            raise AirflowException("spark-submit failed:\n" + "\n".join(lines[-LAST_LINES:]))
+
+    def on_kill(self) -> None:
+        """End the application: the driver's pod on a cluster, with its executors; else the process here."""
+        if self._driver is not None:
+            self._driver.cancel()
+        else:
+            super().on_kill()
 
 
 class _NoEngine:

@@ -123,12 +123,20 @@ def start_session(name: str, settings: dict[str, str]) -> SparkSession:
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.appName(name)
-    if "spark.master" not in settings and not os.environ.get("MASTER") and "SPARK_ENV_LOADED" not in os.environ:
-        builder = builder.master(f"local[{os.cpu_count() or 1}]")
+    submitted: dict[str, str] = {}
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit: what it was told counts
+        from pyspark import SparkConf, SparkContext
+
+        SparkContext._ensure_initialized()  # type: ignore[attr-defined]
+        submitted = dict(SparkConf().getAll())
+    else:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        if "spark.master" not in settings and not os.environ.get("MASTER"):
+            builder = builder.master(f"local[{os.cpu_count() or 1}]")
     for key, value in {**SPARK_SETTINGS, **settings}.items():
-        builder = builder.config(key, value)
+        if key not in submitted:
+            builder = builder.config(key, value)
     try:
         session = builder.getOrCreate()
     except (PySparkRuntimeError, FileNotFoundError) as error:

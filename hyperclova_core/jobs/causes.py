@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+PREEMPTED = 75
 FREE = 1_000
 """Attempts after a cause that is nobody's fault."""
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.secrets import without_credentials
 
 DAY = 86_400
+
+
+PASSED_ON = ("HYPERCLOVA_DATA", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
+
+
+def passed_on(told: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """What pods are told of addresses beyond what a recipe says: as the one who starts them knows them, but never with a password in it.
+
+    Args:
+        told: by the recipe, which counts; environment: of the one who starts them.
+    """
+    found = {key: environment[key] for key in PASSED_ON if environment.get(key) and key not in told}
+    return {key: value for key, value in found.items() if without_credentials(value) == value}
 
 
 class Volume(Config):
@@ -58,7 +73,7 @@ class ClusterConfig(Config):
     priority_class: str | None = None
     environment: dict[str, str] = Field(
         default_factory=dict,
-        description="variables that are no secret, such as MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3",
+        description="variables that are no secret; MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3, HYPERCLOVA_DATA are Airflow's if not said here",
     )
     secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
     volumes: tuple[Volume, ...] = ()

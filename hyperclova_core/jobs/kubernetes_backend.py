@@ -44,6 +44,7 @@ POLL_SECONDS = 1.0
 MOST_EVENTS_OF = 8
 """Pods whose events are asked for: the others of a job wait for the same."""
 MARKS_ANNOTATION = "hyperclova.io/log-marks"
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
 
 
@@ -203,7 +204,7 @@ class KubernetesBackend:
         workload = None
         if cluster.gang == "kueue" and job["spec"].get("suspend"):
             workload = self._workload(cluster.namespace, job)
-        state = state_of(job, pods, (), self._now(), workload)
+        state = state_of(job, pods, (), self._now(), workload, self._failed_child(spec, job))
         if state.phase == "starting":
             state = state_of(job, pods, self._events(cluster.namespace, job, pods), self._now())
             made = [
@@ -217,6 +218,14 @@ class KubernetesBackend:
             late = since is not None and (self._now() - since).total_seconds() > cluster.start_seconds
             state = replace(state, hopeless=late or state.hopeless)
         return state
+
+    def _failed_child(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The Job of a failed JobSet, whose own condition says why; the JobSet names it only."""
+        if _kind(spec) != "JobSet" or not _has_ended(job):
+            return None
+        labels = {JOBSET_LABEL: job["metadata"]["name"]}
+        found = self._api.find("Job", _cluster(spec).namespace, labels)
+        return next((child for child in found if _has_ended(child)), None)
 
     def _pods(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         labels = {JOB_LABEL: cluster_name(spec.name), ATTEMPT_LABEL: job["metadata"]["labels"][ATTEMPT_LABEL]}
@@ -242,7 +251,7 @@ class KubernetesBackend:
             except (ConfigError, NotThereError) as error:
                 log.debug("Kueue's Workload cannot be asked: %s", error)
                 continue
-            return found[0] if found else None
+            return max(found, key=lambda item: str(item["metadata"].get("creationTimestamp", "")), default=None)
         return None
 
     def get(self, spec: TrainJobSpec) -> JobStatus:

@@ -115,6 +115,7 @@ def state_of(
     events: Sequence[Object] = (),
     now: datetime | None = None,
     workload: Object | None = None,
+    child: Object | None = None,
 ) -> State:
     """The state of a Job or a JobSet.
 
@@ -122,6 +123,7 @@ def state_of(
         pods: of this attempt; events: of the job and its pods.
         now: to reckon how long pods wait.
         workload: what Kueue made of the job, for why it is not admitted.
+        child: of a JobSet, the Job that failed.
     """
     now = now or datetime.now(UTC)
     attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
@@ -133,6 +135,9 @@ def state_of(
     if "Complete" in conditions or "Completed" in conditions:
         return State("succeeded", attempt, spec_hash, 0, pods=names)
     failed = conditions.get("Failed")
+    if failed is not None and child is not None:
+        told = (child.get("status") or {}).get("conditions") or ()
+        failed = next((item for item in told if item["type"] == "Failed" and item.get("status") == "True"), failed)
     dead = [pod for pod in pods if is_living(pod) and is_dead(pod, now)]
     living = [pod for pod in pods if is_living(pod) and not is_dead(pod, now)]
     wanted = int(job["spec"].get("completions") or _completions(job))
@@ -162,7 +167,8 @@ def state_of(
         # its other pods have their grace time still: another attempt beside them would write where they write
         return State("ending", attempt, spec_hash, pods=names)
     if job["spec"].get("suspend"):
-        return State("queued", attempt, spec_hash, waiting=_why_queued(workload), pods=names)
+        words, hopeless = _why_queued(workload)
+        return State("queued", attempt, spec_hash, waiting=words, hopeless=hopeless, pods=names)
     running = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Running", "Succeeded")]
     if any(
         pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("phase") == "Failed" for pod in pods
@@ -170,7 +176,7 @@ def state_of(
         return State("ending", attempt, spec_hash, pods=names)
     if len(running) >= wanted:
         return State("running", attempt, spec_hash, pods=names)
-    waiting, hopeless = _why_waiting(job, pods, events, now)
+    waiting, hopeless = why_waiting(pods, events, now)
     return State("starting", attempt, spec_hash, waiting=waiting, hopeless=hopeless, pods=names)
 
 
@@ -182,15 +188,19 @@ def _completions(job: Object) -> int:
     )
 
 
-def _why_queued(workload: Object | None) -> str:
-    """What Kueue says of a job that it holds back."""
+def _why_queued(workload: Object | None) -> tuple[str, bool]:
+    """What Kueue says of a job that it holds back, and whether only a person can let it go on."""
     words = "it waits for its gang to be admitted by the queue"
-    for kind in ("QuotaReserved", "Admitted", "Evicted"):
+    for kind in ("Evicted", "QuotaReserved", "Admitted"):
         for item in ((workload or {}).get("status") or {}).get("conditions") or ():
-            blocking = item.get("status") == ("True" if kind == "Evicted" else "False")
-            if item.get("type") == kind and blocking and item.get("message"):
-                return f"{words}: {item.get('reason', kind)}: {scheduling(item['message'])}"
-    return words
+            reason, message = str(item.get("reason", kind)), str(item.get("message", ""))
+            if item.get("type") != kind or item.get("status") != ("True" if kind == "Evicted" else "False"):
+                continue
+            if kind == "Evicted" and reason.startswith(("Deactivated", "InactiveWorkload")):
+                return f"the queue has put it aside: {reason}: {message}", True
+            if kind != "Evicted" and message:
+                return f"{words}: {reason}: {scheduling(message)}", False
+    return words, False
 
 
 def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended:
@@ -326,7 +336,7 @@ def _told(message: str | None) -> dict[str, Any]:
     return dict(cause) if isinstance(cause, dict) else {}
 
 
-def _why_waiting(job: Object, pods: Sequence[Object], events: Sequence[Object], now: datetime) -> tuple[str, bool]:
+def why_waiting(pods: Sequence[Object], events: Sequence[Object], now: datetime) -> tuple[str, bool]:
     """Why pods have not begun, and whether it will not mend itself."""
     for pod in sorted(pods, key=index_of):
         name, status = pod["metadata"]["name"], pod.get("status") or {}

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from hyperclova_core.jobs.causes import PREEMPTED
 from hyperclova_core.jobs.kubernetes_state import ended_of, moment
-
-PREEMPTED = 75
-"""Ended after a checkpoint: what it did is not lost."""
 
 
 @dataclass(frozen=True)

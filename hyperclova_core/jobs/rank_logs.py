@@ -25,10 +25,18 @@ class RankLogs:
 
     Args:
         marks: of an earlier reader, see `marks`.
+        labelled: whether lines say which pod they are of.
     """
 
-    def __init__(self, api: Api, namespace: str, pods: Sequence[str], marks: Mapping[str, Any] | None = None) -> None:
-        self._api, self._namespace, self.pods = api, namespace, list(pods)
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        pods: Sequence[str],
+        marks: Mapping[str, Any] | None = None,
+        labelled: bool = True,
+    ) -> None:
+        self._api, self._namespace, self.pods, self._labels = api, namespace, list(pods), labelled
         self._marks: dict[str, dict[str, Any]] = {name: dict(mark) for name, mark in (marks or {}).items()}
 
     @property
@@ -73,7 +81,7 @@ class RankLogs:
                 count = current["count"] + 1 if current["time"] == time else 1
                 self._marks[pod] = {"time": time, "count": count}
                 given = True
-                yield _labelled(words[:LINE_CHARACTERS], number)
+                yield _labelled(words[:LINE_CHARACTERS], number) if self._labels else words[:LINE_CHARACTERS]
             if not full:
                 return
             if not given:  # all that was read is known: more in one second than a read takes

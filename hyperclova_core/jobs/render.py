@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hyperclova_core.jobs.causes import FINAL_CODES
+from hyperclova_core.jobs.causes import FINAL_CODES, PREEMPTED
 from hyperclova_core.jobs.cluster import ClusterConfig
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang
 
@@ -168,7 +168,12 @@ def _job_spec(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, Any
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FINAL_CODES)},
+                    "onExitCodes": {
+                        "containerName": CONTAINER,
+                        "operator": "In",
+                        # a pod that Kueue takes away saves a checkpoint and says so by its code: the job is to wait, not to fail
+                        "values": sorted(FINAL_CODES - ({PREEMPTED} if cluster.gang == "kueue" else set())),
+                    },
                 },
                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]

@@ -84,7 +84,7 @@ class Platform:
             "HYPERCLOVA_HOME": str(self.home),
             "HYPERCLOVA_WAREHOUSE": str(self.warehouse),
             "HYPERCLOVA_DATA": str(self.data),
-            "HYPERCLOVA_CONF": str(self.root / "conf"),
+            "HYPERCLOVA_CONF": os.environ.get("HYPERCLOVA_CONF") or str(self.root / "conf"),
             PSEUDONYM_VARIABLE: os.environ.get(PSEUDONYM_VARIABLE) or self._secret("pseudonym.key"),
             OWNER_VARIABLE: str(self.home),
             "MLFLOW_TRACKING_URI": self.mlflow_url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifac
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
+from hyperclova_core.jobs.cluster import passed_on
 from hyperclova_core.jobs.render import SCRATCH
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
@@ -53,6 +55,7 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
         output = storage.scratch_folder("jobs", plan.fingerprint)
         if cluster is not None:
             output, publish = f"{SCRATCH}/job", target
+    environment = passed_on(cluster.environment, os.environ) if cluster is not None else {}
     name = f"{key}-{plan.fingerprint[:10]}".lower().replace(".", "-")
     if isinstance(request.config, TrainConfig):
         tags = {
@@ -71,6 +74,7 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
             config.model_dump(mode="json"),
             output,
             request.config.size.parallel.processes,
+            environment=environment,
             cluster=cluster,
             publish=publish,
         )
@@ -78,7 +82,14 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
         assert isinstance(request.config, EvaluateConfig)
         told = evaluation.job_config(request.inputs, request.config, output, request.seed)
         spec = TrainJobSpec(
-            name, evaluation.PROGRAM, told.model_dump(mode="json"), output, 0, cluster=cluster, publish=publish
+            name,
+            evaluation.PROGRAM,
+            told.model_dump(mode="json"),
+            output,
+            0,
+            environment=environment,
+            cluster=cluster,
+            publish=publish,
         )
     return JobPlan(key, plan, spec)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.jobs.cluster import JobsConfig
+from hyperclova_core.jobs.spark_cluster import SparkClusterConfig
 from hyperclova_core.tokens.serialize import SerializeConfig
 from hyperclova_core.tokens.train_stage import TokenizerConfig
 from hyperclova_core.training.config import LadderConfig
@@ -60,6 +62,9 @@ class Recipe(Config):
     train: LadderConfig = LadderConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     jobs: JobsConfig = JobsConfig()
+    spark_cluster: SparkClusterConfig | None = Field(
+        None, description="how pods of Spark stages look, where Airflow's connection spark_default leads to k8s://"
+    )
     refresh: RefreshConfig = RefreshConfig()
     gates: dict[str, GateConfig] = Field(default_factory=dict, description="stage → thresholds")
     retention_days: float = Field(
@@ -76,16 +81,23 @@ def conf_folder() -> Path:
     return beside if beside.is_dir() else Path(str(importlib.resources.files("hyperclova_core"))) / "conf"
 
 
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked for by name: what HYPERCLOVA_CONF lists (as PATH does), else the recipes that come with the platform."""
+    told = [Path(folder) for folder in os.environ.get("HYPERCLOVA_CONF", "").split(os.pathsep) if folder]
+    return told or [conf_folder()]
+
+
 def recipe_path(name: str) -> Path:
     """The file of a recipe given by path or by name.
 
     Raises:
         ConfigError: there is none.
     """
-    for candidate in (Path(name), conf_folder() / f"{name}.yaml"):
+    folders = recipe_folders()
+    for candidate in (Path(name), *(folder / f"{name}.yaml" for folder in folders)):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(path.stem for path in conf_folder().glob("*.yaml")))
+    known = ", ".join(sorted({path.stem for folder in folders for path in folder.glob("*.yaml")}))
     raise ConfigError(
         f"There is no recipe {name}",
         where=name,

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
+import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -22,7 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from aiohttp import web
+
+from tests.jobs.fake_kubelet import INDEX, Container, end_group, run_container
 
 GROUPS = {
     "jobs": "batch/v1",
@@ -46,7 +46,6 @@ KINDS = {
     "podgroups": "PodGroup",
     "workloads": "Workload",
 }
-INDEX = "batch.kubernetes.io/job-completion-index"
 TICK = 0.05
 
 
@@ -81,17 +80,6 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class Container:
-    """A running container: its process, and its lines with their times."""
-
-    process: subprocess.Popen[str]
-    lines: list[tuple[int, str]] = field(default_factory=list)
-    reader: threading.Thread | None = None
-    termination_log: str = ""
-    doomed: str | None = None
-
-
 class FakeCluster:
     """Use as a context manager; `url` is the server's."""
 
@@ -108,6 +96,8 @@ class FakeCluster:
         self.environment: dict[str, str] = {}
         self.frozen: set[str] = set()
         self.expiring = 0
+        self.forgotten = 0
+        """Resource versions below are not known any more: a watch from there is told 410."""
         self.ports: dict[str, int] = {}
         self._version = 0
         self._lock = threading.RLock()
@@ -131,7 +121,7 @@ class FakeCluster:
         self._over.set()
         self._controller.join(10)
         for container in self.containers.values():
-            _end_group(container.process, signal.SIGKILL)
+            end_group(container.process)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -143,6 +133,14 @@ class FakeCluster:
         configuration.api_key = {"authorization": "Bearer test"}
         configuration.retries = False
         return client.ApiClient(configuration)
+
+    def kubeconfig(self) -> str:
+        """A kubeconfig's text that leads here."""
+        named = {"name": "double", "cluster": {"server": self.url}}
+        user = {"name": "test", "user": {"token": "test"}}
+        context = {"name": "double", "context": {"cluster": "double", "user": "test", "namespace": "hyperclova"}}
+        parts = {"clusters": [named], "users": [user], "contexts": [context], "current-context": "double"}
+        return json.dumps({"apiVersion": "v1", "kind": "Config", **parts})
 
     # what tests do to it
 
@@ -169,7 +167,7 @@ class FakeCluster:
         """As the kernel does when a container is over its limit."""
         container = self.containers["hyperclova", pod]
         container.doomed = reason
-        _end_group(container.process, signal.SIGKILL)
+        end_group(container.process)
 
     def disrupt(self, pod: str, reason: str = "PreemptionByScheduler") -> None:
         """Take a pod away: a condition says why, its container has its grace time."""
@@ -194,7 +192,7 @@ class FakeCluster:
             self.objects.pop(("pods", "hyperclova", pod), None)
         container = self.containers.pop(("hyperclova", pod), None)
         if container is not None:
-            _end_group(container.process, signal.SIGKILL)
+            end_group(container.process)
 
     def freeze(self, node: str) -> None:
         """A node that does not answer: the cluster asks its pods to end, and nobody does it."""
@@ -202,7 +200,7 @@ class FakeCluster:
             self.frozen.add(node)
             for (plural, _, _), pod in self.objects.items():
                 if plural == "pods" and pod["spec"].get("nodeName") == node:
-                    pod["metadata"]["deletionTimestamp"] = stamp(later=pod["spec"]["terminationGracePeriodSeconds"])
+                    pod["metadata"]["deletionTimestamp"] = stamp(later=_grace(pod))
 
     def admit(self, job: str) -> None:
         """What Kueue does when there is room: the job is no longer suspended."""
@@ -252,11 +250,8 @@ class FakeCluster:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
-        body = (
-            await request.json()
-            if request.can_read_body and request.method in ("POST", "PATCH", "PUT", "DELETE")
-            else None
-        )
+        writes = request.can_read_body and request.method in ("POST", "PATCH", "PUT", "DELETE")
+        body = yaml.safe_load(await request.text()) if writes else None
         fault = next(
             (f for f in self.faults if f.times and f.method == request.method and re.search(f.path, request.path)), None
         )
@@ -270,10 +265,63 @@ class FakeCluster:
             return web.json_response(
                 _status(fault.status, "injected"), status=fault.status or 500, headers=fault.headers
             )
+        if request.query.get("watch") in ("true", "1"):
+            return await self._watch(request)
+        if request.content_type == "application/apply-patch+yaml" and isinstance(body, dict):
+            self._apply(request.path, body)
         status, answer = self._handle(request.method, request.path, dict(request.query), body)
         if isinstance(answer, str):
             return web.Response(text=answer, status=status)
         return web.json_response(answer, status=status)
+
+    def _apply(self, path: str, body: dict[str, Any]) -> None:
+        """Server-side apply makes what is not there."""
+        folder, _, name = path.rpartition("/")
+        with self._lock:
+            status, _ = self._handle("GET", path, {}, None)
+            if status == 404:
+                self._handle("POST", folder, {}, {**body, "metadata": {**body["metadata"], "name": name}})
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        """Changes of what matches, as they come; over a WebSocket too, which Spark's client tries first."""
+        query = dict(request.query)
+        query.pop("limit", None)
+        namespace, plural = request.path.split("/namespaces/")[1].split("/")[:2]
+        socket = request.headers.get("Upgrade", "").lower() == "websocket"
+        answer: web.WebSocketResponse | web.StreamResponse = web.WebSocketResponse() if socket else web.StreamResponse()
+        await answer.prepare(request)
+
+        async def send(kind: str, item: dict[str, Any]) -> None:
+            text = json.dumps({"type": kind, "object": item})
+            if isinstance(answer, web.WebSocketResponse):
+                await answer.send_str(text)
+            else:
+                await answer.write(f"{text}\n".encode())
+
+        since = int(query.get("resourceVersion", "0") or 0)
+        known: dict[str, tuple[str, dict[str, Any]]] = {}
+        first = True
+        try:
+            if since and since < self.forgotten:
+                await send("ERROR", _status(410, f"too old resource version: {since} ({self.forgotten})"))
+                return answer
+            while not self._over.is_set() and not (isinstance(answer, web.WebSocketResponse) and answer.closed):
+                with self._lock:
+                    items = {item["metadata"]["name"]: item for item in self._list(namespace, plural, query)["items"]}
+                for name, item in items.items():
+                    seen = json.dumps(item, sort_keys=True, default=str)
+                    old = known.get(name)
+                    if old is None or old[0] != seen:
+                        known[name] = (seen, item)
+                        if not (first and since and int(item["metadata"]["resourceVersion"]) <= since):
+                            await send("ADDED" if old is None else "MODIFIED", item)
+                for name in [name for name in known if name not in items]:
+                    await send("DELETED", known.pop(name)[1])
+                first = False
+                await asyncio.sleep(TICK)
+        except (ConnectionError, asyncio.CancelledError):
+            return answer
+        return answer
 
     def _handle(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         found = re.fullmatch(
@@ -294,6 +342,11 @@ class FakeCluster:
                 return 410, _status(410, "The provided continue parameter is too old")
             if method == "GET" and name is None:
                 return 200, self._list(namespace, plural, query)
+            if method == "DELETE" and name is None:
+                gone = self._list(namespace, plural, query)["items"]
+                for item in gone:
+                    self._delete((plural, namespace, item["metadata"]["name"]))
+                return 200, _status(200, "")
             if method == "POST":
                 return self._create(namespace, plural, body)
             key = (plural, namespace, name)
@@ -332,7 +385,7 @@ class FakeCluster:
         }
 
     def _create(self, namespace: str, plural: str, body: dict[str, Any]) -> tuple[int, Any]:
-        name = body["metadata"]["name"]
+        name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{uuid.uuid4().hex[:5]}"
         if (plural, namespace, name) in self.objects:
             return 409, _status(409, f'{plural} "{name}" already exists')
         if len(name) > 63:
@@ -342,9 +395,17 @@ class FakeCluster:
         if plural == "jobs" and body["spec"]["template"]["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
             return 422, _status(422, "spec.template.spec.restartPolicy: Required value")
         item = copy.deepcopy(body)
-        item["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": stamp(), "namespace": namespace}
+        item["metadata"] |= {
+            "name": name,
+            "uid": str(uuid.uuid4()),
+            "creationTimestamp": stamp(),
+            "namespace": namespace,
+        }
         if plural == "jobs":
             item.setdefault("status", {})
+        if plural == "pods":
+            item["status"] = {"phase": "Pending", "conditions": [], "podIP": "127.0.0.1"}
+            item["metadata"].setdefault("labels", {})
         self._touch(item)
         self.objects[plural, namespace, name] = item
         return 201, copy.deepcopy(item)
@@ -359,7 +420,7 @@ class FakeCluster:
         if key[0] == "pods":
             container = self.containers.get((key[1], key[2]))
             if container is not None and container.process.poll() is None:
-                item["metadata"]["deletionTimestamp"] = stamp(later=item["spec"]["terminationGracePeriodSeconds"])
+                item["metadata"]["deletionTimestamp"] = stamp(later=_grace(item))
                 if item["spec"].get("nodeName") not in self.frozen:
                     container.process.terminate()
                 return
@@ -398,7 +459,18 @@ class FakeCluster:
                         self._reconcile(namespace, item)
                 for (plural, namespace, name), item in list(self.objects.items()):
                     if plural == "pods":
-                        self._kubelet(namespace, name, item)
+                        self._try(namespace, name, item)
+
+    def _try(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
+        """A pod that the double cannot run says so by its state, as a node does."""
+        try:
+            self._kubelet(namespace, name, pod)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other pods go on
+            pod["status"] |= {
+                "phase": "Failed",
+                "reason": "DoubleCannot",
+                "message": f"{type(error).__name__}: {error}",
+            }
 
     def _event(self, namespace: str, target: dict[str, Any], reason: str, message: str) -> None:
         name = f"{target['metadata']['name']}.{reason}"
@@ -522,6 +594,11 @@ class FakeCluster:
                     {"name": "job", "state": {"waiting": {"reason": problem[0], "message": problem[1]}}}
                 ]
                 return
+            wanted = [volume["configMap"]["name"] for volume in pod["spec"].get("volumes", ()) if "configMap" in volume]
+            missing = [config for config in wanted if ("configmaps", namespace, config) not in self.objects]
+            if missing:  # a node waits for what it has to mount
+                self._event(namespace, pod, "FailedMount", f'configmap "{missing[0]}" not found')
+                return
             self._start(namespace, name, pod)
         elif status["phase"] == "Running":
             container = self.containers[namespace, name]
@@ -546,7 +623,7 @@ class FakeCluster:
     def _schedule(self, pod: dict[str, Any]) -> bool:
         if pod["spec"].get("nodeName"):
             return True
-        requests = pod["spec"]["containers"][0]["resources"]["requests"]
+        requests = pod["spec"]["containers"][0].get("resources", {}).get("requests", {})
         selector = pod["spec"].get("nodeSelector") or {}
         reasons: list[str] = []
         for node, capacity in self.nodes.items():
@@ -573,7 +650,7 @@ class FakeCluster:
 
     def _used(self, node: str, resource: str) -> int:
         return sum(
-            int(pod["spec"]["containers"][0]["resources"]["requests"].get(resource, 0))
+            int(pod["spec"]["containers"][0].get("resources", {}).get("requests", {}).get(resource, 0))
             for (plural, _, _), pod in self.objects.items()
             if plural == "pods"
             and pod["spec"].get("nodeName") == node
@@ -590,51 +667,13 @@ class FakeCluster:
         return None
 
     def _start(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
-        """Run the container's command here, with its folders mapped below ours."""
-        body = pod["spec"]["containers"][0]
-        root = self.folder / name
-        mapped: dict[str, str] = {}
-        for mount in body["volumeMounts"]:
-            volume = next(item for item in pod["spec"]["volumes"] if item["name"] == mount["name"])
-            place = root / mount["name"]
-            place.mkdir(parents=True, exist_ok=True)
-            if "configMap" in volume:
-                for file, content in self.objects["configmaps", namespace, volume["configMap"]["name"]]["data"].items():
-                    (place / file).write_text(content)
-            mapped[mount["mountPath"]] = str(place)
-
-        def local(text: str) -> str:
-            for inside, outside in mapped.items():
-                if text == inside or text.startswith(f"{inside}/"):
-                    return outside + text[len(inside) :]
-            return text
-
-        environment = {**os.environ, **self.environment}
-        for item in body["env"]:
-            value = item.get("value")
-            if value is None:
-                path = item["valueFrom"]["fieldRef"]["fieldPath"]
-                value = pod["metadata"]["annotations"][INDEX] if "annotations" in path else pod["spec"]["nodeName"]
-            environment[item["name"]] = local(str(value))
-        meeting = environment.get("HYPERCLOVA_RENDEZVOUS", "")
-        if meeting:  # the cluster's DNS, in one line
-            environment["HYPERCLOVA_RENDEZVOUS"] = f"127.0.0.1:{self._port_of(meeting)}"
-        termination = root / "termination-log"
-        termination.touch()
-        environment["HYPERCLOVA_TERMINATION_LOG"] = str(termination)
-        command = [sys.executable if part == "python" else local(part) for part in body["command"]]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            errors="replace",
+        container = run_container(
+            self.folder / name,
+            pod,
+            lambda config: self.objects["configmaps", namespace, config].get("data", {}),
+            self.environment,
+            self._port_of,
         )
-        container = Container(process, termination_log=str(termination))
-        container.reader = threading.Thread(target=_read_lines, args=(container,), daemon=True)
-        container.reader.start()
         self.containers[namespace, name] = container
         pod["status"] |= {
             "phase": "Running",
@@ -651,21 +690,6 @@ class FakeCluster:
         return self.ports[meeting]
 
 
-def _read_lines(container: Container) -> None:
-    assert container.process.stdout is not None
-    last = 0
-    for line in container.process.stdout:
-        last = max(last + 1, time.time_ns())
-        container.lines.append((last, line.rstrip("\n")))
-
-
-def _end_group(process: subprocess.Popen[str], number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-
-
 def _status(code: int, message: str) -> dict[str, Any]:
     return {
         "kind": "Status",
@@ -674,6 +698,10 @@ def _status(code: int, message: str) -> dict[str, Any]:
         "message": message,
         "code": code,
     }
+
+
+def _grace(pod: dict[str, Any]) -> float:
+    return float(pod["spec"].get("terminationGracePeriodSeconds", 30))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from hyperclova_core.foundation.errors import TransientError
 from hyperclova_core.jobs import kubernetes_api
 from hyperclova_core.jobs.kubernetes_api import Api
 from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
-from hyperclova_core.jobs.kubernetes_state import pods_of, state_of
+from hyperclova_core.jobs.kubernetes_state import State, pods_of, state_of
 from hyperclova_core.jobs.rank_logs import RankLogs
 from tests.jobs.fake_cluster import FakeCluster, until
 from tests.jobs.programs import ended, job
@@ -158,10 +158,40 @@ def test_a_log_that_was_rotated_between_two_looks_says_so(
     assert rest[1:] == with_all[3:]
 
 
-def test_a_queue_that_says_nothing_is_not_made_up() -> None:
-    queued = {
+def queued(**workload: str) -> State:
+    """The state of a suspended job, with one condition of Kueue's Workload."""
+    job_object = {
         "kind": "Job",
         "metadata": {"labels": {"hyperclova.io/attempt": "1"}, "annotations": {"hyperclova.io/spec-hash": "x"}},
         "spec": {"completions": 1, "suspend": True},
     }
-    assert state_of(queued, ()).waiting == "it waits for its gang to be admitted by the queue"
+    return state_of(job_object, (), workload={"status": {"conditions": [workload]}} if workload else None)
+
+
+def test_what_a_queue_says_is_told_and_nothing_is_made_up() -> None:
+    assert queued().waiting == "it waits for its gang to be admitted by the queue"
+    waits = queued(
+        type="QuotaReserved", status="False", reason="ExceedsMaxQuota", message="24 of nvidia.com/gpu, 8 there are"
+    )
+    assert waits.waiting.endswith("queue: ExceedsMaxQuota: 24 of nvidia.com/gpu, 8 there are")
+    assert not waits.hopeless, "quotas change: the job's own limits end it, if any"
+    preempted = queued(type="Evicted", status="True", reason="Preempted", message="by a job of higher priority")
+    assert not preempted.hopeless
+    aside = queued(type="Evicted", status="True", reason="DeactivatedDueToRequeuingLimitExceeded", message="10 times")
+    assert aside.hopeless, "only a person lets it go on"
+    assert "DeactivatedDueTo" in aside.waiting
+
+
+def test_a_jobset_fails_for_what_its_job_says() -> None:
+    condition = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    jobset = {
+        "kind": "JobSet",
+        "metadata": {"labels": {"hyperclova.io/attempt": "1"}, "annotations": {"hyperclova.io/spec-hash": "x"}},
+        "spec": {"replicatedJobs": [{"name": "n", "template": {"spec": {"completions": 2}}}]},
+        "status": {
+            "conditions": [{**condition, "reason": "ReachedMaxRestarts", "message": "(first failed job: x-a1-n-0)"}]
+        },
+    }
+    child = {"status": {"conditions": [{**condition, "reason": "DeadlineExceeded", "message": "longer than 60 s"}]}}
+    assert state_of(jobset, (), child=child).code == 124
+    assert state_of(jobset, ()).code == 72, "without it: its pods are gone"

@@ -22,6 +22,7 @@ from hyperclova_core.jobs.launcher import own_address
 from hyperclova_core.jobs.rank_logs import RankLogs, utc
 from hyperclova_core.jobs.render import attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
+from tests.jobs import schemas
 from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
 from tests.jobs.programs import ended, job
 
@@ -110,6 +111,8 @@ def test_manifests_are_what_they_were_and_valid_in_every_version(case: str) -> N
         for version in VERSIONS:
             if item["kind"] in ("Job", "ConfigMap", "Service"):
                 kubernetes_validate.validate(item, version, strict=True)
+        if item["kind"] in schemas.FILES:
+            schemas.validate(item)
         if item["kind"] == "JobSet":  # what it holds is a Job's specification
             for replicated in item["spec"]["replicatedJobs"]:
                 job = {

@@ -1,0 +1,213 @@
+"""Spark stages on Kubernetes: what a recipe's `spark_cluster` says, as settings of spark-submit and pod templates of driver and executors.
+
+Image, namespace, names, sizes and accounts are settings, which Spark writes over whatever a template says; security contexts,
+tolerations, commands and secrets are the templates', which Spark keeps. No secret is in either, only names of secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.hashing import digest_parts
+from hyperclova_core.jobs.cluster import Toleration, Volume
+from hyperclova_core.jobs.render import CONTAINER, SCRATCH
+from hyperclova_core.jobs.spec import cluster_name
+
+MEMORY = r"^\d+[mg]$"
+STAGE_LABEL, FINGERPRINT_ANNOTATION = "hyperclova.io/stage", "hyperclova.io/fingerprint"
+LOCAL_DISK = "spark-local-dir-1"
+"""A volume of such a name is where Spark puts shuffles; without one it makes a volume of its own, without a limit."""
+PYTHON = "/opt/hyperclova/bin/python"
+NETWORK_POLICY_STEP = "org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep"
+
+
+class SparkClusterConfig(Config):
+    """Image, size and place of a stage's driver and executors."""
+
+    image: str = Field(description="the pipeline image, by digest or a tag that is never moved")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    namespace: str = "hyperclova"
+    driver_account: str = Field("hyperclova-spark", description="may make and remove executors")
+    executor_account: str = Field("hyperclova-job", description="has no rights, and its token is not mounted")
+    driver_cores: int = Field(1, ge=1)
+    driver_memory: str = Field("2g", pattern=MEMORY, description="of its JVM")
+    driver_overhead: str = Field("2g", pattern=MEMORY, description="of its Python: plans, gates, lineage")
+    executor_cores: int = Field(4, ge=1, description="units of work at once")
+    executor_memory: str = Field("2g", pattern=MEMORY, description="of its JVM")
+    executor_overhead: str = Field("14g", pattern=MEMORY, description="of its Python workers, which do the work")
+    min_executors: int = Field(0, ge=0)
+    max_executors: int = Field(8, ge=0, description="0: none, the driver does the work itself, on `driver_cores`")
+    idle_seconds: int = Field(120, ge=1, description="an executor without work is given back after so long")
+    scratch: str = Field("100Gi", description="a pod's own disk, for /tmp and shuffles")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class: str | None = None
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="variables that are no secret; MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3, HYPERCLOVA_DATA are Airflow's if not said here",
+    )
+    secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
+    volumes: tuple[Volume, ...] = ()
+    deadline_seconds: int = Field(2 * 86_400, ge=60, description="of a stage, from its driver's start")
+    start_seconds: int = Field(1800, ge=10, description="a driver that has not begun by then is ended, with the reason")
+    user: int = Field(10_001, ge=1, description="numeric, never root")
+    python: str = Field(PYTHON, description="in the image")
+    application: str = Field(
+        "/opt/hyperclova/app/hyperclova_core/pipeline/spark_application.py", description="in the image"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SparkClusterConfig:
+        if self.min_executors > self.max_executors:
+            raise ValueError(f"min_executors {self.min_executors} is more than max_executors {self.max_executors}")
+        return self
+
+
+def driver_name(run_id: str, stage: str) -> str:
+    """The driver's pod of a run's stage: the same for every try, so that a second one finds the first."""
+    return f"{cluster_name(f'{stage}-{digest_parts(run_id, stage)[:10]}')}-driver"
+
+
+def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str, folder: str) -> dict[str, str]:
+    """What spark-submit is told beyond a stage's own settings.
+
+    Args:
+        name: the driver's pod; folder: where `templates` were written, on the submitter's disk.
+    """
+    found = {
+        # we follow the driver by its name ourselves: spark-submit would hold a JVM for every stage that runs
+        "spark.kubernetes.submission.waitAppCompletion": "false",
+        "spark.kubernetes.namespace": config.namespace,
+        "spark.kubernetes.container.image": config.image,
+        "spark.kubernetes.container.image.pullPolicy": config.image_pull_policy,
+        "spark.kubernetes.driver.pod.name": name,
+        "spark.kubernetes.authenticate.driver.serviceAccountName": config.driver_account,
+        "spark.kubernetes.authenticate.executor.serviceAccountName": config.executor_account,
+        "spark.kubernetes.driver.podTemplateFile": f"{folder}/driver.json",
+        "spark.kubernetes.driver.podTemplateContainerName": CONTAINER,
+        "spark.kubernetes.executor.podTemplateFile": f"{folder}/executor.json",
+        "spark.kubernetes.executor.podTemplateContainerName": CONTAINER,
+        f"spark.kubernetes.driver.annotation.{FINGERPRINT_ANNOTATION}": fingerprint,
+        f"spark.kubernetes.driver.label.{STAGE_LABEL}": stage,
+        f"spark.kubernetes.executor.label.{STAGE_LABEL}": stage,
+        # the chart's network policies stand already, and the submitter needs no right to make others (Spark 4.2 makes one by itself)
+        "spark.kubernetes.driver.pod.excludedFeatureSteps": NETWORK_POLICY_STEP,
+        # claims belong to whoever made them: Spark would delete all that carry its label
+        "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
+        "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
+        "spark.kubernetes.executor.useDriverPodIP": "true",
+        "spark.pyspark.python": config.python,
+        "spark.driver.cores": str(config.driver_cores),
+        "spark.kubernetes.driver.limit.cores": str(config.driver_cores),
+        "spark.driver.memory": config.driver_memory,
+        "spark.driver.memoryOverhead": config.driver_overhead,
+        "spark.executor.cores": str(config.executor_cores),
+        "spark.kubernetes.executor.request.cores": str(config.executor_cores),
+        "spark.kubernetes.executor.limit.cores": str(config.executor_cores),
+        "spark.executor.memory": config.executor_memory,
+        "spark.executor.memoryOverhead": config.executor_overhead,
+    }
+    if config.image_pull_secrets:
+        found["spark.kubernetes.container.image.pullSecrets"] = ",".join(config.image_pull_secrets)
+    if config.max_executors:
+        found |= {
+            # there is no external shuffle service on Kubernetes: executors that hold shuffled data stay, for a while
+            "spark.dynamicAllocation.enabled": "true",
+            "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+            "spark.dynamicAllocation.shuffleTracking.timeout": "30min",
+            "spark.dynamicAllocation.minExecutors": str(config.min_executors),
+            "spark.dynamicAllocation.maxExecutors": str(config.max_executors),
+            "spark.dynamicAllocation.executorIdleTimeout": f"{config.idle_seconds}s",
+            "spark.sql.shuffle.partitions": str(2 * config.max_executors * config.executor_cores),
+        }
+    else:
+        found["spark.kubernetes.driver.master"] = f"local[{config.driver_cores}]"
+    return found
+
+
+def templates(config: SparkClusterConfig, stage: str) -> dict[str, dict[str, Any]]:
+    """The pod templates `driver` and `executor`."""
+    return {
+        "driver": _template(config, stage, "spark-driver"),
+        "executor": _template(config, stage, "spark-executor"),
+    }
+
+
+def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[str, Any]:
+    environment = {
+        **config.environment,
+        "TMPDIR": f"{SCRATCH}/tmp",  # noqa: S108 - the pod's own
+        "HOME": f"{SCRATCH}/home",
+        "NUMBA_CACHE_DIR": f"{SCRATCH}/numba",
+        "PYTHONUNBUFFERED": "1",
+    }
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": config.image,
+        # Spark gives arguments (`driver …`, `executor`), and expects an image that knows them
+        "command": [config.python, "-m", "hyperclova_core.jobs.spark_entry"],
+        "workingDir": SCRATCH,
+        "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": SCRATCH},
+            {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            {"name": LOCAL_DISK, "mountPath": f"{SCRATCH}/spark"},
+            *(
+                {"name": f"claim-{n}", "mountPath": volume.path, "readOnly": volume.read_only}
+                for n, volume in enumerate(config.volumes)
+            ),
+        ],
+    }
+    if config.secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in config.secrets]
+    spec: dict[str, Any] = {
+        # the driver makes executors; they ask for nothing
+        "automountServiceAccountToken": component == "spark-driver",
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": config.user,
+            "runAsGroup": config.user,
+            "fsGroup": config.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "scratch", "emptyDir": {"sizeLimit": config.scratch}},
+            {"name": "temporary", "emptyDir": {"sizeLimit": config.scratch}},
+            {"name": LOCAL_DISK, "emptyDir": {"sizeLimit": config.scratch}},
+            *(
+                {
+                    "name": f"claim-{n}",
+                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
+                }
+                for n, volume in enumerate(config.volumes)
+            ),
+        ],
+    }
+    if component == "spark-driver":
+        spec["activeDeadlineSeconds"] = config.deadline_seconds
+    if config.node_selector:
+        spec["nodeSelector"] = dict(config.node_selector)
+    if config.tolerations:
+        spec["tolerations"] = [item.model_dump(exclude_none=True) for item in config.tolerations]
+    if config.priority_class:
+        spec["priorityClassName"] = config.priority_class
+    labels = {
+        "app.kubernetes.io/name": "hyperclova",
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/managed-by": "hyperclova",
+        STAGE_LABEL: stage,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels}, "spec": spec}

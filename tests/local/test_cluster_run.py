@@ -1,0 +1,135 @@
+"""`pretrain_hyperclova` through Airflow's own scheduler and triggerer, its GPU jobs on the double of a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.backends import is_alive
+from hyperclova_core.local.airflow_api import AirflowApi
+from hyperclova_core.local.demo import DAG, watch
+from hyperclova_core.local.demo_text import gather
+from hyperclova_core.local.services import Platform, start, stop
+from tests.conftest import ROOT
+from tests.jobs.fake_cluster import FakeCluster, until
+
+CLUSTER = {"image": "trainer:1", "processes_per_node": 1, "allow_partial_gang": True, "one_node_a_pod": False}
+SECONDS = 900.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCluster]:
+    with FakeCluster(tmp_path_factory.mktemp("kubelet")) as found:
+        found.environment["PYTHONPATH"] = str(ROOT)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def platform(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """All services of one machine; the connection kubernetes_default is a kubeconfig that leads to the double."""
+    home = tmp_path_factory.mktemp("home")
+    config = home / "kubeconfig"
+    config.write_text(cluster.kubeconfig())
+    (home / "recipes").mkdir()
+    recipe = yaml.safe_load((ROOT / "conf" / "smoke.yaml").read_text())
+    recipe["name"] = "smoke-cluster"
+    recipe["jobs"] = {"cluster": CLUSTER}
+    recipe["train"]["settings"] |= {"tokens": 120_000, "checkpoint_every": 20}
+    (home / "recipes" / "smoke-cluster.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True))
+    gather(home / "data", fetch=False)
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(config)}}
+    place = Platform(
+        home,
+        ROOT,
+        free_port(),
+        free_port(),
+        {
+            "HYPERCLOVA_CONF": str(home / "recipes"),
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection),
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+        },
+    )
+    try:
+        start(place)
+        yield place
+    finally:
+        stop(place)
+
+
+def lines_of(api: AirflowApi, run_id: str, task: dict[str, Any]) -> list[str]:
+    return api.log_tail(DAG, run_id, task, 100_000)
+
+
+def task_of(api: AirflowApi, run_id: str, name: str, index: int = -1) -> dict[str, Any]:
+    return next(
+        task for task in api.tasks(DAG, run_id) if task["task_id"] == name and (index < 0 or task["map_index"] == index)
+    )
+
+
+def shown_by(cluster: FakeCluster, words: str) -> bool:
+    return any(words in line for found in list(cluster.containers.values()) for _, line in found.lines)
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.ranks
+def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
+    platform: Platform, cluster: FakeCluster
+) -> None:
+    api = AirflowApi(platform.airflow_url, "admin", platform.password())
+    api.wait_for_dag(DAG)
+    api.wait_for_recipe(DAG, "smoke-cluster")
+    api.unpause(DAG)
+    run_id = api.trigger(DAG, {"recipe": "smoke-cluster", "backend": "kubernetes"})
+
+    until(lambda: shown_by(cluster, "step 40/") or api.run_state(DAG, run_id) == "failed", SECONDS)
+    triggerer = json.loads((platform.home / "services" / "airflow-triggerer.json").read_text())
+    os.killpg(triggerer["pid"], signal.SIGKILL)
+    until(lambda: not is_alive(triggerer["pid"], triggerer["started"]))
+    assert start(platform), "the triggerer again"
+    until(lambda: len(cluster.pods("Running")) == 2, 60)
+    cluster.disrupt(cluster.pods("Running")[1]["metadata"]["name"])
+
+    assert watch(api, run_id, SECONDS) == "success"
+    run = Warehouse(str(platform.warehouse)).run(run_id)
+    kept = storage.read_json(f"{run.uri}/jobs/train-tiny-a.json")
+    assert [row["exit_code"] for row in kept["decisions"]] == [75]
+    assert [(row["attempt"], row["code"]) for row in kept["usage"]] == [(1, 75), (2, 0)]
+    assert "preempted" in storage.read_bytes(f"{run.uri}/job_decisions.md").decode()
+    lines = lines_of(api, run_id, task_of(api, run_id, "train", 0))
+    steps = [line for line in lines if line.startswith("[rank 0] step ")]
+    assert len(steps) == len(set(steps)) >= 5, "every line once, though a triggerer died in between"
+    assert any(line.startswith("[rank 1] ") for line in lines)
+    assert any(line.startswith("Decision: preempted") for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.ranks
+def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, cluster: FakeCluster) -> None:
+    api = AirflowApi(platform.airflow_url, "admin", platform.password())
+    run_id = api.trigger(DAG, {"recipe": "smoke-cluster", "backend": "kubernetes", "tokens": 4_000_000})
+    until(lambda: cluster.pods("Running") or api.run_state(DAG, run_id) == "failed", SECONDS)
+    job = until(lambda: cluster.pods("Running"))[0]["metadata"]["labels"]["job-name"]
+    until(lambda: api.tasks(DAG, run_id) and task_of(api, run_id, "train", 0)["state"] == "deferred", 60)
+    time.sleep(10)  # the triggerer has it by then
+    api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/0", {"new_state": "failed"})
+    until(lambda: cluster.find("jobs", job) is None, 60)
+    until(lambda: not cluster.pods("Running"), 120)
