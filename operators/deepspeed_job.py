@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hyperclova_core.foundation.runner import Outcome
     from hyperclova_core.foundation.warehouse import Warehouse
     from hyperclova_core.jobs.spec import TrainJobSpec
+    from hyperclova_core.pipeline.attempts import Attempts
 
 POLL_SECONDS = 2.0
 
@@ -65,8 +66,8 @@ class DeepSpeedJobOperator(BaseOperator):
         """Run the job to its end; what the UI may know of it."""
         from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
         from hyperclova_core.jobs.causes import cause_of
+        from hyperclova_core.pipeline.attempts import Attempts
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
-        from hyperclova_core.pipeline.usage import unfinished
 
         house = warehouse()
         run = house.run(self.run_id)
@@ -76,11 +77,7 @@ class DeepSpeedJobOperator(BaseOperator):
             job = plan_job(house, run, self.key)
             status = None
             if job.spec is not None and job.spec.cluster is not None:
-                earlier = unfinished(run, self.key)
-                spec = job.spec
-                for row in earlier:
-                    spec = spec.following(row["changes"], row["avoid_nodes"])
-                self._begin(spec, list(earlier[-1]["codes"]) if earlier else [], started)
+                self._begin(Attempts(house, run, self.key, job.spec), started)
             if job.spec is not None:
                 self._spec = job.spec
                 offset = log_end(job.spec)
@@ -98,55 +95,42 @@ class DeepSpeedJobOperator(BaseOperator):
         finally:
             self._spec = None
 
-    def _begin(self, spec: TrainJobSpec, codes: list[int], started: float) -> NoReturn:
-        """Start the next attempt on the cluster (or adopt it), and wait for it in the triggerer."""
+    def _begin(self, attempts: Attempts, started: float) -> NoReturn:
+        """Start the next attempt on the cluster (or adopt it); the triggerer follows it, and what comes after it."""
         from hyperclova_core.pipeline.usage import last_attempt
         from operators.train_job_trigger import TrainJobTrigger
 
-        run = warehouse().run(self.run_id)
-        fresh = backend_of(self.kubernetes_conn_id).submit(spec, last_attempt(run, self.key))
+        spec = attempts.current()
+        fresh = backend_of(self.kubernetes_conn_id).submit(spec, last_attempt(attempts.run, self.key))
         self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", spec.name)
         limit = self.execution_timeout
         self.defer(
             trigger=TrainJobTrigger(
-                spec.to_dict(),
+                attempts.spec.to_dict(),
                 self.kubernetes_conn_id,
                 self.poll_seconds,
                 started + limit.total_seconds() if limit is not None else None,
+                self.run_id,
+                self.key,
             ),
             method_name="resume",
-            kwargs={"spec": spec.to_dict(), "codes": codes, "started": started},
+            kwargs={"started": started},
         )
         raise AssertionError("deferring leaves the task")
 
-    def resume(
-        self, context: Context, event: dict[str, Any], spec: dict[str, Any], codes: list[int], started: float
-    ) -> dict[str, Any]:
-        """The job has ended: take its result, or decide by the cause what follows."""
+    def resume(self, context: Context, event: dict[str, Any], started: float) -> dict[str, Any]:
+        """The job has ended for good: take its result, or say why there is none."""
         from hyperclova_core.jobs.backends import JobStatus
-        from hyperclova_core.jobs.causes import decide
-        from hyperclova_core.jobs.spec import TrainJobSpec
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
-        from hyperclova_core.pipeline.usage import note_decision, note_usage, tell_decisions
 
         house = warehouse()
         run = house.run(self.run_id)
-        told = TrainJobSpec.from_dict(spec)
         status = JobStatus(event["state"], event["exit_code"], event["cause"])
-        self.log.info("Job %s: %s", told.name, status.explain())
-        if event.get("usage"):
-            note_usage(run, self.key, event["usage"])
+        self.log.info("Job of %s: %s", self.key, status.explain())
         try:
-            if status.state == "succeeded":
-                return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))
-            codes = [*codes, int(event["exit_code"] or 1)]
-            decision = decide(codes, micro_batch_of(told), event.get("bad_nodes") or ())
-            self.log.info("Decision: %s", decision.why)
-            note_decision(run, self.key, event.get("attempt"), codes, decision)
-            tell_decisions(house, run)
-            if not decision.again:
-                raise AirflowFailException(f"Job {told.name}: {status.explain()} Decision: {decision.why}")
-            self._begin(told.following(decision.changes, decision.avoid_nodes), codes, started)
+            if status.state != "succeeded":
+                raise AirflowFailException(f"Job of {self.key}: {status.explain()} Decision: {event['decision']}")
+            return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
 
@@ -175,10 +159,3 @@ class DeepSpeedJobOperator(BaseOperator):
 
         if self._spec is not None:
             LocalBackend().cancel(self._spec)
-
-
-def micro_batch_of(spec: TrainJobSpec) -> int | None:
-    """The micro-batch of an attempt, where it is a training."""
-    size = spec.effective_config().get("train", {}).get("size", {})
-    found = size.get("parallel", {}).get("micro_batch")
-    return int(found) if found is not None else None

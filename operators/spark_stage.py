@@ -108,9 +108,7 @@ class SparkStageOperator(SparkSubmitOperator):
             raise AirflowException(f"Stage {self.stage} ended without a result; see the application's log above")
         return _brief(ended)
 
-    def _on_cluster(
-        self, recipe: Recipe, fingerprint: str, conf: dict[str, Any], before: Callable[[], None]
-    ) -> None:
+    def _on_cluster(self, recipe: Recipe, fingerprint: str, conf: dict[str, Any], before: Callable[[], None]) -> None:
         """Submit the driver to the cluster, or adopt an earlier try's, and follow it to its end.
 
         spark-submit only makes the driver's pod: followed by its name, it survives this process, and no JVM waits beside it. The

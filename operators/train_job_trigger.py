@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.jobs.backends import JobStatus
+from hyperclova_core.pipeline.usage import last_attempt, note_usage
 from operators.kubernetes import backend_of
 
 if TYPE_CHECKING:
     from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
     from hyperclova_core.jobs.spec import TrainJobSpec
+    from hyperclova_core.pipeline.attempts import Attempts
 
 LINES_AT_ONCE = 2_000
 LAST_LINES = 40
@@ -24,48 +27,61 @@ GIVE_UP, LONGEST_PAUSE = 60, 60.0
 
 
 class TrainJobTrigger(BaseTrigger):
-    """Polls by name. What was shown is marked on the job itself, so a triggerer that starts again goes on at the next line.
+    """Polls by name, and follows a job through all its attempts. What was shown is marked on the job itself, and what was decided is in
+    the run, so a triggerer that starts again goes on at the next line.
+
+    One trigger for all attempts of a task's try, because Airflow 3.3 begins the log of a second one by emptying that of the first
+    (docs/decisions/0016).
 
     Args:
-        spec: JSON form of a `TrainJobSpec`.
+        spec: JSON form of a `TrainJobSpec`, before any attempt changed something.
         conn_id: connection of the cluster.
         poll_seconds: between looks.
         deadline: seconds since 1970 after which the job is ended; None: the job's own counts.
+        run_id, key: the stage of a run whose job it is; empty: the first attempt is the last.
     """
 
     def __init__(
-        self, spec: dict[str, Any], conn_id: str, poll_seconds: float = 5.0, deadline: float | None = None
+        self,
+        spec: dict[str, Any],
+        conn_id: str,
+        poll_seconds: float = 5.0,
+        deadline: float | None = None,
+        run_id: str = "",
+        key: str = "",
     ) -> None:
         super().__init__()
         self.spec, self.conn_id, self.poll_seconds, self.deadline = spec, conn_id, poll_seconds, deadline
+        self.run_id, self.key = run_id, key
         self._told = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How the triggerer makes it again."""
-        arguments = {
-            "spec": self.spec,
-            "conn_id": self.conn_id,
-            "poll_seconds": self.poll_seconds,
-            "deadline": self.deadline,
-        }
-        return "operators.train_job_trigger.TrainJobTrigger", arguments
+        names = ("spec", "conn_id", "poll_seconds", "deadline", "run_id", "key")
+        return "operators.train_job_trigger.TrainJobTrigger", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event, when the job has ended."""
-        from hyperclova_core.jobs.spec import TrainJobSpec
-
-        spec = TrainJobSpec.from_dict(self.spec)
+        """One event, when the job has ended for good."""
         failures = 0
         while True:
             try:
                 backend = await asyncio.to_thread(backend_of, self.conn_id)
+                attempts = await asyncio.to_thread(self._attempts)
                 while True:
+                    spec = await asyncio.to_thread(attempts.current) if attempts is not None else self._spec()
                     status = await self._look(backend, spec)
-                    failures = 0
                     if status.state != "running":
-                        yield TriggerEvent(await self._end_of(backend, spec, status))
-                        return
+                        event = await self._after(backend, attempts, spec, status)
+                        if event is not None:
+                            yield TriggerEvent(event)
+                            return
+                    failures = 0
                     await asyncio.sleep(self.poll_seconds)
+            except ConfigError as error:
+                yield TriggerEvent(
+                    _event(JobStatus("failed", error.exit_code, error.to_dict()), "it is not tried again")
+                )
+                return
             except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on without us, and somebody must watch it
                 failures += 1
                 self.log.warning("The cluster cannot be asked (%d): %s: %s", failures, type(error).__name__, error)
@@ -75,9 +91,48 @@ class TrainJobTrigger(BaseTrigger):
                         "why": f"{failures} times: {type(error).__name__}: {error}",
                         "remedy": "the job may run still: correct the connection, then clear the task, which finds it by its name",
                     }
-                    yield TriggerEvent(_event(JobStatus("failed", 64, cause)))
+                    yield TriggerEvent(_event(JobStatus("failed", 64, cause), "nobody watches it"))
                     return
                 await asyncio.sleep(min(self.poll_seconds * failures, LONGEST_PAUSE))
+
+    def _spec(self) -> TrainJobSpec:
+        from hyperclova_core.jobs.spec import TrainJobSpec
+
+        return TrainJobSpec.from_dict(self.spec)
+
+    def _attempts(self) -> Attempts | None:
+        """Attempts of the run's stage, or None where there is no run."""
+        from hyperclova_core.pipeline.attempts import Attempts
+        from operators.warehouse import warehouse
+
+        if not self.run_id:
+            return None
+        house = warehouse()
+        return Attempts(house, house.run(self.run_id), self.key, self._spec())
+
+    async def _after(
+        self, backend: KubernetesBackend, attempts: Attempts | None, spec: TrainJobSpec, status: JobStatus
+    ) -> dict[str, Any] | None:
+        """What follows an attempt that has ended: the task's event, or None where another one was started."""
+        status = await self._end_of(backend, spec, status)
+        if status.state == "succeeded":
+            if attempts is not None and status.usage is not None:
+                await asyncio.to_thread(note_usage, attempts.run, self.key, status.usage)
+            return _event(status, "")
+        if attempts is None:
+            return _event(status, "")
+        self.log.info("Attempt %s of %s: %s", status.attempt or "?", spec.name, status.explain())
+        decision = await asyncio.to_thread(attempts.follow, status)
+        self.log.info("Decision: %s", decision.why)
+        if not decision.again:
+            return _event(status, decision.why)
+        following = await asyncio.to_thread(attempts.current)
+        await asyncio.to_thread(
+            backend.submit, following, await asyncio.to_thread(last_attempt, attempts.run, self.key)
+        )
+        self.log.info("Submitted the next attempt of %s", spec.name)
+        self._told = ""
+        return None
 
     async def _look(self, backend: KubernetesBackend, spec: TrainJobSpec) -> JobStatus:
         """The job's state, with what is new in its ranks' logs shown; a job beyond the task's deadline is ended."""
@@ -91,19 +146,19 @@ class TrainJobTrigger(BaseTrigger):
             pass
         return status
 
-    async def _end_of(self, backend: KubernetesBackend, spec: TrainJobSpec, status: JobStatus) -> dict[str, Any]:
-        """The event of a job that has ended, after the last lines of what failed first."""
+    async def _end_of(self, backend: KubernetesBackend, spec: TrainJobSpec, status: JobStatus) -> JobStatus:
+        """The state of a job that has ended, after the last lines of what failed first."""
         if status.state == "absent":
             cause = {
                 "what": "The job is gone",
                 "why": "somebody deleted it, or its task was ended or cleared",
                 "remedy": "start the task again: it resumes from the last checkpoint",
             }
-            return _event(JobStatus("failed", 143, cause))
+            return JobStatus("failed", 143, cause)
         if status.failed_pod is not None:
             last = await asyncio.to_thread(backend.last_lines, spec, status.failed_pod, LAST_LINES)
             self.log.info("The end of %s, which failed first:\n%s", status.failed_pod, "\n".join(last))
-        return _event(status)
+        return status
 
     async def _show(self, backend: KubernetesBackend, spec: TrainJobSpec) -> bool:
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""
@@ -117,13 +172,11 @@ class TrainJobTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """End the job when a person ends the task. A triggerer that had lost its heartbeat and comes back is told the same though another
         has taken the trigger over: as long as the task waits for the job, it is left alone."""
-        from hyperclova_core.jobs.spec import TrainJobSpec
-
         if await asyncio.to_thread(self._still_waited_for):
             self.log.info("The task waits for the job still, by another triggerer: the job is left alone")
             return
         backend = await asyncio.to_thread(backend_of, self.conn_id)
-        await asyncio.to_thread(backend.cancel, TrainJobSpec.from_dict(self.spec))
+        await asyncio.to_thread(backend.cancel, self._spec())
 
     def _still_waited_for(self) -> bool:
         """Whether Airflow says that the task is deferred."""
@@ -143,15 +196,15 @@ class TrainJobTrigger(BaseTrigger):
             return False
 
 
-def _event(status: JobStatus) -> dict[str, Any]:
+def _event(status: JobStatus, decision: str) -> dict[str, Any]:
     """What the task is told, as plain JSON."""
     return {
         "state": status.state,
         "exit_code": status.exit_code,
         "cause": status.cause,
-        "bad_nodes": list(status.bad_nodes),
         "attempt": status.attempt,
         "usage": status.usage,
+        "decision": decision,
     }
 
 

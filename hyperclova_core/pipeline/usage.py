@@ -37,6 +37,16 @@ def unfinished(run: RunFolder, key: str) -> list[dict[str, Any]]:
     return rows[ended[-1] + 1 :] if ended else rows
 
 
+def decided(run: RunFolder, key: str, attempt: int) -> Decision | None:
+    """What was decided after an attempt, if it was."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    rows: list[dict[str, Any]] = storage.read_json(path).get("decisions", []) if storage.exists(path) else []
+    for row in reversed(rows):
+        if row["attempt"] == attempt:
+            return Decision(row["again"], row["why"], row["changes"], tuple(row["avoid_nodes"]))
+    return None
+
+
 def last_attempt(run: RunFolder, key: str) -> int:
     """The number of the last attempt that is known of; 0: there was none."""
     path = storage.join(run.uri, "jobs", f"{key}.json")

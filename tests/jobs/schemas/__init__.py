@@ -35,4 +35,6 @@ def _strict(schema: Any, key: str = "") -> Any:
         and "additionalProperties" not in schema
     ):
         found["additionalProperties"] = False
+    if "$defs" in found:  # the whole object is described there, version by version
+        found.pop("additionalProperties", None)
     return found

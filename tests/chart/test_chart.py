@@ -1,0 +1,157 @@
+"""The chart: valid for every Kubernetes it says, no more rights than are used, no secret in it, and mistakes in values are named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from hyperclova_core.pipeline.recipe import Recipe
+from tests.chart.render import CHART, VALUES, call, rendered, rules_of, values
+from tests.jobs import schemas
+
+VERSIONS = [f"1.{minor}" for minor in range(29, 38)]
+PODS = ("Deployment", "StatefulSet", "Job", "Pod")
+
+
+def pod_of(item: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = item["spec"] if item["kind"] == "Pod" else item["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("case", [None, *VALUES])
+def test_it_lints_and_its_objects_are_valid(case: str | None) -> None:
+    words = values(case) if case else ()
+    ended = call("lint", "--strict", str(CHART), *words)
+    assert ended.returncode == 0, ended.stdout
+    objects = rendered(*words)
+    assert len({(item["kind"], item["metadata"]["name"]) for item in objects}) == len(objects)
+    for item in objects:
+        if item["kind"] in schemas.FILES:
+            schemas.validate(item)
+            continue
+        for version in VERSIONS:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_pods_are_not_root_and_may_do_nothing(case: str) -> None:
+    seen = 0
+    for item in rendered(*values(case)):
+        if item["kind"] not in PODS:
+            continue
+        spec = pod_of(item)
+        assert spec["securityContext"]["runAsNonRoot"], item["metadata"]["name"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False, "only Airflow and Spark's drivers ask the API server"
+        for container in [*spec["containers"], *spec.get("initContainers", ())]:
+            assert container["securityContext"]["readOnlyRootFilesystem"], container["name"]
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+            seen += 1
+    assert seen >= 3
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_no_secret_is_in_it_and_each_is_named(case: str) -> None:
+    objects = rendered(*values(case))
+    assert not [item for item in objects if item["kind"] == "Secret"]
+    text = json.dumps(objects)
+    assert "POSTGRES_PASSWORD" not in text, "passwords come by whole secrets, not key by key"
+    named = {
+        source["secretRef"]["name"]
+        for item in objects
+        if item["kind"] in PODS
+        for container in [*pod_of(item)["containers"], *pod_of(item).get("initContainers", ())]
+        for source in container.get("envFrom", ())
+        if "secretRef" in source
+    }
+    assert {"s3-credentials", "hyperclova-mlflow"} <= named
+
+
+def test_rights_are_the_least() -> None:
+    objects = rendered(*values("kind"))
+    assert not [item for item in objects if item["kind"].startswith("ClusterRole")]
+    for item in objects:
+        if item["kind"] == "Role":
+            for rule in item["rules"]:
+                assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+                assert "secrets" not in rule["resources"], "nobody reads secrets by the API"
+                assert not {"pods/exec", "pods/attach", "nodes"} & set(rule["resources"])
+    assert rules_of(objects, "hyperclova-job") == []
+    assert rules_of(objects, "hyperclova-mlflow") == []
+    extra = rules_of(
+        rendered("--set", "jobs.jobSet=true,jobs.volcano=true,kueue.enabled=true"), "hyperclova-orchestrator"
+    )
+    groups = {group for rule in extra for group in rule["apiGroups"]}
+    assert {"jobset.x-k8s.io", "scheduling.volcano.sh", "kueue.x-k8s.io"} <= groups
+
+
+def test_every_pod_is_under_a_network_policy() -> None:
+    objects = rendered(*values("kind"))
+    selectors = [item["spec"]["podSelector"]["matchLabels"] for item in objects if item["kind"] == "NetworkPolicy"]
+    for item in objects:
+        if item["kind"] in PODS:
+            labels = (
+                item["metadata"]["labels"] if item["kind"] == "Pod" else item["spec"]["template"]["metadata"]["labels"]
+            )
+            assert any(selector.items() <= labels.items() for selector in selectors), item["metadata"]["name"]
+    gpu = next(item for item in objects if item["metadata"]["name"] == "hyperclova-gpu-jobs")
+    assert [list(peer) for rule in gpu["spec"]["ingress"] for peer in rule["from"]] == [
+        ["namespaceSelector", "podSelector"]
+    ]
+    ports = sorted(port["port"] for rule in gpu["spec"]["egress"] for port in rule.get("ports", ()))
+    assert ports == [53, 53, 5000, 8333], "names, MLflow, the object store, and each other"
+    assert not [item for item in rendered("--set", "networkPolicies.enabled=false") if item["kind"] == "NetworkPolicy"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("user=0", "'/user': minimum"),
+        ("mlflwo.enabled=true", "'mlflwo' not allowed"),
+        ("warehouse.uri=gs://x/y", "'/warehouse/uri'"),
+        ("images.pullPolicy=Sometimes", "'/images/pullPolicy'"),
+        ("mlflow.ingress.enabled=true", "'/mlflow/ingress/host'"),
+        ("kueue.quota.cpu=many", "'/kueue/quota/cpu'"),
+    ],
+)
+def test_a_mistake_in_values_is_named(setting: str, words: str) -> None:
+    ended = call("template", "x", str(CHART), "--set", setting)
+    assert ended.returncode != 0
+    assert words in ended.stderr
+
+
+def test_what_the_notes_say_of_a_recipe_is_a_recipe() -> None:
+    ended = call(
+        "install", "platform", str(CHART), "--namespace", "hyperclova", "--dry-run=client", *values("multi-node-kueue")
+    )
+    if ended.returncode:  # without a cluster's address helm may refuse even that
+        ended = call(
+            "template", "platform", str(CHART), "--namespace", "hyperclova", "--notes", *values("multi-node-kueue")
+        )
+    notes = ended.stdout[ended.stdout.index("4. In a recipe:") :].split("\n", 1)[1]
+    told = yaml.safe_load(notes)
+    recipe = Recipe.model_validate({"name": "x", **told})
+    assert recipe.jobs.cluster is not None
+    assert (recipe.jobs.cluster.gang, recipe.jobs.cluster.queue) == ("kueue", "research")
+    assert recipe.spark_cluster is not None
+    assert "AIRFLOW IS NOT IN THIS RELEASE" in ended.stdout
+
+
+def test_airflow_is_told_where_everything_is() -> None:
+    objects = rendered(*values("kind"), "--set-literal", "recipes.mine=name: mine")
+    maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
+    told = maps["hyperclova-environment"]
+    assert told["MLFLOW_TRACKING_URI"] == "http://platform-mlflow.hyperclova:5000"
+    assert told["AWS_ENDPOINT_URL_S3"] == "http://platform-s3:8333"
+    assert told["HYPERCLOVA_CONF"].startswith("/opt/hyperclova/recipes:")
+    assert maps["hyperclova-recipes"] == {"mine.yaml": "name: mine\n"}
+    spark = json.loads(told["AIRFLOW_CONN_SPARK_DEFAULT"])
+    assert spark["host"].startswith("k8s://")
+    assert spark["extra"] == {"deploy-mode": "cluster", "namespace": "hyperclova"}
+    assert json.loads(told["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]["in_cluster"] is True
