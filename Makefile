@@ -8,12 +8,14 @@ MLFLOW_PORT ?= 5000
 HYPERCLOVA_HOME ?= $(CURDIR)/.hyperclova
 TORCH_INDEX_URL ?=
 DOCKER ?= docker
+COMPOSE ?= docker compose
+COMPOSE_FILES ?=
 IMAGES ?= orchestrator pipeline
 BASE_IMAGE ?=
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast test-parallel test-k8s images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
+.PHONY: run stop test test-fast test-parallel test-k8s chart chart-package compose-up compose-down images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -38,6 +40,22 @@ test-parallel: setup ## Training under every layout beside one process: prints t
 
 test-k8s: setup ## Jobs on a double of a cluster; KUBECONFIG=FILE HYPERCLOVA_TEST_IMAGE=IMAGE: the conformance file on a real one too
 	@$(BIN)/python -m pytest tests/jobs
+
+chart: setup ## The helm chart: linted, rendered for all its values, valid for Kubernetes 1.29 to 1.37
+	@$(BIN)/python -m pytest tests/chart
+
+chart-package: setup ## The chart with Airflow's official one in it, in build/ (needs https://airflow.apache.org)
+	@mkdir -p build && $(BIN)/python helm/program.py package build
+
+compose-up: ## Everything on one machine in containers: PostgreSQL, SeaweedFS, MLflow, Airflow (docker/compose.yaml)
+	@python3 docker/secrets.py
+	@$(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg EXTRAS=local,cluster \
+	    -f docker/orchestrator.Dockerfile -t hyperclova-local .
+	@$(COMPOSE) -f docker/compose.yaml $(COMPOSE_FILES) up -d
+	@echo "Airflow http://127.0.0.1:$(AIRFLOW_PORT) (admin, ADMIN_PASSWORD in docker/.env), MLflow http://127.0.0.1:$(MLFLOW_PORT)"
+
+compose-down: ## End them; the data stays
+	@$(COMPOSE) -f docker/compose.yaml $(COMPOSE_FILES) down
 
 images: ## The images, and a stage run inside one (BASE_IMAGE=debian:bookworm-slim IMAGES="orchestrator pipeline trainer" DOCKER="docker -H …")
 	@for image in $(IMAGES); do $(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hyperclova_core.foundation.errors import HyperclovaError
+from hyperclova_core.foundation.errors import HyperclovaError, TransientError
 from hyperclova_core.local import demo as demo_run
 from hyperclova_core.local import services
 from hyperclova_core.local.demo_text import gather
@@ -103,5 +103,25 @@ def demo(recipe: str, seconds: float, no_fetch: bool, home: str, airflow_port: i
 
 for _command in (demo_text, up, down, demo):
     _options(_command)
+
+
+@platform.command()
+@click.argument("name")
+@click.option("--wait", "seconds", default=300.0, show_default=True, help="Seconds for the store to come up.")
+def bucket(name: str, seconds: float) -> None:
+    """Make a bucket in the object store that AWS_ENDPOINT_URL_S3 names; one that is there stays."""
+    from hyperclova_core.foundation.storage.s3 import make_bucket
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            made = make_bucket(name)
+            break
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2)
+    demo_run.say(f"Bucket {name} {'made' if made else 'is there'}")
+
 
 COMMANDS = (platform,)

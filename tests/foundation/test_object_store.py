@@ -264,3 +264,20 @@ def test_a_job_that_comes_second_does_not_overwrite_what_the_first_committed(
         digests.append((outcome.reused, outcome.dataset.manifest.digest))
     assert digests[0][0] is False
     assert digests[1] == (True, digests[0][1])
+
+
+def test_a_bucket_is_made_once(object_store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"made-{uuid.uuid4().hex[:8]}"
+    with pytest.raises(ConfigError, match="may not make a bucket"):
+        s3.make_bucket(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", faulty.ADMIN)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", faulty.ADMIN_SECRET)
+    s3.forget_clients()
+    try:
+        assert s3.make_bucket(name)
+        assert not s3.make_bucket(name)
+        storage.write_bytes(f"s3://{name}/x", b"1")
+        assert storage.read_bytes(f"s3://{name}/x") == b"1"
+    finally:
+        monkeypatch.undo()
+        s3.forget_clients()

@@ -72,3 +72,14 @@ def test_secrets_are_kept_and_a_given_key_is_used(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HYPERCLOVA_PSEUDONYM_KEY", "the user's own key, kept in a vault")
     assert platform.environment()["HYPERCLOVA_PSEUDONYM_KEY"] == "the user's own key, kept in a vault"
     assert first["AIRFLOW__API__HOST"] == "127.0.0.1"
+
+
+def test_mlflows_tables_are_made_and_brought_up_to_date(tmp_path: Path) -> None:
+    from hyperclova_core.local.mlflow_database import bring_up_to_date
+
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    bring_up_to_date(address)
+    bring_up_to_date(address)
+    with pytest.raises(ConfigError, match="database cannot be used") as caught:
+        bring_up_to_date("postgresql://mlflow:hidden@127.0.0.1:1/mlflow")
+    assert "hidden" not in caught.value.message()

@@ -222,6 +222,36 @@ def head(uri: str) -> dict[str, Any] | None:
     return found
 
 
+def make_bucket(bucket: str) -> bool:
+    """Make a bucket; False where it is there.
+
+    Raises:
+        ConfigError: the store refuses it.
+        TransientError: the store does not answer.
+    """
+    from botocore.exceptions import ClientError
+
+    uri = f"s3://{bucket}"
+
+    def create() -> bool:
+        try:
+            client().create_bucket(Bucket=bucket)
+        except ClientError as error:
+            if code_of(error) in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                return False
+            if code_of(error) in DENIED_CODES:
+                raise ConfigError(
+                    "These credentials may not make a bucket",
+                    where=uri,
+                    why=f"the store answered {code_of(error)}",
+                    remedy="use an administrator's, or have the bucket made by one",
+                ) from None
+            raise
+        return True
+
+    return call(create, "make a bucket", uri)
+
+
 _buckets_seen: set[tuple[int, str]] = set()
 
 

@@ -1,0 +1,48 @@
+"""Makes docker/.env and docker/s3.json, once: random passwords that nobody has seen, readable by their owner alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from pathlib import Path
+
+NAMES = (
+    "POSTGRES_PASSWORD",
+    "AIRFLOW_PASSWORD",
+    "MLFLOW_PASSWORD",
+    "S3_SECRET",
+    "API_SECRET",
+    "JWT_SECRET",
+    "PSEUDONYM_KEY",
+    "ADMIN_PASSWORD",
+)
+
+
+def make(folder: Path) -> bool:
+    """Whether they were made now; what is there is never changed, as databases know it."""
+    path = folder / ".env"
+    if path.exists():
+        return False
+    values = {name: secrets.token_hex(32) for name in NAMES}
+    values["ADMIN_PASSWORD"] = secrets.token_urlsafe(12)
+    values["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    identity = {
+        "name": "hyperclova",
+        "credentials": [{"accessKey": "hyperclova", "secretKey": values["S3_SECRET"]}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    _write(folder / "s3.json", json.dumps({"identities": [identity]}))
+    _write(path, "".join(f"{name}={value}\n" for name, value in values.items()))
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    make(Path(__file__).parent)
