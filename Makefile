@@ -51,11 +51,11 @@ compose-up: ## Everything on one machine in containers: PostgreSQL, SeaweedFS, M
 	@python3 docker/secrets.py
 	@$(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg EXTRAS=local,cluster \
 	    -f docker/orchestrator.Dockerfile -t hyperclova-local .
-	@$(COMPOSE) -f docker/compose.yaml $(COMPOSE_FILES) up -d
+	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) up -d
 	@echo "Airflow http://127.0.0.1:$(AIRFLOW_PORT) (admin, ADMIN_PASSWORD in docker/.env), MLflow http://127.0.0.1:$(MLFLOW_PORT)"
 
 compose-down: ## End them; the data stays
-	@$(COMPOSE) -f docker/compose.yaml $(COMPOSE_FILES) down
+	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) down
 
 images: ## The images, and a stage run inside one (BASE_IMAGE=debian:bookworm-slim IMAGES="orchestrator pipeline trainer" DOCKER="docker -H …")
 	@for image in $(IMAGES); do $(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \

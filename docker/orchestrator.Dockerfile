@@ -19,7 +19,7 @@ ARG USER_ID=10001
 COPY docker/python.sh /tmp/
 RUN sh /tmp/python.sh runtime openjdk-17-jre-headless \
  && groupadd --gid ${USER_ID} hyperclova && useradd --uid ${USER_ID} --gid ${USER_ID} --create-home hyperclova \
- && install -d -o ${USER_ID} -g ${USER_ID} /opt/airflow /opt/airflow/logs
+ && install -d -o ${USER_ID} -g ${USER_ID} /opt/airflow /opt/airflow/logs /scratch
 COPY --from=build --chown=root:root /opt/hyperclova /opt/hyperclova
 COPY docker/orchestrator-entrypoint.sh /entrypoint
 COPY dags /opt/hyperclova/app/dags

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from typing import Any
 
 import kubernetes_validate
@@ -155,3 +157,61 @@ def test_airflow_is_told_where_everything_is() -> None:
     assert spark["host"].startswith("k8s://")
     assert spark["extra"] == {"deploy-mode": "cluster", "namespace": "hyperclova"}
     assert json.loads(told["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]["in_cluster"] is True
+
+
+def test_what_airflows_values_repeat_agrees_with_ours() -> None:
+    """A dependency cannot read its parent's values: names are said twice."""
+    ours = yaml.safe_load((CHART / "values.yaml").read_text())
+    airflow = ours["airflow"]
+    assert airflow["images"]["airflow"] == {
+        "repository": ours["images"]["orchestrator"]["name"],
+        "tag": ours["images"]["orchestrator"]["tag"],
+    }
+    assert airflow["securityContexts"]["pod"]["runAsUser"] == ours["user"]
+    sources = yaml.safe_load(airflow["extraEnvFrom"])
+    assert {name for source in sources for name in (reference["name"] for reference in source.values())} == {
+        "hyperclova-environment",
+        ours["s3"]["secret"],
+        ours["pseudonymSecret"],
+    }
+    made = {item["metadata"]["name"] for item in rendered("--set-literal", "recipes.mine=name: mine")}
+    assert {
+        "hyperclova-environment",
+        "hyperclova-recipes",
+        "hyperclova-airflow-logs",
+        "hyperclova-orchestrator",
+    } <= made
+    assert airflow["logs"]["persistence"]["existingClaim"] == "hyperclova-airflow-logs"
+    for component in ("scheduler", "triggerer"):
+        assert airflow[component]["serviceAccount"] == {"create": False, "name": "hyperclova-orchestrator"}
+    dependency = yaml.safe_load((CHART / "airflow-dependency.yaml").read_text())["dependencies"][0]
+    assert dependency["condition"] == "airflow.enabled"
+    pinned = next(
+        line
+        for line in (CHART.parents[1] / "constraints.txt").read_text().splitlines()
+        if line.startswith("apache-airflow==")
+    )
+    assert airflow["airflowVersion"] == pinned.split("==")[1]
+
+
+def test_the_script_makes_every_secret_that_the_chart_names() -> None:
+    made = {item["metadata"]["name"]: item["stringData"] for item in yaml.safe_load_all(_secrets()) if item}
+    for item in yaml.safe_load_all(_secrets()):
+        if item:
+            kubernetes_validate.validate(item, "1.33", strict=True)
+    text = (CHART / "values.yaml").read_text()
+    named = {"s3-credentials", "s3-server", *re.findall(r"(?:[sS]ecret|SecretName): (hyperclova-[a-z-]+)", text)}
+    named |= set(re.findall(r"\w+SecretName: (hyperclova-[a-z-]+)", text))
+    assert named == set(made)
+    password = made["hyperclova-postgresql"]["MLFLOW_PASSWORD"]
+    assert f"mlflow:{password}@platform-postgresql/" in made["hyperclova-mlflow"]["MLFLOW_BACKEND_STORE_URI"]
+    assert (
+        json.loads(made["s3-server"]["config.json"])["identities"][0]["credentials"][0]["secretKey"]
+        == made["s3-credentials"]["AWS_SECRET_ACCESS_KEY"]
+    )
+    again = {item["metadata"]["name"]: item["stringData"] for item in yaml.safe_load_all(_secrets()) if item}
+    assert again["hyperclova-pseudonym"] != made["hyperclova-pseudonym"]
+
+
+def _secrets() -> str:
+    return subprocess.run([str(CHART.parent / "secrets.sh")], capture_output=True, text=True, check=True).stdout

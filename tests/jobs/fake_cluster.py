@@ -96,6 +96,10 @@ class FakeCluster:
         self.environment: dict[str, str] = {}
         self.frozen: set[str] = set()
         self.expiring = 0
+        self.rights: dict[str, list[dict[str, Any]]] = {}
+        """Of a caller by its token (none: a driver in its pod): rules of roles; a caller who is not in it may do all."""
+        self.used: set[tuple[str, str, str, str]] = set()
+        """Rights that were needed: (caller, API group, resource, verb)."""
         self.forgotten = 0
         """Resource versions below are not known any more: a watch from there is told 410."""
         self.ports: dict[str, int] = {}
@@ -265,6 +269,9 @@ class FakeCluster:
             return web.json_response(
                 _status(fault.status, "injected"), status=fault.status or 500, headers=fault.headers
             )
+        refused = self._refuse(request)
+        if refused is not None:
+            return web.json_response(_status(403, refused), status=403)
         if request.query.get("watch") in ("true", "1"):
             return await self._watch(request)
         if request.content_type == "application/apply-patch+yaml" and isinstance(body, dict):
@@ -273,6 +280,33 @@ class FakeCluster:
         if isinstance(answer, str):
             return web.Response(text=answer, status=status)
         return web.json_response(answer, status=status)
+
+    def _refuse(self, request: web.Request) -> str | None:
+        """Why a caller may not do what it asks, by the rules of its roles; None: it may."""
+        found = re.fullmatch(
+            r"/(?:api|apis/([\w.-]+))/\w+/namespaces/[\w-]+/(\w+)(?:/([\w.-]+))?(?:/(\w+))?", request.path
+        )
+        if found is None:
+            return None
+        group, resource, name, sub = found[1] or "", found[2], found[3], found[4]
+        many = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
+        one = {"GET": "get", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+        verbs = [(one if name else many)[request.method]]
+        if request.query.get("watch") in ("true", "1"):
+            verbs = ["watch"]
+        if request.content_type == "application/apply-patch+yaml":
+            verbs = ["patch", "create"]
+        caller = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if sub:
+            resource = f"{resource}/{sub}"
+        for verb in verbs:
+            self.used.add((caller, group, resource, verb))
+            if caller in self.rights and not any(
+                group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
+                for rule in self.rights[caller]
+            ):
+                return f'{resource} is forbidden: User "{caller or "driver"}" cannot {verb} resource "{resource}" in API group "{group}"'
+        return None
 
     def _apply(self, path: str, body: dict[str, Any]) -> None:
         """Server-side apply makes what is not there."""

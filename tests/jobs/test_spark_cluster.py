@@ -26,6 +26,7 @@ from hyperclova_core.pipeline import spark_application
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.run import prepare_run
 from tests.conftest import ROOT
+from tests.jobs.conftest import USED
 from tests.jobs.fake_cluster import FakeCluster, until
 
 CONFIG = SparkClusterConfig(image="pipeline:1")
@@ -247,3 +248,16 @@ def test_a_driver_that_cannot_begin_is_ended_with_the_reason(cluster: FakeCluste
     assert "the image cannot be pulled" in status.explain()
     assert sum("cannot be pulled" in line for line in lines) == 1
     until(lambda: cluster.find("pods", "y-driver") is None)
+
+
+def test_the_charts_rights_are_needed(rights: dict[str, list[dict[str, Any]]]) -> None:
+    """Everything above ran under the chart's roles alone; here the other way round: what Spark's roles allow was asked for."""
+    if not rights:
+        pytest.skip("no helm: the double refused nothing")
+    if not any(caller == "" for caller, *_ in USED):
+        pytest.skip("the tests with a driver did not run")
+    asked = {(resource, verb) for caller, _, resource, verb in USED if caller == ""}
+    allowed = {(resource, verb) for rule in rights[""] for resource in rule["resources"] for verb in rule["verbs"]}
+    spare = {("pods", "delete")}  # executors that are idle, or have failed, one by one
+    assert allowed - asked <= spare, sorted(allowed - asked)
+    assert asked <= allowed

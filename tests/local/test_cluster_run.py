@@ -69,6 +69,10 @@ def platform(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     try:
         start(place)
+        api = AirflowApi(place.airflow_url, "admin", place.password())
+        api.wait_for_dag(DAG)
+        api.wait_for_recipe(DAG, "smoke-cluster")
+        api.unpause(DAG)
         yield place
     finally:
         stop(place)
@@ -95,9 +99,6 @@ def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
     platform: Platform, cluster: FakeCluster
 ) -> None:
     api = AirflowApi(platform.airflow_url, "admin", platform.password())
-    api.wait_for_dag(DAG)
-    api.wait_for_recipe(DAG, "smoke-cluster")
-    api.unpause(DAG)
     run_id = api.trigger(DAG, {"recipe": "smoke-cluster", "backend": "kubernetes"})
 
     until(lambda: shown_by(cluster, "step 40/") or api.run_state(DAG, run_id) == "failed", SECONDS)
