@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from hyperclova_core.foundation.errors import HyperclovaError
 from operators.kubernetes import DEFAULT_CONNECTION, backend_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from hyperclova_core.foundation.runner import Outcome
     from hyperclova_core.foundation.warehouse import Warehouse
+    from hyperclova_core.jobs.backends import JobStatus
     from hyperclova_core.jobs.spec import TrainJobSpec
     from hyperclova_core.pipeline.attempts import Attempts
 
@@ -56,6 +58,7 @@ class DeepSpeedJobOperator(BaseOperator):
         self.size = size
         self.run_id = run_id
         self._spec: TrainJobSpec | None = None
+        self._killed = False
 
     @property
     def key(self) -> str:
@@ -64,44 +67,56 @@ class DeepSpeedJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the job to its end; what the UI may know of it."""
-        from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
-        from hyperclova_core.jobs.causes import cause_of
         from hyperclova_core.pipeline.attempts import Attempts
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
 
         house = warehouse()
         run = house.run(self.run_id)
         started = time.time()
-        backend = LocalBackend()
         try:
             job = plan_job(house, run, self.key)
             status = None
             if job.spec is not None and job.spec.cluster is not None:
                 self._begin(Attempts(house, run, self.key, job.spec), started)
             if job.spec is not None:
-                self._spec = job.spec
-                offset = log_end(job.spec)
-                fresh = backend.submit(job.spec)
-                self.log.info(
-                    "%s job %s in %s", "Submitted" if fresh else "Adopted running", job.spec.name, job.spec.output
-                )
-                status = wait(backend, job.spec, self.log.info, POLL_SECONDS, offset)
-                self.log.info("Job %s: %s", job.spec.name, status.explain())
-                if status.exit_code and not cause_of(status.exit_code).retries:
-                    raise AirflowFailException(f"Job {job.spec.name}: {status.explain()}")
+                status = self._here(Attempts(house, run, self.key, job.spec))
             return self._finished(house, finish_job(house, run, job, status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         finally:
             self._spec = None
 
+    def _here(self, attempts: Attempts) -> JobStatus:
+        """Run all attempts on this machine.
+
+        Raises:
+            AirflowFailException: the last one failed; nothing that another try of the task would mend.
+        """
+        from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
+
+        backend = LocalBackend()
+        while True:
+            spec = self._spec = attempts.current()
+            offset = log_end(spec)
+            fresh = backend.submit(spec)
+            self.log.info("%s job %s in %s", "Submitted" if fresh else "Adopted running", spec.name, spec.output)
+            status = wait(backend, spec, self.log.info, POLL_SECONDS, offset)
+            self.log.info("Job %s: %s", spec.name, status.explain())
+            if status.state == "succeeded":
+                return status
+            if self._killed:
+                raise AirflowException(f"Job {spec.name} was ended with its task: {status.explain()}")
+            decision = attempts.follow(replace(status, attempt=attempts.last() + 1))
+            self.log.info("Decision: %s", decision.why)
+            if not decision.again:
+                raise AirflowFailException(f"Job {spec.name}: {status.explain()} Decision: {decision.why}")
+
     def _begin(self, attempts: Attempts, started: float) -> NoReturn:
         """Start the next attempt on the cluster (or adopt it); the triggerer follows it, and what comes after it."""
-        from hyperclova_core.pipeline.usage import last_attempt
         from operators.train_job_trigger import TrainJobTrigger
 
         spec = attempts.current()
-        fresh = backend_of(self.kubernetes_conn_id).submit(spec, last_attempt(attempts.run, self.key))
+        fresh = backend_of(self.kubernetes_conn_id).submit(spec, attempts.last())
         self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", spec.name)
         limit = self.execution_timeout
         self.defer(
@@ -157,5 +172,6 @@ class DeepSpeedJobOperator(BaseOperator):
         """End the job, with its grace time, when the task is cleared or marked."""
         from hyperclova_core.jobs.backends import LocalBackend
 
+        self._killed = True
         if self._spec is not None:
             LocalBackend().cancel(self._spec)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
+import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.pipeline.usage import last_attempt, note_usage
 from operators.kubernetes import backend_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 2_000
 LAST_LINES = 40
+TAKEOVER_SECONDS = 6.0
+"""For another triggerer to say that it follows a job, before one that was told to end it does so."""
+log = logging.getLogger(__name__)
 GIVE_UP, LONGEST_PAUSE = 60, 60.0
 """An hour of a cluster that does not answer."""
 
@@ -53,7 +57,7 @@ class TrainJobTrigger(BaseTrigger):
         super().__init__()
         self.spec, self.conn_id, self.poll_seconds, self.deadline = spec, conn_id, poll_seconds, deadline
         self.run_id, self.key = run_id, key
-        self._told = ""
+        self._told, self._me = "", uuid.uuid4().hex
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How the triggerer makes it again."""
@@ -67,6 +71,7 @@ class TrainJobTrigger(BaseTrigger):
             try:
                 backend = await asyncio.to_thread(backend_of, self.conn_id)
                 attempts = await asyncio.to_thread(self._attempts)
+                await asyncio.to_thread(backend.claim, self._spec(), self._me)
                 while True:
                     spec = await asyncio.to_thread(attempts.current) if attempts is not None else self._spec()
                     status = await self._look(backend, spec)
@@ -116,8 +121,8 @@ class TrainJobTrigger(BaseTrigger):
         """What follows an attempt that has ended: the task's event, or None where another one was started."""
         status = await self._end_of(backend, spec, status)
         if status.state == "succeeded":
-            if attempts is not None and status.usage is not None:
-                await asyncio.to_thread(note_usage, attempts.run, self.key, status.usage)
+            if attempts is not None:
+                await asyncio.to_thread(attempts.note, status)
             return _event(status, "")
         if attempts is None:
             return _event(status, "")
@@ -127,9 +132,8 @@ class TrainJobTrigger(BaseTrigger):
         if not decision.again:
             return _event(status, decision.why)
         following = await asyncio.to_thread(attempts.current)
-        await asyncio.to_thread(
-            backend.submit, following, await asyncio.to_thread(last_attempt, attempts.run, self.key)
-        )
+        await asyncio.to_thread(backend.submit, following, await asyncio.to_thread(attempts.last))
+        await asyncio.to_thread(backend.claim, following, self._me)
         self.log.info("Submitted the next attempt of %s", spec.name)
         self._told = ""
         return None
@@ -170,30 +174,23 @@ class TrainJobTrigger(BaseTrigger):
         return len(lines) >= LINES_AT_ONCE
 
     async def on_kill(self) -> None:
-        """End the job when a person ends the task. A triggerer that had lost its heartbeat and comes back is told the same though another
-        has taken the trigger over: as long as the task waits for the job, it is left alone."""
-        if await asyncio.to_thread(self._still_waited_for):
-            self.log.info("The task waits for the job still, by another triggerer: the job is left alone")
+        """End the job when a person ends the task.
+
+        In a thread, to its end: Airflow 3.3 says it again every second while we are at it, which cancels whatever waits here.
+        """
+        await asyncio.shield(asyncio.to_thread(self._end_job))
+
+    def _end_job(self) -> None:
+        """Cancel the job, unless another trigger follows it by now: a triggerer that had lost its heartbeat and comes back is told the same
+        as if a person had ended the task."""
+        backend, spec = backend_of(self.conn_id), self._spec()
+        time.sleep(TAKEOVER_SECONDS)
+        follower = backend.follower(spec)
+        if follower not in (None, self._me):
+            log.warning("Job %s is followed by another trigger: it is left alone", spec.name)
             return
-        backend = await asyncio.to_thread(backend_of, self.conn_id)
-        await asyncio.to_thread(backend.cancel, self._spec())
-
-    def _still_waited_for(self) -> bool:
-        """Whether Airflow says that the task is deferred."""
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-        task = self.task_instance
-        if task is None:
-            return False
-        key = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
-        try:
-            states = RuntimeTaskInstance.get_task_states(
-                dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
-            )
-            return str(states[task.run_id][key]) == "deferred"
-        except Exception as error:  # noqa: BLE001 - a job that runs on for nobody is worse than one that resumes from its checkpoint
-            self.log.warning("Airflow does not say what became of the task (%s): its job is ended", error)
-            return False
+        log.info("The task was ended: so is job %s", spec.name)
+        backend.cancel(spec)
 
 
 def _event(status: JobStatus, decision: str) -> dict[str, Any]:

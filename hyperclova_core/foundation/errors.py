@@ -80,6 +80,10 @@ class TransientError(HyperclovaError):
     exit_code = 75
 
 
+class PreemptedError(TransientError):
+    """A job was asked to end, and has saved where it stands: nobody's fault, and nothing is lost."""
+
+
 _FAMILY: dict[str, type[HyperclovaError]] = {
     cls.__name__: cls
     for cls in (
@@ -91,6 +95,7 @@ _FAMILY: dict[str, type[HyperclovaError]] = {
         OutOfDeviceMemoryError,
         CommunicationError,
         TransientError,
+        PreemptedError,
     )
 }
 

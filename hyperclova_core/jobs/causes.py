@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 PREEMPTED = 75
+TRANSIENT = 74
+"""Not a program's exit code (it gives 75, EX_TEMPFAIL, for both): what we count a 75 as that was no preemption."""
 FREE = 1_000
 """Attempts after a cause that is nobody's fault."""
 
@@ -35,6 +37,7 @@ CAUSES: dict[int, Cause] = {
         halve_micro_batch=True,
     ),
     72: Cause("communication", 3, "look for the first rank that failed, else at the network", other_nodes=True),
+    TRANSIENT: Cause("a passing trouble", 3, "look at what the message names: a full disk, a store that is away"),
     75: Cause("preempted after a checkpoint", FREE, "nothing: it resumes"),
     124: Cause(
         "deadline passed", 0, "give the job a later deadline, then start it again: it resumes from its last checkpoint"
@@ -66,6 +69,11 @@ class Decision:
     why: str
     changes: dict[str, Any] = field(default_factory=dict)
     avoid_nodes: tuple[str, ...] = ()
+
+
+def counted_as(exit_code: int, cause: Mapping[str, Any]) -> int:
+    """The code that decides what follows: a full disk gives 75 too, and would be tried for ever."""
+    return TRANSIENT if exit_code == PREEMPTED and cause.get("type") == "TransientError" else exit_code
 
 
 def decide(codes: Sequence[int], micro_batch: int | None = None, nodes: Sequence[str] = ()) -> Decision:

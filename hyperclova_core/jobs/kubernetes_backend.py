@@ -43,7 +43,7 @@ CREATE_TRIES = 5
 POLL_SECONDS = 1.0
 MOST_EVENTS_OF = 8
 """Pods whose events are asked for: the others of a job wait for the same."""
-MARKS_ANNOTATION = "hyperclova.io/log-marks"
+MARKS_ANNOTATION, FOLLOWER_ANNOTATION = "hyperclova.io/log-marks", "hyperclova.io/follower"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
 
@@ -318,10 +318,25 @@ class KubernetesBackend:
 
     def keep_marks(self, spec: TrainJobSpec, marks: Mapping[str, Any]) -> None:
         """Keep them."""
+        self._annotate(spec, MARKS_ANNOTATION, json.dumps(marks, sort_keys=True))
+
+    def claim(self, spec: TrainJobSpec, follower: str) -> None:
+        """Say on the newest attempt who follows it: whoever came last."""
+        self._annotate(spec, FOLLOWER_ANNOTATION, follower)
+
+    def follower(self, spec: TrainJobSpec) -> str | None:
+        """Who follows the newest attempt, or None where there is none, or nobody said so."""
+        job = self.newest(spec)
+        return (job["metadata"].get("annotations") or {}).get(FOLLOWER_ANNOTATION) if job is not None else None
+
+    def _annotate(self, spec: TrainJobSpec, key: str, value: str) -> None:
         job = self.newest(spec)
         if job is not None:
-            changes = {"metadata": {"annotations": {MARKS_ANNOTATION: json.dumps(marks, sort_keys=True)}}}
-            self._api.patch(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"], changes)
+            changes = {"metadata": {"annotations": {key: value}}}
+            try:
+                self._api.patch(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"], changes)
+            except NotThereError:  # somebody deleted it meanwhile; the next look says so
+                return
 
     def tail(self, spec: TrainJobSpec, marks: Mapping[str, Any] | None = None) -> RankLogs:
         """The newest attempt's logs, from where an earlier reader's marks say."""

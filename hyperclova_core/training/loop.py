@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import file_checksum
-from hyperclova_core.foundation.errors import DataError, TransientError
+from hyperclova_core.foundation.errors import DataError, PreemptedError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.warehouse import RunFolder
 from hyperclova_core.tokens.specials import EOD_ID
@@ -213,7 +213,7 @@ class Training:
         """Train to the last step.
 
         Raises:
-            TransientError: the job was asked to end; a checkpoint is saved.
+            PreemptedError: the job was asked to end; a checkpoint is saved.
             DataError: a value is not finite, or training went back too often.
         """
         while self.step < self.plan.steps:
@@ -233,7 +233,7 @@ class Training:
                 self.save()
             if stop and not last:
                 self.close()
-                raise TransientError(
+                raise PreemptedError(
                     "Training was stopped and saved a checkpoint",
                     where=f"step {self.step}",
                     why="the job was asked to end",

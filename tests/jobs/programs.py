@@ -25,6 +25,10 @@ signal.signal(signal.SIGTERM, stop)
 if config.get("cause") and rank == str(config.get("bad", 0)):
     json.dump({"time": time.time(), **config["cause"]}, open(config["output"] + "/cause-" + rank + ".json", "w"))
     sys.exit(1)
+if config.get("fits") and config["train"]["size"]["parallel"]["micro_batch"] > config["fits"]:
+    cause = {"type": "OutOfDeviceMemoryError", "what": "no memory", "exit_code": 71, "time": time.time()}
+    json.dump(cause, open(config["output"] + "/cause-" + rank + ".json", "w"))
+    sys.exit(1)
 time.sleep(config.get("seconds", 0))
 if rank == "0":
     json.dump({"rank": rank}, open(config["output"] + "/result.json", "w"))

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from airflow.sdk.exceptions import AirflowFailException
 
 from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.backends import JobStatus
 from hyperclova_core.jobs.causes import decide
 from hyperclova_core.jobs.kubernetes_api import Api
 from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.pipeline.usage import note_decision, unfinished
+from hyperclova_core.pipeline.attempts import Attempts
+from hyperclova_core.pipeline.usage import last_attempt, note_decision, unfinished
 from operators import train_job_trigger
 from operators.train_job_trigger import TrainJobTrigger
+from tests.conftest import ROOT
 from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
 from tests.jobs.programs import job
 
@@ -108,14 +112,27 @@ def test_a_person_ends_the_task_and_the_job_has_its_grace_time(
     pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
     container = cluster.containers["hyperclova", pod]
     until(lambda: container.lines)
-    made = trigger(one, shown)
-    states = {"run": {"train_3": "deferred"}}
-    made.task_instance = SimpleNamespace(dag_id="d", task_id="train", run_id="run", map_index=3)
-    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda **asked: states)
-    asyncio.run(made.on_kill())
+    monkeypatch.setattr(train_job_trigger, "TAKEOVER_SECONDS", 0.1)
+    old, new = trigger(one, shown), trigger(one, shown)
+
+    async def one_after_the_other() -> None:
+        for made in (old, new):  # the second is another triggerer's, which has taken over
+            task = asyncio.create_task(event_of(made))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await old.on_kill()
+
+    asyncio.run(one_after_the_other())
     assert backend(cluster).get(one).state == "running", "another triggerer has it: nobody ended the task"
-    states["run"]["train_3"] = "failed"
-    asyncio.run(made.on_kill())
+
+    async def told_again_and_again() -> None:
+        task = asyncio.create_task(new.on_kill())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(told_again_and_again())
     until(lambda: container.process.poll() is not None)
     assert any("saving" in line for _, line in container.lines)
     until(lambda: cluster.find("jobs", "job-one-a1") is None and not cluster.pods())
@@ -169,3 +186,64 @@ def test_what_was_decided_is_known_to_a_task_that_begins_again(tmp_path: Path) -
     assert spec.avoid_nodes == ("node-a",)
     note_decision(run, "train-x", 3, [71, 72, 65], decide([71, 72, 65]))
     assert unfinished(run, "train-x") == [], "who starts it after an end is a person"
+
+
+def with_micro_batch(folder: Path, micro_batch: int, **config: Any) -> TrainJobSpec:
+    """A job that says it runs out of device memory above a micro-batch of two."""
+    return job(folder, fits=2, train={"size": {"parallel": {"micro_batch": micro_batch}}}, **config)
+
+
+def test_a_trigger_follows_all_attempts_and_says_what_was_decided(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERCLOVA_WAREHOUSE", str(tmp_path / "warehouse"))
+    one, shown = with_micro_batch(tmp_path, 4), Shown()
+    backend(cluster).submit(one)
+    event = asyncio.run(event_of(trigger(one, shown, run_id="r", key="train-x")))
+    assert (event["state"], event["attempt"]) == ("succeeded", 2)
+    assert any("again with micro_batch 2 instead of 4" in line for line in shown.lines)
+    run = Warehouse(str(tmp_path / "warehouse")).run("r")
+    assert [row["exit_code"] for row in unfinished(run, "train-x")] == [71]
+    assert last_attempt(run, "train-x") == 2
+
+
+def test_what_cannot_be_halved_any_more_ends_it(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERCLOVA_WAREHOUSE", str(tmp_path / "warehouse"))
+    one, shown = with_micro_batch(tmp_path, 16), Shown()
+    backend(cluster).submit(one)
+    made = trigger(one, shown, run_id="r", key="train-x")
+    event = asyncio.run(event_of(made))
+    assert (event["state"], event["exit_code"], event["attempt"]) == ("failed", 71, 2)
+    assert "tried again 1 time already" in event["decision"]
+    again = asyncio.run(event_of(trigger(one, Shown(), run_id="r", key="train-x")))
+    assert again["decision"] == event["decision"], "a triggerer that died before it could say so says the same"
+    run = Warehouse(str(tmp_path / "warehouse")).run("r")
+    kept = json.loads((Path(run.uri) / "jobs" / "train-x.json").read_text())
+    assert [row["attempt"] for row in kept["decisions"]] == [1, 2], "decided once each"
+
+
+def test_this_machine_follows_causes_as_a_cluster_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from operators import DeepSpeedJobOperator
+
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    house = Warehouse(str(tmp_path / "warehouse"))
+    operator = DeepSpeedJobOperator(task_id="train", stage="train", size="x", run_id="r")
+    spec = replace(with_micro_batch(tmp_path, 4), cluster=None)
+    status = operator._here(Attempts(house, house.run("r"), "train-x", spec))
+    assert status.state == "succeeded"
+    assert [row["exit_code"] for row in unfinished(house.run("r"), "train-x")] == [71]
+    bad = replace(job(tmp_path / "bad", name="bad", cause=BAD_SHARD), cluster=None)
+    with pytest.raises(AirflowFailException, match="it is not tried again"):
+        operator._here(Attempts(house, house.run("r"), "train-bad", bad))
+
+
+def test_a_passing_trouble_is_not_tried_for_ever(tmp_path: Path) -> None:
+    house = Warehouse(str(tmp_path))
+    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path))
+    full = JobStatus("failed", 75, {"type": "TransientError", "what": "The disk is full"})
+    told = [attempts.follow(replace(full, attempt=number)).again for number in range(1, 5)]
+    assert told == [True, True, True, False]
+    taken = JobStatus("failed", 75, {"type": "PreemptedError", "what": "saved a checkpoint"})
+    assert all(attempts.follow(replace(taken, attempt=number)).again for number in range(5, 30))
