@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -58,7 +59,8 @@ class DeepSpeedJobOperator(BaseOperator):
         self.size = size
         self.run_id = run_id
         self._spec: TrainJobSpec | None = None
-        self._killed = False
+        self._attempts: Attempts | None = None
+        self._over = threading.Event()
 
     @property
     def key(self) -> str:
@@ -83,8 +85,6 @@ class DeepSpeedJobOperator(BaseOperator):
             return self._finished(house, finish_job(house, run, job, status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
-        finally:
-            self._spec = None
 
     def _here(self, attempts: Attempts) -> JobStatus:
         """Run all attempts on this machine.
@@ -102,9 +102,10 @@ class DeepSpeedJobOperator(BaseOperator):
             self.log.info("%s job %s in %s", "Submitted" if fresh else "Adopted running", spec.name, spec.output)
             status = wait(backend, spec, self.log.info, POLL_SECONDS, offset)
             self.log.info("Job %s: %s", spec.name, status.explain())
+            self._spec = None
             if status.state == "succeeded":
                 return status
-            if self._killed:
+            if self._over.is_set():
                 raise AirflowException(f"Job {spec.name} was ended with its task: {status.explain()}")
             decision = attempts.follow(replace(status, attempt=attempts.last() + 1))
             self.log.info("Decision: %s", decision.why)
@@ -115,9 +116,9 @@ class DeepSpeedJobOperator(BaseOperator):
         """Start the next attempt on the cluster (or adopt it); the triggerer follows it, and what comes after it."""
         from operators.train_job_trigger import TrainJobTrigger
 
-        spec = attempts.current()
-        fresh = backend_of(self.kubernetes_conn_id).submit(spec, attempts.last())
-        self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", spec.name)
+        self._attempts = attempts
+        fresh = attempts.submit(backend_of(self.kubernetes_conn_id), self._over)
+        self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", attempts.spec.name)
         limit = self.execution_timeout
         self.defer(
             trigger=TrainJobTrigger(
@@ -144,7 +145,8 @@ class DeepSpeedJobOperator(BaseOperator):
         self.log.info("Job of %s: %s", self.key, status.explain())
         try:
             if status.state != "succeeded":
-                raise AirflowFailException(f"Job of {self.key}: {status.explain()} Decision: {event['decision']}")
+                kind = AirflowException if event.get("retry") else AirflowFailException
+                raise kind(f"Job of {self.key}: {status.explain()} Decision: {event['decision']}")
             return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
@@ -172,6 +174,8 @@ class DeepSpeedJobOperator(BaseOperator):
         """End the job, with its grace time, when the task is cleared or marked."""
         from hyperclova_core.jobs.backends import LocalBackend
 
-        self._killed = True
+        self._over.set()
         if self._spec is not None:
             LocalBackend().cancel(self._spec)
+        if self._attempts is not None:
+            backend_of(self.kubernetes_conn_id).cancel(self._attempts.current())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperclova_core.jobs.kubernetes_api import Api
@@ -33,10 +36,32 @@ def backend_of(conn_id: str) -> KubernetesBackend:
     return KubernetesBackend(api_of(conn_id))
 
 
-def kubeconfig_of(conn_id: str) -> str | None:
-    """The kubeconfig that a connection names, for spark-submit, whose client is another; None: in the cluster, or the default's."""
+@dataclass(frozen=True)
+class Place:
+    """Where a connection's cluster is, for spark-submit, whose client is another: a kubeconfig (None: in the cluster, or the default's), and
+    settings of Spark."""
+
+    kubeconfig: str | None
+    settings: dict[str, str]
+
+
+def place_of(conn_id: str, folder: str) -> Place:
+    """The same cluster as `api_of`'s, as spark-submit understands it.
+
+    Args:
+        folder: of one's own, where a kubeconfig that the connection holds as text is written for as long as it is needed.
+    """
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     extra = KubernetesHook.get_connection(conn_id).extra_dejson
-    found = extra.get("kube_config_path") or extra.get("extra__kubernetes__kube_config_path")
-    return str(found) if found else None
+
+    def told(name: str) -> Any:
+        return extra.get(name) or extra.get(f"extra__kubernetes__{name}")
+
+    path, text, context = told("kube_config_path"), told("kube_config"), told("cluster_context")
+    if text and not path:
+        path = os.path.join(folder, "kubeconfig")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text if isinstance(text, str) else json.dumps(text))
+    return Place(str(path) if path else None, {"spark.kubernetes.context": str(context)} if context else {})

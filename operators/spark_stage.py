@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowException
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.engines import SPARK_SETTINGS
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
+from hyperclova_core.foundation.secrets import without_credentials
 from operators.kubernetes import DEFAULT_CONNECTION
 from operators.warehouse import as_airflow_error, warehouse
 
@@ -120,7 +121,7 @@ class SparkStageOperator(SparkSubmitOperator):
         from hyperclova_core.jobs import spark_cluster
         from hyperclova_core.jobs.cluster import passed_on
         from hyperclova_core.jobs.spark_driver import SparkDriver
-        from operators.kubernetes import api_of, kubeconfig_of
+        from operators.kubernetes import api_of, place_of
 
         told = recipe.spark_cluster
         if told is None:
@@ -133,26 +134,26 @@ class SparkStageOperator(SparkSubmitOperator):
         config = told.model_copy(
             update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
         )
-        name = spark_cluster.driver_name(self.run_id, self.stage)
+        name = spark_cluster.driver_name(warehouse().uri, self.run_id, self.stage)
         self._driver = SparkDriver(api_of(self.kubernetes_conn_id), config, name)
-        try:
-            if self._driver.adopt(fingerprint):
-                self.log.info("Adopted running driver %s", name)
-            else:
-                before()
-                with tempfile.TemporaryDirectory(prefix="hyperclova-templates-") as folder:
-                    for role, template in spark_cluster.templates(config, self.stage).items():
-                        storage.write_json(storage.join(folder, f"{role}.json"), template)
-                    own = spark_cluster.settings(config, name, self.stage, fingerprint, folder)
-                    # sizes are what the recipe says of this cluster; a number of partitions is what it says of its data
-                    chosen = {key: recipe.spark[key] for key in (PARTITIONS,) if key in recipe.spark}
-                    self.conf = {**SPARK_SETTINGS, **recipe.spark, **own, **chosen, **conf}
-                    self.application = f"local://{config.application}"
-                    self._submit(kubeconfig_of(self.kubernetes_conn_id))
-                self.log.info("Submitted driver %s", name)
-            status = self._driver.wait(self.log.info, self.poll_seconds)
-        finally:
-            self._driver = None
+        if self._driver.adopt(fingerprint):
+            self.log.info("Adopted running driver %s", name)
+        else:
+            before()
+            with tempfile.TemporaryDirectory(prefix="hyperclova-templates-") as folder:
+                for role, template in spark_cluster.templates(config, self.stage).items():
+                    storage.write_json(storage.join(folder, f"{role}.json"), template)
+                own = spark_cluster.settings(config, name, self.stage, fingerprint, folder)
+                # sizes are what the recipe says of this cluster; a number of partitions is what it says of its data
+                chosen = {key: recipe.spark[key] for key in (PARTITIONS,) if key in recipe.spark}
+                place = place_of(self.kubernetes_conn_id, folder)
+                self.conf = {**SPARK_SETTINGS, **recipe.spark, **own, **chosen, **place.settings, **conf}
+                self.application = f"local://{config.application}"
+                self._submit(place.kubeconfig)
+            self.log.info("Submitted driver %s", name)
+        status = self._driver.wait(self.log.info, self.poll_seconds)
+        # not where it was left by a timeout or a signal: `on_kill` comes after it, and ends the driver
+        self._driver = None
         self.log.info("Driver %s: %s", name, status.explain())
         if status.state != "succeeded":
             if status.cause.get("type"):
@@ -172,7 +173,6 @@ class SparkStageOperator(SparkSubmitOperator):
         if kubeconfig:
             environment["KUBECONFIG"] = kubeconfig
         command = self._get_hook()._build_spark_submit_command(self.application)
-        self.log.info("%s", " ".join(command))
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=SUBMIT_SECONDS, check=False
         )
@@ -182,7 +182,7 @@ class SparkStageOperator(SparkSubmitOperator):
                 for line in (ended.stderr + ended.stdout).splitlines()
                 if line.strip() and not line.startswith("\tat ")
             ]
-            raise AirflowException("spark-submit failed:\n" + "\n".join(lines[-LAST_LINES:]))
+            raise AirflowException("spark-submit failed:\n" + without_credentials("\n".join(lines[-LAST_LINES:])))
 
     def on_kill(self) -> None:
         """End the application: the driver's pod on a cluster, with its executors; else the process here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.errors import ConfigError, TransientError
 from hyperclova_core.jobs.backends import JobStatus
 from operators.kubernetes import backend_of
 
@@ -58,6 +59,9 @@ class TrainJobTrigger(BaseTrigger):
         self.spec, self.conn_id, self.poll_seconds, self.deadline = spec, conn_id, poll_seconds, deadline
         self.run_id, self.key = run_id, key
         self._told, self._me = "", uuid.uuid4().hex
+        self._marks: dict[str, Any] | None = None
+        self._unread: set[str] = set()
+        self._over, self._submitting = threading.Event(), threading.Lock()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How the triggerer makes it again."""
@@ -73,30 +77,22 @@ class TrainJobTrigger(BaseTrigger):
                 attempts = await asyncio.to_thread(self._attempts)
                 await asyncio.to_thread(backend.claim, self._spec(), self._me)
                 while True:
-                    spec = await asyncio.to_thread(attempts.current) if attempts is not None else self._spec()
-                    status = await self._look(backend, spec)
-                    if status.state != "running":
-                        event = await self._after(backend, attempts, spec, status)
-                        if event is not None:
-                            yield TriggerEvent(event)
-                            return
+                    event = await self._look(backend, attempts)
+                    if event is not None:
+                        yield TriggerEvent(event)
+                        return
                     failures = 0
                     await asyncio.sleep(self.poll_seconds)
-            except ConfigError as error:
-                yield TriggerEvent(
-                    _event(JobStatus("failed", error.exit_code, error.to_dict()), "it is not tried again")
-                )
-                return
             except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on without us, and somebody must watch it
                 failures += 1
-                self.log.warning("The cluster cannot be asked (%d): %s: %s", failures, type(error).__name__, error)
+                self.log.warning("Cannot follow the job (%d): %s: %s", failures, type(error).__name__, error)
                 if failures >= GIVE_UP:
                     cause = {
-                        "what": "The cluster could not be asked any more",
+                        "what": "The job could not be followed any more",
                         "why": f"{failures} times: {type(error).__name__}: {error}",
-                        "remedy": "the job may run still: correct the connection, then clear the task, which finds it by its name",
+                        "remedy": "it may run still: the task's next try finds it by its name",
                     }
-                    yield TriggerEvent(_event(JobStatus("failed", 64, cause), "nobody watches it"))
+                    yield TriggerEvent({**_event(JobStatus("failed", 1, cause), "nobody watches it"), "retry": True})
                     return
                 await asyncio.sleep(min(self.poll_seconds * failures, LONGEST_PAUSE))
 
@@ -115,40 +111,54 @@ class TrainJobTrigger(BaseTrigger):
         house = warehouse()
         return Attempts(house, house.run(self.run_id), self.key, self._spec())
 
-    async def _after(
-        self, backend: KubernetesBackend, attempts: Attempts | None, spec: TrainJobSpec, status: JobStatus
-    ) -> dict[str, Any] | None:
-        """What follows an attempt that has ended: the task's event, or None where another one was started."""
+    async def _look(self, backend: KubernetesBackend, attempts: Attempts | None) -> dict[str, Any] | None:
+        """Look once: show what is new, and the task's event if the job has ended for good."""
+        spec = await asyncio.to_thread(attempts.current) if attempts is not None else self._spec()
+        status = await asyncio.to_thread(backend.get, spec)
+        if attempts is not None:
+            status = await asyncio.to_thread(attempts.see, status)
+        late = self.deadline is not None and time.time() > self.deadline
+        if late and status.state in ("running", "due"):
+            status = await asyncio.to_thread(backend.stopped, spec, 124, {"what": "The task's deadline has passed"})
+        if status.waiting and status.waiting != self._told:
+            self.log.info("Waiting: %s", status.waiting)
+        self._told = status.waiting
+        if status.state == "due":
+            assert attempts is not None, "only a run knows what is due"
+            return await self._next(backend, attempts)
+        while await self._show(backend, spec):
+            pass
+        if status.state == "running":
+            return None
         status = await self._end_of(backend, spec, status)
-        if status.state == "succeeded":
+        if status.state == "succeeded" or attempts is None:
             if attempts is not None:
                 await asyncio.to_thread(attempts.note, status)
-            return _event(status, "")
-        if attempts is None:
+            await asyncio.to_thread(backend.clear, spec)
             return _event(status, "")
         self.log.info("Attempt %s of %s: %s", status.attempt or "?", spec.name, status.explain())
         decision = await asyncio.to_thread(attempts.follow, status)
         self.log.info("Decision: %s", decision.why)
-        if not decision.again:
-            return _event(status, decision.why)
-        following = await asyncio.to_thread(attempts.current)
-        await asyncio.to_thread(backend.submit, following, await asyncio.to_thread(attempts.last))
-        await asyncio.to_thread(backend.claim, following, self._me)
-        self.log.info("Submitted the next attempt of %s", spec.name)
+        if decision.again:
+            return await self._next(backend, attempts)
+        await asyncio.to_thread(backend.clear, spec)
+        return _event(status, decision.why)
+
+    async def _next(self, backend: KubernetesBackend, attempts: Attempts) -> dict[str, Any] | None:
+        """Start the next attempt; an event where the cluster refuses it."""
+        try:
+            await asyncio.to_thread(self._submit, backend, attempts)
+        except ConfigError as error:
+            return _event(JobStatus("failed", error.exit_code, error.to_dict()), "the cluster refuses the next attempt")
+        self.log.info("Submitted the next attempt of %s", attempts.spec.name)
         self._told = ""
         return None
 
-    async def _look(self, backend: KubernetesBackend, spec: TrainJobSpec) -> JobStatus:
-        """The job's state, with what is new in its ranks' logs shown; a job beyond the task's deadline is ended."""
-        if self.deadline is not None and time.time() > self.deadline:
-            return await asyncio.to_thread(backend.stop, spec, 124, {"what": "The task's deadline has passed"})
-        status = await asyncio.to_thread(backend.get, spec)
-        if status.waiting and status.waiting != self._told:
-            self.log.info("Waiting: %s", status.waiting)
-        self._told = status.waiting
-        while await self._show(backend, spec):
-            pass
-        return status
+    def _submit(self, backend: KubernetesBackend, attempts: Attempts) -> None:
+        """In a thread, which a person who ends the task cannot stop: `_end_job` waits for it."""
+        with self._submitting:
+            attempts.submit(backend, self._over)
+            backend.claim(attempts.current(), self._me)
 
     async def _end_of(self, backend: KubernetesBackend, spec: TrainJobSpec, status: JobStatus) -> JobStatus:
         """The state of a job that has ended, after the last lines of what failed first."""
@@ -166,11 +176,22 @@ class TrainJobTrigger(BaseTrigger):
 
     async def _show(self, backend: KubernetesBackend, spec: TrainJobSpec) -> bool:
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""
-        lines, marks = await asyncio.to_thread(_read, backend, spec)
+        if self._marks is None:
+            self._marks = await asyncio.to_thread(backend.marks, spec)
+        reader = await asyncio.to_thread(backend.tail, spec, self._marks)
+        lines = await asyncio.to_thread(lambda: list(itertools.islice(reader.read(), LINES_AT_ONCE)))
         for line in lines:
             self.log.info("%s", line)
+        self._marks = {pod: mark for pod, mark in reader.marks.items() if pod in reader.pods}
+        for pod, why in reader.unread.items():
+            if pod not in self._unread:
+                self.log.warning("The log of %s cannot be read now: %s", pod, why)
+        self._unread = set(reader.unread)
         if lines:
-            await asyncio.to_thread(backend.keep_marks, spec, marks)
+            try:
+                await asyncio.to_thread(backend.keep_marks, spec, self._marks)
+            except (TransientError, ConfigError) as error:
+                self.log.warning("Where the logs were read to could not be marked: %s", error)
         return len(lines) >= LINES_AT_ONCE
 
     async def on_kill(self) -> None:
@@ -183,14 +204,21 @@ class TrainJobTrigger(BaseTrigger):
     def _end_job(self) -> None:
         """Cancel the job, unless another trigger follows it by now: a triggerer that had lost its heartbeat and comes back is told the same
         as if a person had ended the task."""
-        backend, spec = backend_of(self.conn_id), self._spec()
-        time.sleep(TAKEOVER_SECONDS)
-        follower = backend.follower(spec)
-        if follower not in (None, self._me):
-            log.warning("Job %s is followed by another trigger: it is left alone", spec.name)
-            return
-        log.info("The task was ended: so is job %s", spec.name)
-        backend.cancel(spec)
+        self._over.set()
+        spec = self._spec()
+        try:
+            backend = backend_of(self.conn_id)
+            time.sleep(TAKEOVER_SECONDS)
+            with self._submitting:  # a submission in a thread of its own goes on, though its task was cancelled
+                follower = backend.follower(spec)
+                if follower not in (None, self._me):
+                    log.warning("Job %s is followed by another trigger: it is left alone", spec.name)
+                    return
+                log.info("The task was ended: so is job %s", spec.name)
+                backend.cancel(spec)
+        except Exception:
+            log.exception("Job %s could not be ended: it may run until its deadline", spec.name)
+            raise
 
 
 def _event(status: JobStatus, decision: str) -> dict[str, Any]:
@@ -203,9 +231,3 @@ def _event(status: JobStatus, decision: str) -> dict[str, Any]:
         "usage": status.usage,
         "decision": decision,
     }
-
-
-def _read(backend: KubernetesBackend, spec: TrainJobSpec) -> tuple[list[str], dict[str, Any]]:
-    """At most `LINES_AT_ONCE` new lines, and where they end."""
-    reader = backend.tail(spec, backend.marks(spec))
-    return list(itertools.islice(reader.read(), LINES_AT_ONCE)), reader.marks

@@ -16,6 +16,8 @@ TRIES, FIRST_WAIT, LONGEST_WAIT = 8, 0.5, 15.0
 TIMEOUT = (10, 60)
 """Seconds to connect, and to answer."""
 PAGE = 500
+LOG_TRIES = 2
+"""A log comes from the pod's node, which may not answer: the job's state is more urgent than its lines."""
 PLURALS = {
     "Job": ("/apis/batch/v1", "jobs"),
     "Pod": ("/api/v1", "pods"),
@@ -122,11 +124,10 @@ class Api:
         if since:
             query.append(("sinceTime", since))
         try:
-            return self._call("GET", f"{_path('Pod', namespace, pod)}/log", query, None, "application/json").decode(
-                "utf-8", "replace"
-            )
+            path = f"{_path('Pod', namespace, pod)}/log"
+            return self._call("GET", path, query, None, "application/json", LOG_TRIES).decode("utf-8", "replace")
         except ConfigError as error:
-            if "is waiting to start" in error.why or "ContainerCreating" in error.why or "PodInitializing" in error.why:
+            if error.why.startswith("400"):  # no container yet, or none any more: a kubelet has many words for it
                 return ""
             raise
 
@@ -134,8 +135,9 @@ class Api:
         """The last lines of a container's log; none where it is gone."""
         query = [("container", container), ("tailLines", str(lines)), ("limitBytes", str(1 << 18))]
         try:
-            text = self._call("GET", f"{_path('Pod', namespace, pod)}/log", query, None, "application/json")
-        except (NotThereError, ConfigError):
+            path = f"{_path('Pod', namespace, pod)}/log"
+            text = self._call("GET", path, query, None, "application/json", LOG_TRIES)
+        except (NotThereError, ConfigError, TransientError):
             return []
         return text.decode("utf-8", "replace").splitlines()
 
@@ -150,12 +152,14 @@ class Api:
         found: dict[str, Any] = json.loads(self._call(method, path, query, body, content) or b"{}")
         return found
 
-    def _call(self, method: str, path: str, query: Sequence[tuple[str, str]], body: Any, content: str) -> bytes:
+    def _call(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], body: Any, content: str, tries: int = TRIES
+    ) -> bytes:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         wait, reason = FIRST_WAIT, ""
-        for tried in range(TRIES):
+        for tried in range(tries):
             if tried:
                 log.warning("%s %s: %s; again in %.1f s", method, path, reason, wait)
                 self._sleep(wait)
@@ -175,6 +179,8 @@ class Api:
                 return data
             except ApiException as error:
                 message = _message(error)
+                if error.status == 404 and path.endswith("/log"):  # the node may not know the pod yet
+                    raise NotThereError(path) from None
                 if error.status == 404 and (
                     "not find the requested resource" in message or "page not found" in message or method == "POST"
                 ):
@@ -195,7 +201,7 @@ class Api:
         raise TransientError(
             "The cluster's API server cannot be reached",
             where=f"{method} {path}",
-            why=f"{TRIES} tries: {reason}",
+            why=f"{tries} tries: {reason}",
             remedy="look at the network and at the server; the job itself runs on, and a retry adopts it",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -59,11 +60,12 @@ class KubernetesBackend:
     ) -> None:
         self._api, self._now, self._sleep = api, now, sleep
 
-    def submit(self, spec: TrainJobSpec, after: int = 0) -> bool:
+    def submit(self, spec: TrainJobSpec, after: int = 0, stop: threading.Event | None = None) -> bool:
         """Start the job's next attempt, or adopt the newest where it runs or has ended well (False).
 
         Args:
             after: the last attempt that is known to have been, where the cluster may have forgotten it.
+            stop: set when nobody wants the job any more: nothing is started then, or it is ended again.
 
         Raises:
             ConfigError: the cluster refuses it, or another job of that name runs, with what differs.
@@ -74,21 +76,28 @@ class KubernetesBackend:
             state = self._state(spec, newest)
             if state.phase not in ("failed", "succeeded"):
                 self._refuse_other(spec, newest)
+                self._own(render(spec, state.attempt), newest)
                 return False
             if state.phase == "succeeded" and state.spec_hash == spec.hash:
                 return False
             after = max(after, state.attempt)
             if not _has_ended(newest):  # a node that does not answer holds it: it would wait for ever
                 self._delete(spec, newest)
-        return self._create(spec, max(after, self._await_earlier_pods(spec)) + 1)
+        last = self._await_earlier_pods(spec, stop)
+        if stop is not None and stop.is_set():
+            return False
+        fresh = self._create(spec, max(after, last) + 1)
+        if stop is not None and stop.is_set():
+            self.cancel(spec)
+        return fresh
 
-    def _await_earlier_pods(self, spec: TrainJobSpec) -> int:
+    def _await_earlier_pods(self, spec: TrainJobSpec, stop: threading.Event | None) -> int:
         """Wait until no pod of an earlier attempt writes any more, also of a job that was deleted; the last attempt that has pods."""
         cluster, waited = _cluster(spec), 0.0
         while True:
             pods = self._api.find("Pod", cluster.namespace, {JOB_LABEL: cluster_name(spec.name)})
             living = [pod for pod in pods if is_living(pod) and not is_dead(pod, self._now())]
-            if not living:
+            if not living or (stop is not None and stop.is_set()):
                 return max((int(pod["metadata"]["labels"][ATTEMPT_LABEL]) for pod in pods), default=0)
             if waited > spec.grace_seconds + STOP_SECONDS + LINGER_SECONDS:
                 raise TransientError(
@@ -107,15 +116,23 @@ class KubernetesBackend:
         for item in objects[:-1]:
             self._create_companion(item)
         job = objects[-1]
+        fresh = True
         try:
             made = self._api.create(job)
         except TakenError:
-            found = self._api.get(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
-            self._refuse_other(spec, found)
-            made = found
+            made = self._api.get(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
+            self._refuse_other(spec, made)
             fresh = False
-        else:
-            fresh = True
+        except ConfigError:  # the cluster refuses the job: nobody would ever remove what was made for it
+            for item in objects[:-1]:
+                self._api.delete(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
+            raise
+        self._own(objects, made)
+        return fresh
+
+    def _own(self, objects: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> None:
+        """What belongs to a job goes with it; said again where whoever made it died before he could."""
+        job = objects[-1]
         owner = {
             "apiVersion": job["apiVersion"],
             "kind": job["kind"],
@@ -124,13 +141,12 @@ class KubernetesBackend:
             "controller": False,
             "blockOwnerDeletion": False,
         }
-        for item in objects[:-1]:  # what belongs to the job goes with it
-            changes = {"metadata": {"ownerReferences": [owner]}}
+        changes = {"metadata": {"ownerReferences": [owner]}}
+        for item in objects[:-1]:
             try:
                 self._api.patch(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"], changes)
             except NotThereError:  # an earlier attempt's, which was on its way out when it was taken
                 self._api.create({**item, "metadata": {**item["metadata"], **changes["metadata"]}})
-        return fresh
 
     def _create_companion(self, item: Mapping[str, Any]) -> None:
         """A ConfigMap, Service or PodGroup; one that a killed attempt of the same specification left is taken, another replaced."""
@@ -166,7 +182,10 @@ class KubernetesBackend:
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         try:
             told = json.loads(self._api.get("ConfigMap", namespace, name)["data"][SPEC_FILE])["spec"]
-            differs = "; ".join(difference(told, spec.to_dict())[:5]) or "its specification cannot be compared"
+            differs = (
+                "; ".join(difference(TrainJobSpec.from_dict(told).identity(), spec.identity())[:5])
+                or "its specification cannot be compared"
+            )
         except (NotThereError, KeyError, json.JSONDecodeError):
             differs = f"its specification is {theirs[:12]}, not {spec.hash[:12]}"
         raise ConfigError(
@@ -207,14 +226,7 @@ class KubernetesBackend:
         state = state_of(job, pods, (), self._now(), workload, self._failed_child(spec, job))
         if state.phase == "starting":
             state = state_of(job, pods, self._events(cluster.namespace, job, pods), self._now())
-            made = [
-                time for time in (moment(pod["metadata"].get("creationTimestamp")) for pod in pods) if time is not None
-            ]
-            since = min(
-                made,
-                default=moment((job.get("status") or {}).get("startTime"))
-                or moment(job["metadata"].get("creationTimestamp")),
-            )
+            since = _waits_since(job, pods, cluster.gang == "kueue")
             late = since is not None and (self._now() - since).total_seconds() > cluster.start_seconds
             state = replace(state, hopeless=late or state.hopeless)
         return state
@@ -255,7 +267,7 @@ class KubernetesBackend:
         return None
 
     def get(self, spec: TrainJobSpec) -> JobStatus:
-        """See `Backend`; a job whose pods cannot begin is ended, with the reason."""
+        """See `Backend`; a job whose pods cannot begin has failed, with the reason: `clear` ends it."""
         job = self.newest(spec)
         if job is None:
             return JobStatus("absent")
@@ -272,9 +284,7 @@ class KubernetesBackend:
                 "why": state.waiting,
                 "remedy": "correct jobs.cluster in the recipe, or what the cluster lacks",
             }
-            status = self._ended(spec, job, state, JobStatus("failed", 64, cause))
-            self._delete(spec, job)
-            return status
+            return self._ended(spec, job, state, JobStatus("failed", 64, cause))
         if state.phase == "ending":
             self._end_peers_of_dead(spec, job)
         return JobStatus("running", attempt=state.attempt, waiting=state.waiting)
@@ -301,14 +311,22 @@ class KubernetesBackend:
                 if is_living(pod) and not pod["metadata"].get("deletionTimestamp"):
                     self._api.delete("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
-    def stop(self, spec: TrainJobSpec, code: int, cause: dict[str, Any]) -> JobStatus:
-        """End the newest attempt for a reason of our own; what it took, and how it ended by that reason."""
+    def stopped(self, spec: TrainJobSpec, code: int, cause: dict[str, Any]) -> JobStatus:
+        """The state of a job that is to end for a reason of our own; `clear` ends it."""
         job = self.newest(spec)
-        if job is None:
-            return JobStatus("failed", code, cause)
-        status = self._ended(spec, job, self._state(spec, job), JobStatus("failed", code, cause))
-        self._delete(spec, job)
-        return status
+        status = JobStatus("failed", code, cause)
+        return status if job is None else self._ended(spec, job, self._state(spec, job), status)
+
+    def clear(self, spec: TrainJobSpec) -> None:
+        """End the newest attempt where it has not ended by itself; what has is kept, for whoever looks."""
+        job = self.newest(spec)
+        if job is not None and not _has_ended(job):
+            self._delete(spec, job)
+
+    def attempt(self, spec: TrainJobSpec) -> int:
+        """The number of the newest attempt; 0: there is none."""
+        job = self.newest(spec)
+        return int(job["metadata"]["labels"][ATTEMPT_LABEL]) if job is not None else 0
 
     def marks(self, spec: TrainJobSpec) -> dict[str, Any]:
         """Where an earlier reader left the newest attempt's logs: kept with the job itself, so that a reader that died needs no disk."""
@@ -356,6 +374,21 @@ class KubernetesBackend:
 
     def _delete(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> None:
         self._api.delete(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"])
+
+
+def _waits_since(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], queued: bool) -> datetime | None:
+    """Since when a job's pods might have begun and have not; None: that is not known, or none of them waits."""
+    waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") in ("Pending", None)]
+    if waiting:
+        made = [moment(pod["metadata"].get("creationTimestamp")) for pod in waiting]
+        return min((time for time in made if time is not None), default=None)
+    status = job.get("status") or {}
+    if pods or status.get("active") or status.get("succeeded"):
+        return None  # a pod that is gone is not one that waits
+    admitted = next((item for item in status.get("conditions") or () if item["type"] == "Suspended"), None)
+    if admitted is not None:
+        return moment(admitted.get("lastTransitionTime")) if admitted.get("status") == "False" else None
+    return moment(status.get("startTime") or (None if queued else job["metadata"].get("creationTimestamp")))
 
 
 def _has_ended(job: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from hyperclova_core.jobs.causes import cause_of
+from hyperclova_core.jobs.causes import PREEMPTED, cause_of
 from hyperclova_core.jobs.render import ATTEMPT_LABEL, CONTAINER, HASH_ANNOTATION, INDEX_ANNOTATION
 
 Object = Mapping[str, Any]
@@ -174,7 +174,10 @@ def state_of(
         pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("phase") == "Failed" for pod in pods
     ):
         return State("ending", attempt, spec_hash, pods=names)
-    if len(running) >= wanted:
+    # pods that ended well may be gone, with a node that was given back
+    done = int((job.get("status") or {}).get("succeeded") or 0)
+    seen_done = sum(1 for pod in pods if (pod.get("status") or {}).get("phase") == "Succeeded")
+    if len(running) + max(0, done - seen_done) >= wanted:
         return State("running", attempt, spec_hash, pods=names)
     waiting, hopeless = why_waiting(pods, events, now)
     return State("starting", attempt, spec_hash, waiting=waiting, hopeless=hopeless, pods=names)
@@ -280,6 +283,16 @@ def ended_of(pod: Object) -> Ended | None:
         ),
         None,
     )
+    if status.get("reason") == "Evicted" and (terminated is None or int(terminated["exitCode"]) != PREEMPTED):
+        # for what it used itself: it would be evicted again (a kubelet sets DisruptionTarget, too)
+        cause = {
+            "what": f"Pod {name} was evicted",
+            "where": f"node {node}",
+            "why": status.get("message", ""),
+            "remedy": EVICTED_REMEDY,
+        }
+        at = (terminated or {}).get("finishedAt") or status.get("startTime", "")
+        return Ended(name, node, rank, 70, cause, at)
     if disruption is not None and (terminated is None or terminated["exitCode"] != 0):
         cause = {
             "what": f"Pod {name} was taken away",
@@ -301,16 +314,8 @@ def ended_of(pod: Object) -> Ended | None:
             "NodeShutdown",
             "UnexpectedAdmissionError",
         )
-        evicted = status.get("reason") in ("Evicted", "Preempting", "Preempted")
+        evicted = status.get("reason") in ("Preempting", "Preempted")
         return Ended(name, node, rank, 75 if evicted else 72 if lost else 1, cause, status.get("startTime", ""))
-    if status.get("reason") == "Evicted":
-        cause = {
-            "what": f"Pod {name} was evicted",
-            "where": f"node {node}",
-            "why": status.get("message", ""),
-            "remedy": EVICTED_REMEDY,
-        }
-        return Ended(name, node, rank, 70, cause, terminated.get("finishedAt", ""))
     code = int(terminated["exitCode"])
     told = _told(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":

@@ -65,7 +65,9 @@ def usage_of(
     ends = [moment(ended.at) for ended in (ended_of(pod) for pod in pods) if ended is not None]
     conditions = (job.get("status") or {}).get("conditions") or ()
     ends += [
-        moment(item.get("lastTransitionTime")) for item in conditions if item.get("type") in ("Complete", "Failed")
+        moment(item.get("lastTransitionTime"))
+        for item in conditions
+        if item.get("type") in ("Complete", "Completed", "Failed")
     ]
     end = max((time for time in ends if time is not None), default=now)
     # pods that are gone took their times along: the job's own is the nearest

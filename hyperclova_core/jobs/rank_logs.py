@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from hyperclova_core.foundation.errors import ConfigError, TransientError
 from hyperclova_core.jobs.kubernetes_api import Api, NotThereError
 from hyperclova_core.jobs.render import CONTAINER
 
@@ -37,6 +38,8 @@ class RankLogs:
         labelled: bool = True,
     ) -> None:
         self._api, self._namespace, self.pods, self._labels = api, namespace, list(pods), labelled
+        self.unread: dict[str, str] = {}
+        """Pods whose log could not be read, with why: their node may not answer."""
         self._marks: dict[str, dict[str, Any]] = {name: dict(mark) for name, mark in (marks or {}).items()}
 
     @property
@@ -57,6 +60,9 @@ class RankLogs:
             try:
                 text = self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
             except NotThereError:
+                return
+            except (TransientError, ConfigError) as error:
+                self.unread[pod] = error.why
                 return
             full = len(text.encode()) >= most
             lines = text.split("\n")

@@ -67,9 +67,10 @@ class SparkClusterConfig(Config):
         return self
 
 
-def driver_name(run_id: str, stage: str) -> str:
-    """The driver's pod of a run's stage: the same for every try, so that a second one finds the first."""
-    return f"{cluster_name(f'{stage}-{digest_parts(run_id, stage)[:10]}')}-driver"
+def driver_name(warehouse: str, run_id: str, stage: str) -> str:
+    """The driver's pod of a run's stage: the same for every try, so that a second one finds the first; another warehouse's runs may have the
+    same names."""
+    return f"{cluster_name(f'{stage}-{digest_parts(warehouse, run_id, stage)[:10]}')}-driver"
 
 
 def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str, folder: str) -> dict[str, str]:

@@ -18,6 +18,8 @@ from hyperclova_core.jobs.spark_cluster import FINGERPRINT_ANNOTATION, SparkClus
 log = logging.getLogger(__name__)
 
 GONE_SECONDS = 120.0
+GIVE_UP, LONGEST_PAUSE = 60, 60.0
+"""About an hour of a cluster that does not answer."""
 
 
 class SparkDriver:
@@ -81,9 +83,20 @@ class SparkDriver:
     def wait(self, on_line: Callable[[str], None], poll_seconds: float = 5.0) -> JobStatus:
         """Follow the driver to its end, giving each line it prints to `on_line`; a driver that cannot begin is ended, with the reason."""
         logs = RankLogs(self._api, self._config.namespace, [self.name], labelled=False)
-        told = ""
+        told, failures = "", 0
         while True:
-            pod = self.pod()
+            try:
+                pod = self.pod()
+                failures = 0
+            except (
+                TransientError
+            ) as error:  # the driver runs on: an upgrade of the cluster's control plane takes its time
+                failures += 1
+                if failures >= GIVE_UP:
+                    raise
+                on_line(f"Cannot follow the driver ({failures}): {error.why}")
+                self._sleep(min(poll_seconds * failures, LONGEST_PAUSE))
+                continue
             for line in logs.read():
                 on_line(line)
             if pod is None:

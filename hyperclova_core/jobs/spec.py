@@ -32,6 +32,7 @@ class TrainJobSpec:
         overrides: of this attempt (such as a smaller micro-batch), outside the hash; merged into `config`, key by key.
         avoid_nodes: of this attempt, outside the hash too: where the last one lost its ranks.
         cluster: how its pods look, for a Kubernetes cluster.
+        aside: keys of `config` that are outside the hash: who asks is no part of what is done.
         publish: where a pod uploads what it made, when its disk is its own; local or s3://.
     """
 
@@ -46,14 +47,19 @@ class TrainJobSpec:
     avoid_nodes: tuple[str, ...] = ()
     cluster: ClusterConfig | None = None
     publish: str | None = None
+    aside: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
         """Identity of the job, without the attempt's overrides."""
+        return fingerprint(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two jobs the same."""
         parts = self.to_dict()
-        for own in ("overrides", "avoid_nodes"):
+        for own in ("overrides", "avoid_nodes", "aside"):
             parts.pop(own)
-        return fingerprint(parts)
+        return {**parts, "config": {key: value for key, value in self.config.items() if key not in self.aside}}
 
     @property
     def per_node(self) -> int:
@@ -83,6 +89,7 @@ class TrainJobSpec:
         return {
             **values,
             "avoid_nodes": list(self.avoid_nodes),
+            "aside": list(self.aside),
             "cluster": self.cluster.model_dump(mode="json") if self.cluster is not None else None,
         }
 
@@ -90,7 +97,7 @@ class TrainJobSpec:
     def from_dict(data: dict[str, Any]) -> TrainJobSpec:
         """What `to_dict` gave."""
         cluster = data.get("cluster")
-        values = {**data, "avoid_nodes": tuple(data.get("avoid_nodes") or ())}
+        values = {**data, **{key: tuple(data.get(key) or ()) for key in ("avoid_nodes", "aside")}}
         return TrainJobSpec(**{**values, "cluster": ClusterConfig.model_validate(cluster) if cluster else None})
 
 

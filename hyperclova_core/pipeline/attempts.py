@@ -1,17 +1,36 @@
 """Attempts of a run's job on a cluster: what follows one that has ended, by its cause, remembered in the run.
 
-Whoever follows a job (a triggerer) may die at any moment; another one goes on with what the run's folder says.
+Whoever follows a job (a triggerer) may die at any moment; another one goes on with what the run's folder says. What was decided after an
+attempt, and that the next was started, are noted in this order, before and after it happens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.causes import Decision, counted_as, decide
+from hyperclova_core.jobs.causes import PREEMPTED, Decision, counted_as, decide
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.pipeline.usage import decided, last_attempt, note_decision, note_usage, tell_decisions, unfinished
+from hyperclova_core.pipeline.usage import (
+    decided,
+    last_attempt,
+    last_submitted,
+    note_decision,
+    note_submitted,
+    note_usage,
+    tell_decisions,
+    unfinished,
+    usage_of,
+)
+
+if TYPE_CHECKING:
+    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+
+SHORT_SECONDS, SHORT_ENDS = 120.0, 5
+"""Attempts taken away so soon, so often in a row, are not taken away for the cluster's sake."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,29 @@ class Attempts:
         """The number of the last attempt that is known of."""
         return last_attempt(self.run, self.key)
 
+    def submit(self, backend: KubernetesBackend, stop: threading.Event | None = None) -> bool:
+        """Start the next attempt, or adopt one that runs (False), and note which."""
+        spec = self.current()
+        fresh = backend.submit(spec, self.last(), stop)
+        number = backend.attempt(spec)
+        if number:
+            note_submitted(self.run, self.key, number)
+        return fresh
+
+    def see(self, status: JobStatus) -> JobStatus:
+        """A state as the cluster gives it, seen with what the run knows: an attempt older than the one that was started is not ours, which
+        somebody has deleted then; where the next one was decided and not started, it is due.
+
+        Returns:
+            a state `absent` or `due` in these cases.
+        """
+        started = last_submitted(self.run, self.key)
+        missing = status.state == "absent" or (status.attempt is not None and status.attempt < started)
+        if not missing:
+            return status
+        known = decided(self.run, self.key, started) if started else None
+        return JobStatus("due" if known is not None and known.again else "absent")
+
     def note(self, status: JobStatus) -> None:
         """Keep what an attempt took."""
         if status.usage is not None:
@@ -53,9 +95,18 @@ class Attempts:
         earlier = unfinished(self.run, self.key)
         codes = [*(earlier[-1]["codes"] if earlier else ()), counted_as(int(status.exit_code or 1), status.cause)]
         decision = decide(codes, micro_batch_of(self.current()), status.bad_nodes)
+        if decision.again and self._always_short(codes):
+            why = f"taken away {SHORT_ENDS} times in a row within {SHORT_SECONDS:.0f} s: look at what takes it away"
+            decision = replace(decision, again=False, why=why)
         note_decision(self.run, self.key, status.attempt, codes, decision)
         tell_decisions(self.warehouse, self.run)
         return decision
+
+    def _always_short(self, codes: list[int]) -> bool:
+        if codes[-SHORT_ENDS:] != [PREEMPTED] * SHORT_ENDS:
+            return False
+        rows = usage_of(self.run, self.key)[-SHORT_ENDS:]
+        return len(rows) == SHORT_ENDS and all(row["running_seconds"] < SHORT_SECONDS for row in rows)
 
 
 def micro_batch_of(spec: TrainJobSpec) -> int | None:

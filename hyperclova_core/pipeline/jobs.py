@@ -77,6 +77,7 @@ def plan_job(warehouse: Warehouse, run: RunFolder, key: str) -> JobPlan:
             environment=environment,
             cluster=cluster,
             publish=publish,
+            aside=("run",),
         )
     else:
         assert isinstance(request.config, EvaluateConfig)

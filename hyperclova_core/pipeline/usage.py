@@ -54,6 +54,21 @@ def last_attempt(run: RunFolder, key: str) -> int:
     return max((int(row["attempt"] or 0) for rows in known.values() for row in rows), default=0)
 
 
+def note_submitted(run: RunFolder, key: str, attempt: int) -> None:
+    """Keep that an attempt was started, so that one that somebody deletes is missed."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
+    if all(row["attempt"] != attempt for row in known.get("submitted", ())):
+        _append(run, key, "submitted", {"attempt": attempt, "at": now()})
+
+
+def last_submitted(run: RunFolder, key: str) -> int:
+    """The last attempt that was started; 0: none that is known of."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
+    return max((int(row["attempt"]) for row in known.get("submitted", ())), default=0)
+
+
 def note_usage(run: RunFolder, key: str, usage: dict[str, Any]) -> None:
     """Keep what an attempt took, once."""
     _append(run, key, "usage", usage)
@@ -106,6 +121,13 @@ def _append(run: RunFolder, key: str, kind: str, row: dict[str, Any]) -> None:
         rows[:] = [other for other in rows if (other["job"], other["attempt"]) != (row["job"], row["attempt"])]
     rows.append(row)
     storage.write_json(path, known)
+
+
+def usage_of(run: RunFolder, key: str) -> list[dict[str, Any]]:
+    """What the attempts of one stage's job took, in their order."""
+    path = storage.join(run.uri, "jobs", f"{key}.json")
+    rows: list[dict[str, Any]] = storage.read_json(path).get("usage", []) if storage.exists(path) else []
+    return sorted(rows, key=lambda row: int(row["attempt"]))
 
 
 def usage_rows(run: RunFolder) -> list[dict[str, Any]]:

