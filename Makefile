@@ -12,6 +12,8 @@ COMPOSE ?= docker compose
 COMPOSE_FILES ?=
 IMAGES ?= orchestrator pipeline
 BASE_IMAGE ?=
+REGISTRY ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
@@ -57,12 +59,12 @@ compose-up: ## Everything on one machine in containers: PostgreSQL, SeaweedFS, M
 compose-down: ## End them; the data stays
 	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) down
 
-images: ## The images, and a stage run inside one (BASE_IMAGE=debian:bookworm-slim IMAGES="orchestrator pipeline trainer" DOCKER="docker -H …")
+images: ## The images, and a stage run inside one (IMAGES="orchestrator pipeline trainer" REGISTRY=registry.example/team/ BASE_IMAGE=…)
 	@for image in $(IMAGES); do $(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
-	    -f docker/$$image.Dockerfile -t hyperclova-$$image . || exit 1; done
+	    -f docker/$$image.Dockerfile -t $(REGISTRY)hyperclova-$$image:$(VERSION) . || exit 1; done
 	@$(DOCKER) run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:exec \
 	    --tmpfs /home/hyperclova:uid=10001 -v $(CURDIR)/conf/demo/portal:/in:ro -e HYPERCLOVA_PSEUDONYM_KEY=a-key-for-trying-alone \
-	    hyperclova-pipeline ingest /in/kin.jsonl --source kin --output /tmp/kin
+	    $(REGISTRY)hyperclova-pipeline:$(VERSION) ingest /in/kin.jsonl --source kin --output /tmp/kin
 
 bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
 	@$(BIN)/python benchmarks/foundation.py

@@ -21,6 +21,7 @@ COPY docker/python.sh /tmp/
 RUN sh /tmp/python.sh runtime \
  && groupadd --gid ${USER_ID} hyperclova && useradd --uid ${USER_ID} --gid ${USER_ID} --create-home hyperclova
 COPY --from=build --chown=root:root /opt/hyperclova /opt/hyperclova
+COPY conf /opt/hyperclova/app/conf
 ENV PATH=/opt/hyperclova/bin:${PATH} \
     PYTHONUNBUFFERED=1
 USER ${USER_ID}

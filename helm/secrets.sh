@@ -1,6 +1,7 @@
 #!/bin/bash
-# Prints the secrets of a small cluster with random values, for `kubectl apply -f -`; a second run would print others: databases know the first.
-#   helm/secrets.sh [RELEASE] | kubectl -n NAMESPACE apply -f -        (RELEASE: `platform`, as in docs/kubernetes.md)
+# Prints the secrets of a small cluster with random values. `create` refuses those that are there, as it must: databases know the first, and
+# no pseudonym can be matched without the key it was made with.
+#   helm/secrets.sh [RELEASE] | kubectl -n NAMESPACE create -f -        (RELEASE: `platform`, as in docs/kubernetes.md)
 set -euo pipefail
 release="${1:-platform}"
 random() { head -c "${1:-32}" /dev/urandom | od -An -tx1 | tr -d ' \n'; }

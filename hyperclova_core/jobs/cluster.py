@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.secrets import without_credentials
@@ -82,6 +82,12 @@ class ClusterConfig(Config):
     ttl_seconds: int = Field(DAY, ge=DAY, description="a finished job and its pods stay for so long, for their logs")
     port: int = Field(29_500, ge=1024, le=65_535, description="where ranks meet, on the first pod")
     user: int = Field(10_001, ge=1, description="numeric, never root")
+
+    @field_validator("cpu", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """`cpu: 8` is as good as `cpu: "8"`."""
+        return str(value) if isinstance(value, (int, float)) else value
 
     @model_validator(mode="after")
     def _check(self) -> ClusterConfig:

@@ -22,6 +22,7 @@ from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.gates import GateConfig
 from hyperclova_core.jobs.cluster import JobsConfig
 from hyperclova_core.jobs.spark_cluster import SparkClusterConfig
+from hyperclova_core.jobs.spec import merged
 from hyperclova_core.tokens.serialize import SerializeConfig
 from hyperclova_core.tokens.train_stage import TokenizerConfig
 from hyperclova_core.training.config import LadderConfig
@@ -113,7 +114,29 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         ConfigError: naming each key that is wrong.
     """
     path = recipe_path(name)
-    return validated(apply_overrides(load_yaml(path), overrides), str(path))
+    return validated(apply_overrides(merged(_of_the_cluster(), load_yaml(path)), overrides), str(path))
+
+
+def _of_the_cluster() -> dict[str, Any]:
+    """What the installation says of its cluster (`jobs`, `spark_cluster`), which counts where a recipe says nothing: the file that
+    HYPERCLOVA_CLUSTER names, as the chart writes it.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    path = os.environ.get("HYPERCLOVA_CLUSTER")
+    if not path or not Path(path).is_file():
+        return {}
+    found = load_yaml(Path(path))
+    others = sorted(set(found) - {"jobs", "spark_cluster"})
+    if others:
+        raise ConfigError(
+            "The installation's file of its cluster says more than that",
+            where=path,
+            why=", ".join(others),
+            remedy="keep to `jobs` and `spark_cluster`: the rest is the recipe's",
+        )
+    return found
 
 
 def validated(data: dict[str, Any], where: str) -> Recipe:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from hyperclova_core.pipeline.recipe import Recipe
+from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.pipeline.recipe import load_recipe
 from tests.chart.render import CHART, VALUES, call, rendered, rules_of, values
 from tests.jobs import schemas
 
@@ -128,21 +130,54 @@ def test_a_mistake_in_values_is_named(setting: str, words: str) -> None:
     assert words in ended.stderr
 
 
-def test_what_the_notes_say_of_a_recipe_is_a_recipe() -> None:
-    ended = call(
-        "install", "platform", str(CHART), "--namespace", "hyperclova", "--dry-run=client", *values("multi-node-kueue")
-    )
-    if ended.returncode:  # without a cluster's address helm may refuse even that
-        ended = call(
-            "template", "platform", str(CHART), "--namespace", "hyperclova", "--notes", *values("multi-node-kueue")
-        )
-    notes = ended.stdout[ended.stdout.index("4. In a recipe:") :].split("\n", 1)[1]
-    told = yaml.safe_load(notes)
-    recipe = Recipe.model_validate({"name": "x", **told})
+@pytest.mark.parametrize("case", VALUES)
+def test_a_recipe_that_says_nothing_runs_where_the_chart_says(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered(*values(case))
+    (told,) = [item["data"] for item in objects if item["metadata"]["name"] == "hyperclova-cluster"]
+    path = tmp_path / "cluster.yaml"
+    path.write_text(told["cluster.yaml"])
+    monkeypatch.setenv("HYPERCLOVA_CLUSTER", str(path))
+    recipe = load_recipe("smoke")
+    assert recipe.jobs.backend == "kubernetes"
     assert recipe.jobs.cluster is not None
-    assert (recipe.jobs.cluster.gang, recipe.jobs.cluster.queue) == ("kueue", "research")
     assert recipe.spark_cluster is not None
-    assert "AIRFLOW IS NOT IN THIS RELEASE" in ended.stdout
+    jobs = "hyperclova-jobs" if case == "multi-node-kueue" else "hyperclova"
+    assert recipe.jobs.cluster.namespace == recipe.spark_cluster.namespace == jobs
+    assert recipe.jobs.cluster.image == "hyperclova-trainer:0.1.0"
+    assert recipe.spark_cluster.secrets == ("s3-credentials", "hyperclova-pseudonym")
+    if case == "multi-node-kueue":
+        assert (recipe.jobs.cluster.gang, recipe.jobs.cluster.queue) == ("kueue", "research")
+    if case == "one-node-gpu":
+        assert [item.key for item in recipe.jobs.cluster.tolerations] == ["nvidia.com/gpu"]
+    chosen = load_recipe("smoke", ("jobs.cluster.cpu=3",))
+    assert chosen.jobs.cluster is not None
+    assert (chosen.jobs.cluster.cpu, chosen.jobs.cluster.image) == ("3", "hyperclova-trainer:0.1.0")
+    path.write_text("ingest: {}")
+    with pytest.raises(ConfigError, match="says more than that"):
+        load_recipe("smoke")
+
+
+def test_what_airflows_pods_would_lack_is_refused() -> None:
+    for settings, words in (
+        ("data.claim=crawl", "Airflow's pods need the claim crawl too"),
+        ("warehouse.claim.enabled=true", "need the claim x-warehouse too"),
+        ("warehouse.claim.enabled=true,jobs.namespace=other", "cannot be mounted in two namespaces"),
+        ("images.registry=r.example/t", "name the registry there too"),
+    ):
+        ended = call("template", "x", str(CHART), "--set", settings)
+        assert ended.returncode != 0, settings
+        assert words in ended.stderr, ended.stderr
+    mounted = "airflow.volumes[0].name=d,airflow.volumes[0].persistentVolumeClaim.claimName=crawl"
+    assert call("template", "x", str(CHART), "--set", f"data.claim=crawl,{mounted}").returncode == 0
+
+
+def test_images_are_tagged_as_the_chart_asks_for_them() -> None:
+    ours = yaml.safe_load((CHART / "values.yaml").read_text())["images"]
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert {ours[name]["tag"] for name in ("orchestrator", "pipeline", "trainer")} == {version}
+    assert f'version = "{version}"' in (CHART.parents[1] / "pyproject.toml").read_text()
 
 
 def test_airflow_is_told_where_everything_is() -> None:
@@ -150,7 +185,7 @@ def test_airflow_is_told_where_everything_is() -> None:
     maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
     told = maps["hyperclova-environment"]
     assert told["MLFLOW_TRACKING_URI"] == "http://platform-mlflow.hyperclova:5000"
-    assert told["AWS_ENDPOINT_URL_S3"] == "http://platform-s3:8333"
+    assert told["AWS_ENDPOINT_URL_S3"] == "http://platform-s3.hyperclova:8333"
     assert told["HYPERCLOVA_CONF"].startswith("/opt/hyperclova/recipes:")
     assert maps["hyperclova-recipes"] == {"mine.yaml": "name: mine\n"}
     spark = json.loads(told["AIRFLOW_CONN_SPARK_DEFAULT"])
@@ -168,6 +203,9 @@ def test_what_airflows_values_repeat_agrees_with_ours() -> None:
         "tag": ours["images"]["orchestrator"]["tag"],
     }
     assert airflow["securityContexts"]["pod"]["runAsUser"] == ours["user"]
+    for case in VALUES:
+        told = yaml.safe_load((CHART / "values" / f"{case}.yaml").read_text())
+        assert told.get("tolerations") == told.get("airflow", {}).get("tolerations"), case
     sources = yaml.safe_load(airflow["extraEnvFrom"])
     assert {name for source in sources for name in (reference["name"] for reference in source.values())} == {
         "hyperclova-environment",

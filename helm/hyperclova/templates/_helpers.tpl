@@ -68,7 +68,7 @@ capabilities:
 {{- end }}
 
 {{- define "hyperclova.s3Endpoint" -}}
-{{- .Values.s3.endpoint | default (ternary (printf "http://%s-s3:8333" (include "hyperclova.name" .)) "" .Values.s3.builtin.enabled) -}}
+{{- .Values.s3.endpoint | default (ternary (printf "http://%s-s3.%s:8333" (include "hyperclova.name" .) .Release.Namespace) "" .Values.s3.builtin.enabled) -}}
 {{- end }}
 
 {{- define "hyperclova.claimName" -}}
