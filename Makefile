@@ -50,7 +50,7 @@ chart-package: setup ## The chart with Airflow's official one in it, in build/ (
 	@mkdir -p build && $(BIN)/python helm/program.py package build
 
 compose-up: ## Everything on one machine in containers: PostgreSQL, SeaweedFS, MLflow, Airflow (docker/compose.yaml)
-	@python3 docker/secrets.py
+	@python3 docker/make_secrets.py
 	@$(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg EXTRAS=local,cluster \
 	    -f docker/orchestrator.Dockerfile -t hyperclova-local .
 	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) up -d

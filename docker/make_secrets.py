@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 
 NAMES = (
@@ -45,4 +46,4 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(__file__).parent)
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
