@@ -48,6 +48,18 @@ def test_images_run_as_a_numeric_user_from_the_lock_on_any_base() -> None:
             assert word != "ADD"
 
 
+def test_dockerfiles_and_scripts_are_linted() -> None:
+    programs = Path(sys.prefix) / "bin"
+    scripts = [path for path in ROOT.rglob("*.sh") if not {".venv", ".venv-peers", ".hyperclova"} & set(path.parts)]
+    assert len(scripts) >= 5
+    for command in (
+        [programs / "hadolint", *sorted(DOCKER.glob("*.Dockerfile"))],
+        [programs / "shellcheck", *sorted(scripts), ROOT / ".ci" / "run"],
+    ):
+        ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout
+
+
 def layer_of(image: str) -> list[str]:
     """The requirements of an image's pip layer, as its Dockerfile gives them to pip."""
     text = (DOCKER / f"{image}.Dockerfile").read_text().replace("\\\n", " ")
