@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 2_000
 LAST_LINES = 40
+LATE = {"what": "The task's deadline has passed"}
 TAKEOVER_SECONDS = 6.0
 """For another triggerer to say that it follows a job, before one that was told to end it does so."""
 log = logging.getLogger(__name__)
@@ -119,7 +121,10 @@ class TrainJobTrigger(BaseTrigger):
             status = await asyncio.to_thread(attempts.see, status)
         late = self.deadline is not None and time.time() > self.deadline
         if late and status.state in ("running", "due"):
-            status = await asyncio.to_thread(backend.stopped, spec, 124, {"what": "The task's deadline has passed"})
+            due = status.state == "due"
+            status = await asyncio.to_thread(backend.stopped, spec, 124, LATE)
+            if due:  # what the newest attempt ended with was decided: this is of the one that is not started any more
+                status = replace(status, attempt=None, usage=None)
         if status.waiting and status.waiting != self._told:
             self.log.info("Waiting: %s", status.waiting)
         self._told = status.waiting
@@ -139,6 +144,8 @@ class TrainJobTrigger(BaseTrigger):
         self.log.info("Attempt %s of %s: %s", status.attempt or "?", spec.name, status.explain())
         decision = await asyncio.to_thread(attempts.follow, status)
         self.log.info("Decision: %s", decision.why)
+        if decision.again and late:
+            return _event(JobStatus("failed", 124, LATE), "the task's deadline has passed: no other attempt is started")
         if decision.again:
             return await self._next(backend, attempts)
         await asyncio.to_thread(backend.clear, spec)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from hyperclova_core.jobs.spec import TrainJobSpec
 ATTEMPT_VARIABLE = "HYPERCLOVA_ATTEMPT"
 JOIN_SECONDS = 900
 """For all pods of a gang to come: an image of ten gigabytes is pulled meanwhile."""
+KILL_SECONDS = 10.0
+"""Beyond the grace time; the cluster's own is longer still (`render.STOP_SECONDS`)."""
 TOLD_CHARACTERS, TOLD_BYTES = 2000, 4000
 
 
@@ -98,6 +101,11 @@ def run(spec: TrainJobSpec) -> int:
 
     def pass_on(number: int, frame: object) -> None:
         nonlocal asked
+        if not asked:
+            # ranks that have not met yet wait in a call that no signal ends: the cause is to be told before the cluster kills us all
+            timer = threading.Timer(spec.grace_seconds + KILL_SECONDS, process.kill)
+            timer.daemon = True
+            timer.start()
         asked = True
         process.terminate()
 

@@ -641,7 +641,12 @@ class FakeCluster:
         elif status["phase"] == "Running":
             container = self.containers[namespace, name]
             code = container.process.poll()
-            if code is None or pod["spec"].get("nodeName") in self.frozen:
+            due = pod["metadata"].get("deletionTimestamp")
+            if pod["spec"].get("nodeName") in self.frozen:
+                return
+            if code is None and due and datetime.now(UTC) > datetime.fromisoformat(due.replace("Z", "+00:00")):
+                end_group(container.process)  # its grace time is over
+            if code is None:
                 return
             if container.reader is not None:
                 container.reader.join(5)

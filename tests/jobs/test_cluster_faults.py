@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend, _waits_si
 from hyperclova_core.jobs.kubernetes_state import State, ended_of, pods_of, state_of
 from hyperclova_core.jobs.ledger import Usage
 from hyperclova_core.jobs.rank_logs import RankLogs
+from hyperclova_core.jobs.render import STOP_SECONDS
 from hyperclova_core.pipeline.attempts import Attempts
 from operators import train_job_trigger
 from tests.jobs.fake_cluster import FakeCluster, until
@@ -318,3 +320,23 @@ def test_attempts_that_are_always_taken_away_at_once_end(tmp_path: Path) -> None
         usage = Usage("job-one", number, 1, 0.0, 20.0, 75).to_dict()
         told.append(attempts.follow(JobStatus("failed", 75, {}, attempt=number, usage=usage)).again)
     assert told[:5] == [True, True, True, True, False]
+
+
+def test_pods_that_have_not_met_yet_end_within_their_grace_time(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    """torchrun that waits for other pods does not hear a request to end: the launcher ends it, and says so."""
+    one = job(tmp_path, processes=2, seconds=60, cluster=TWO_PODS)
+    one = replace(one, grace_seconds=1)
+    cluster.nodes = {"node-a": {"nvidia.com/gpu": 1}}
+    one = replace(one, cluster=one.cluster.model_copy(update={"gpus_per_node": 1}) if one.cluster else None)
+    backend.submit(one)
+    pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    container = cluster.containers["hyperclova", pod]
+    time.sleep(20)  # torchrun waits for the other, which finds no node
+    begun = time.monotonic()
+    container.process.terminate()
+    until(lambda: container.process.poll() is not None, 40)
+    assert time.monotonic() - begun < 1 + STOP_SECONDS
+    assert container.process.returncode == 143
+    assert json.loads(Path(container.termination_log).read_text())["exit_code"] == 143

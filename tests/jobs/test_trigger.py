@@ -247,3 +247,22 @@ def test_a_passing_trouble_is_not_tried_for_ever(tmp_path: Path) -> None:
     assert told == [True, True, True, False]
     taken = JobStatus("failed", 75, {"type": "PreemptedError", "what": "saved a checkpoint"})
     assert all(attempts.follow(replace(taken, attempt=number)).again for number in range(5, 30))
+
+
+def test_nothing_is_started_after_the_tasks_deadline(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERCLOVA_WAREHOUSE", str(tmp_path / "warehouse"))
+    house = Warehouse(str(tmp_path / "warehouse"))
+    one, shown = job(tmp_path, cause={**BAD_SHARD, "exit_code": 72}), Shown()
+    attempts = Attempts(house, house.run("r"), "train-x", one)
+    attempts.submit(backend(cluster))
+    status = until(lambda: (found := backend(cluster).get(one)).state == "failed" and found)
+    assert attempts.follow(status).again
+    event = asyncio.run(event_of(trigger(one, shown, run_id="r", key="train-x", deadline=1.0)))
+    assert event["exit_code"] == 124
+    assert cluster.find("jobs", "job-one-a2") is None
+    backend(cluster).cancel(one)
+    event = asyncio.run(event_of(trigger(one, shown, run_id="r", key="train-x", deadline=1.0)))
+    assert event["exit_code"] == 124
+    assert cluster.find("jobs", "job-one-a2") is None

@@ -133,4 +133,4 @@ def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, c
     time.sleep(10)  # the triggerer has it by then
     api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/0", {"new_state": "failed"})
     until(lambda: cluster.find("jobs", job) is None, 60)
-    until(lambda: not cluster.pods("Running"), 120)
+    until(lambda: not cluster.pods("Running"), 150)
