@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from tests.jobs.fake_kubelet import INDEX, Container, end_group, run_container
+from tests.jobs.fake_kubelet import INDEX, Container, run_container
 
 GROUPS = {
     "jobs": "batch/v1",
@@ -125,7 +125,7 @@ class FakeCluster:
         self._over.set()
         self._controller.join(10)
         for container in self.containers.values():
-            end_group(container.process)
+            container.end_all()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -171,7 +171,7 @@ class FakeCluster:
         """As the kernel does when a container is over its limit."""
         container = self.containers["hyperclova", pod]
         container.doomed = reason
-        end_group(container.process)
+        container.end_all()
 
     def disrupt(self, pod: str, reason: str = "PreemptionByScheduler") -> None:
         """Take a pod away: a condition says why, its container has its grace time."""
@@ -196,7 +196,7 @@ class FakeCluster:
             self.objects.pop(("pods", "hyperclova", pod), None)
         container = self.containers.pop(("hyperclova", pod), None)
         if container is not None:
-            end_group(container.process)
+            container.end_all()
 
     def freeze(self, node: str) -> None:
         """A node that does not answer: the cluster asks its pods to end, and nobody does it."""
@@ -645,9 +645,10 @@ class FakeCluster:
             if pod["spec"].get("nodeName") in self.frozen:
                 return
             if code is None and due and datetime.now(UTC) > datetime.fromisoformat(due.replace("Z", "+00:00")):
-                end_group(container.process)  # its grace time is over
+                container.end_all()  # its grace time is over
             if code is None:
                 return
+            container.end_all()
             if container.reader is not None:
                 container.reader.join(5)
             told = Path(container.termination_log).read_text() if Path(container.termination_log).exists() else ""

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 INDEX = "batch.kubernetes.io/job-completion-index"
+MARKER = "DOUBLE_CONTAINER"
 OWN_FOLDERS = ("/tmp",)
 """Mounts that this machine has by itself: paths of tests lie below."""
 
@@ -27,6 +30,16 @@ class Container:
     reader: threading.Thread | None = None
     termination_log: str = ""
     doomed: str | None = None
+    marker: str = ""
+
+    def end_all(self) -> None:
+        """Everything in a container ends with its first process: ranks are in sessions of their own."""
+        end_group(self.process)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with suppress(OSError):
+                    if f"{MARKER}={self.marker}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)
 
 
 def run_container(
@@ -87,6 +100,7 @@ def run_container(
     termination = root / "termination-log"
     termination.touch()
     environment["HYPERCLOVA_TERMINATION_LOG"] = str(termination)
+    environment[MARKER] = marker = uuid.uuid4().hex
     words = [*body.get("command", ()), *body.get("args", ())]
     process = subprocess.Popen(
         [sys.executable if part == "python" else local(part) for part in words],
@@ -98,7 +112,7 @@ def run_container(
         errors="replace",
         cwd=local(body["workingDir"]) if "workingDir" in body else None,
     )
-    container = Container(process, termination_log=str(termination))
+    container = Container(process, termination_log=str(termination), marker=marker)
     container.reader = threading.Thread(target=_read_lines, args=(container,), daemon=True)
     container.reader.start()
     return container

@@ -133,4 +133,8 @@ def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, c
     time.sleep(10)  # the triggerer has it by then
     api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/0", {"new_state": "failed"})
     until(lambda: cluster.find("jobs", job) is None, 60)
+    of_job = lambda: [pod for pod in cluster.pods() if pod["metadata"]["labels"]["job-name"] == job]  # noqa: E731
+    until(lambda: not of_job(), 150)
+    # the other size trains meanwhile: the whole run is ended
+    api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
     until(lambda: not cluster.pods("Running"), 150)
