@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -117,7 +118,10 @@ class DeepSpeedJobOperator(BaseOperator):
         from operators.train_job_trigger import TrainJobTrigger
 
         self._attempts = attempts
-        fresh = attempts.submit(backend_of(self.kubernetes_conn_id), self._over)
+        backend = backend_of(self.kubernetes_conn_id)
+        fresh = attempts.submit(backend, self._over)
+        # an earlier try's trigger may be about to end the job, because its task was cleared: it is this one's now
+        backend.claim(attempts.current(), f"try {uuid.uuid4().hex}")
         self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", attempts.spec.name)
         limit = self.execution_timeout
         self.defer(

@@ -125,6 +125,11 @@ def test_a_person_ends_the_task_and_the_job_has_its_grace_time(
 
     asyncio.run(one_after_the_other())
     assert backend(cluster).get(one).state == "running", "another triggerer has it: nobody ended the task"
+    follower = backend(cluster).follower(one)
+    backend(cluster).claim(one, "a try of the task that was cleared")
+    asyncio.run(new.on_kill())
+    assert backend(cluster).get(one).state == "running", "the task's next try has adopted it"
+    backend(cluster).claim(one, str(follower))
 
     async def told_again_and_again() -> None:
         task = asyncio.create_task(new.on_kill())
