@@ -23,6 +23,7 @@ from hyperclova_core.training.checkpoints import Place, load_newest, save_checkp
 from hyperclova_core.training.config import JobConfig
 from hyperclova_core.training.data import Samples
 from hyperclova_core.training.engine import device_kind, is_bf16, set_learning_rate
+from hyperclova_core.training.fence import Fence
 from hyperclova_core.training.health import Watch, slow_ranks
 from hyperclova_core.training.metrics import MetricsLog
 from hyperclova_core.training.micro_batch import MicroBatch
@@ -74,6 +75,7 @@ class Training:
         self.plan = train.batches
         self.place = self._place(stream)
         self.folder = job.checkpoints or storage.join(job.output, "checkpoints")
+        self.fence = Fence(self.folder)
         self.step, self.offset = 0, 0
         self.loss = math.nan
         self.held: ValidationResult | None = None
@@ -426,6 +428,7 @@ class Training:
     def save(self) -> None:
         """Save a checkpoint of where training stands."""
         self._watch.moved(f"saving after step {self.step}")
+        self.fence.check()
         save_checkpoint(
             self.engine,
             self.folder,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hyperclova_core.foundation import storage
 from hyperclova_core.training import checkpoints, export, loop, model, parallel, pipeline, rank
 
 KILLED_RANK = int(os.environ.get("TEST_FAULT_RANK", "0"))
@@ -40,6 +41,11 @@ def at_step(number: int, action: Any) -> None:
 
 def kill_in_step(number: int) -> None:
     at_step(number, lambda training: die())
+
+
+def supersede(number: int) -> None:
+    """Another attempt begins elsewhere, on the same folder."""
+    at_step(number, lambda training: storage.write_json(training.fence._path, {"attempt": "other", "began_at": "now"}))
 
 
 def kill_in_file(number: int) -> None:

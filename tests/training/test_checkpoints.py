@@ -211,6 +211,18 @@ def test_sigterm_to_one_rank_ends_all_at_one_step(
 
 
 @pytest.mark.ranks
+def test_an_attempt_that_others_believe_dead_ends_before_it_writes(
+    ranks: Ranks, shards: list[str], tmp_path: Path
+) -> None:
+    config = job(shards, tmp_path, parallel={"data": 2}, train={**HOW, "checkpoint_every": 2})
+    stopped = run(ranks, config, "supersede:3", well=False)
+    assert stopped.codes == [75, 75], "on all ranks"
+    assert "Another attempt of this training has begun" in stopped.log
+    assert stopped.steps_saved == [2], "what it saved before is there, and nothing after"
+    assert not run(ranks, config).codes[0], "whoever begins has the folder"
+
+
+@pytest.mark.ranks
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_taken(
     saved: dict[str, Outcome], ranks: Ranks, shards: list[str], tmp_path: Path
 ) -> None:
