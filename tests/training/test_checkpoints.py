@@ -167,7 +167,7 @@ def test_killed_at_any_moment_a_second_run_ends_with_the_same_bytes(
     assert found.losses == saved["1x1x2"].losses, "metrics of both attempts are those of one"
     assert found.weights == saved["1x1x2"].weights
     assert found.steps_saved == [10]
-    assert [path.name for path in (found.folder / "checkpoints").iterdir()] == ["step-10"], (
+    assert sorted(path.name for path in (found.folder / "checkpoints").iterdir()) == ["attempt.json", "step-10"], (
         "nothing of the killed attempt is left"
     )
     again = run(ranks, config)
@@ -344,12 +344,12 @@ def test_shards_and_checkpoints_in_s3(
     )
     stopped = run(ranks, config.model_copy(update={"stop_after": 7}), well=False, environment=settings)
     assert stopped.codes == [75, 75], stopped.log[-3000:]
-    assert steps_in(checkpoints) == {"step-7", "history"}
+    assert steps_in(checkpoints) == {"attempt.json", "step-7", "history"}
     # another machine, with an empty disk and another layout
     second = job(remote, tmp_path / "second", train={**HOW, "keep_last": 1}, checkpoints=checkpoints, resume="must")
     found = run(ranks, second, environment=settings)
     assert found.losses == pytest.approx(saved["1x1x2"].losses, abs=1e-5), "with the rows of the first machine"
-    assert steps_in(checkpoints) == {"step-10", "history"}
+    assert steps_in(checkpoints) == {"attempt.json", "step-10", "history"}
     manifest = json.loads(storage.read_bytes(f"{checkpoints}/step-10/manifest.json"))
     assert manifest["layout"] == {"pipeline": 1, "tensor": 1, "data": 1}
 
