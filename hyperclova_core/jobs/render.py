@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hyperclova_core.jobs.causes import FINAL_CODES, PREEMPTED
-from hyperclova_core.jobs.cluster import ClusterConfig
+from hyperclova_core.jobs.cluster import ClusterConfig, Volume
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang
 
 JOB_LABEL, ATTEMPT_LABEL = "hyperclova.io/job", "hyperclova.io/attempt"
@@ -190,6 +191,43 @@ def _job_spec(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, Any
     return body
 
 
+def pod_security(user: int) -> dict[str, Any]:
+    """What every pod of ours runs as: a numeric user, never root."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    """What every container of ours may do beyond running: nothing."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def claims_of(volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    """A pod's volumes for the claims that it mounts."""
+    return [
+        {"name": f"claim-{n}", "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only}}
+        for n, volume in enumerate(volumes)
+    ]
+
+
+def mounts_of(volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    """Where a container has them."""
+    return [
+        {"name": f"claim-{n}", "mountPath": volume.path, "readOnly": volume.read_only}
+        for n, volume in enumerate(volumes)
+    ]
+
+
 def _pod_annotations(spec: TrainJobSpec, attempt: int) -> dict[str, str]:
     found = {HASH_ANNOTATION: spec.hash}
     if _cluster(spec).gang == "volcano":
@@ -206,26 +244,13 @@ def _pod(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, Any]:
         "enableServiceLinks": False,
         "subdomain": subdomain,
         "terminationGracePeriodSeconds": spec.grace_seconds + STOP_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": cluster.user,
-            "runAsGroup": cluster.user,
-            "fsGroup": cluster.user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(cluster.user),
         "containers": [_container(spec, attempt, subdomain)],
         "volumes": [
             {"name": "spec", "configMap": {"name": attempt_name(spec, attempt)}},
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}},
             {"name": "scratch", "emptyDir": {"sizeLimit": cluster.scratch}},
-            *(
-                {
-                    "name": f"claim-{n}",
-                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
-                }
-                for n, volume in enumerate(cluster.volumes)
-            ),
+            *claims_of(cluster.volumes),
         ],
     }
     if cluster.image_pull_secrets:
@@ -289,10 +314,7 @@ def _container(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, An
         {"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True},
         {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - the pod's own
         {"name": "scratch", "mountPath": SCRATCH},
-        *(
-            {"name": f"claim-{n}", "mountPath": volume.path, "readOnly": volume.read_only}
-            for n, volume in enumerate(cluster.volumes)
-        ),
+        *mounts_of(cluster.volumes),
     ]
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -308,11 +330,7 @@ def _container(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, An
             {"name": "HYPERCLOVA_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
         ],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,

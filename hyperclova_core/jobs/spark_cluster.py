@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.jobs.cluster import Toleration, Volume
-from hyperclova_core.jobs.render import CONTAINER, SCRATCH
+from hyperclova_core.jobs.render import CONTAINER, SCRATCH, claims_of, container_security, mounts_of, pod_security
 from hyperclova_core.jobs.spec import cluster_name
 
 MEMORY = r"^\d+[mg]$"
@@ -153,20 +153,13 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
         "command": [config.python, "-m", "hyperclova_core.jobs.spark_entry"],
         "workingDir": SCRATCH,
         "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "scratch", "mountPath": SCRATCH},
             {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
             {"name": LOCAL_DISK, "mountPath": f"{SCRATCH}/spark"},
-            *(
-                {"name": f"claim-{n}", "mountPath": volume.path, "readOnly": volume.read_only}
-                for n, volume in enumerate(config.volumes)
-            ),
+            *mounts_of(config.volumes),
         ],
     }
     if config.secrets:
@@ -175,26 +168,13 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
         # the driver makes executors; they ask for nothing
         "automountServiceAccountToken": component == "spark-driver",
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": config.user,
-            "runAsGroup": config.user,
-            "fsGroup": config.user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(config.user),
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": config.scratch}},
             {"name": "temporary", "emptyDir": {"sizeLimit": config.scratch}},
             {"name": LOCAL_DISK, "emptyDir": {"sizeLimit": config.scratch}},
-            *(
-                {
-                    "name": f"claim-{n}",
-                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
-                }
-                for n, volume in enumerate(config.volumes)
-            ),
+            *claims_of(config.volumes),
         ],
     }
     if component == "spark-driver":
