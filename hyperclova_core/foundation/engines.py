@@ -128,7 +128,7 @@ def start_session(name: str, settings: dict[str, str]) -> SparkSession:
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit: what it was told counts
         from pyspark import SparkConf, SparkContext
 
-        SparkContext._ensure_initialized()  # type: ignore[attr-defined]
+        SparkContext._ensure_initialized()  # SparkConf has what was submitted once the gateway is open
         submitted = dict(SparkConf().getAll())
     else:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

@@ -43,13 +43,29 @@ class Toleration(Config):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
-class ClusterConfig(Config):
-    """Image, place, size and rights of a job's pods."""
+class PodConfig(Config):
+    """What all pods of ours are told alike."""
 
-    image: str = Field(description="the trainer image, by digest or a tag that is never moved")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     namespace: str = "hyperclova"
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class: str | None = None
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="variables that are no secret; MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3, HYPERCLOVA_DATA are Airflow's if not said here",
+    )
+    secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
+    volumes: tuple[Volume, ...] = ()
+    start_seconds: int = Field(1800, ge=10, description="pods that have not begun by then are ended, with the reason")
+    user: int = Field(10_001, ge=1, description="numeric, never root")
+
+
+class ClusterConfig(PodConfig):
+    """Image, place, size and rights of a job's pods."""
+
+    image: str = Field(description="the trainer image, by digest or a tag that is never moved")
     service_account: str = "hyperclova-job"
     kind: Literal["job", "jobset"] = Field("job", description="an Indexed Job with a headless Service, or a JobSet")
     gang: Literal["none", "kueue", "volcano"] = Field("none", description="who starts all pods or none")
@@ -65,23 +81,12 @@ class ClusterConfig(Config):
     shared_memory: str = Field("8Gi", description="of the pod's memory, for what its processes share")
     scratch: str = Field("50Gi", description="the pod's own disk, for /tmp and what is on its way to an object store")
     extra_resources: dict[str, str] = Field(default_factory=dict, description='such as rdma/hca: "1"')
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
     one_node_a_pod: bool = Field(True, description="no two pods of a job on one node")
     near: str | None = Field(None, description="topology key within which pods are kept together where they can be")
     avoid_nodes: tuple[str, ...] = Field((), description="names of nodes that are not to be used")
-    priority_class: str | None = None
-    environment: dict[str, str] = Field(
-        default_factory=dict,
-        description="variables that are no secret; MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3, HYPERCLOVA_DATA are Airflow's if not said here",
-    )
-    secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
-    volumes: tuple[Volume, ...] = ()
     deadline_seconds: int = Field(7 * DAY, ge=60, description="of the whole job, from its start")
-    start_seconds: int = Field(1800, ge=10, description="pods that have not begun by then end the job, with the reason")
     ttl_seconds: int = Field(DAY, ge=DAY, description="a finished job and its pods stay for so long, for their logs")
     port: int = Field(29_500, ge=1024, le=65_535, description="where ranks meet, on the first pod")
-    user: int = Field(10_001, ge=1, description="numeric, never root")
 
     @field_validator("cpu", mode="before")
     @classmethod

@@ -141,6 +141,17 @@ def state_of(
     dead = [pod for pod in pods if is_living(pod) and is_dead(pod, now)]
     living = [pod for pod in pods if is_living(pod) and not is_dead(pod, now)]
     wanted = int(job["spec"].get("completions") or _completions(job))
+    if dead and not living and (failed is None or failed.get("reason") != "DeadlineExceeded"):
+        # the job itself waits for a word of them, for ever; what its other pods say comes of being ended for it
+        nodes = tuple(sorted({str((pod.get("spec") or {}).get("nodeName", "")) for pod in dead} - {""}))
+        first = dead[0]["metadata"]["name"]
+        cause = {
+            "what": f"Pod {first} should have ended, and its node does not answer",
+            "where": f"node {', '.join(nodes)}",
+            "why": f"its grace time was over at {dead[0]['metadata']['deletionTimestamp']}",
+            "remedy": "look at the node; the next attempt runs elsewhere",
+        }
+        return State("failed", attempt, spec_hash, 72, cause, None, nodes, pods=names)
     if failed is not None and not (living and _may_be_ending(failed, pods, now)):
         ended = _why_failed(failed, pods, wanted)
         return State(
@@ -153,16 +164,6 @@ def state_of(
             _bad_nodes(ended, pods, wanted),
             pods=names,
         )
-    if dead and not living:  # the job itself waits for a word of them, for ever
-        nodes = tuple(sorted({str((pod.get("spec") or {}).get("nodeName", "")) for pod in dead} - {""}))
-        first = dead[0]["metadata"]["name"]
-        cause = {
-            "what": f"Pod {first} should have ended, and its node does not answer",
-            "where": f"node {', '.join(nodes)}",
-            "why": f"its grace time was over at {dead[0]['metadata']['deletionTimestamp']}",
-            "remedy": "look at the node; the next attempt runs elsewhere",
-        }
-        return State("failed", attempt, spec_hash, 72, cause, None, nodes, pods=names)
     if failed is not None or "FailureTarget" in conditions:
         # its other pods have their grace time still: another attempt beside them would write where they write
         return State("ending", attempt, spec_hash, pods=names)

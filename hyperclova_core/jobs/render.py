@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hyperclova_core.jobs.causes import FINAL_CODES, PREEMPTED
-from hyperclova_core.jobs.cluster import ClusterConfig, Volume
+from hyperclova_core.jobs.cluster import ClusterConfig, PodConfig, Volume
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang
 
 JOB_LABEL, ATTEMPT_LABEL = "hyperclova.io/job", "hyperclova.io/attempt"
@@ -212,6 +212,18 @@ def container_security() -> dict[str, Any]:
     }
 
 
+def placement_of(pods: PodConfig) -> dict[str, Any]:
+    """Where pods may go, and before whom."""
+    found: dict[str, Any] = {}
+    if pods.node_selector:
+        found["nodeSelector"] = dict(pods.node_selector)
+    if pods.tolerations:
+        found["tolerations"] = [item.model_dump(exclude_none=True) for item in pods.tolerations]
+    if pods.priority_class:
+        found["priorityClassName"] = pods.priority_class
+    return found
+
+
 def claims_of(volumes: Sequence[Volume]) -> list[dict[str, Any]]:
     """A pod's volumes for the claims that it mounts."""
     return [
@@ -255,12 +267,7 @@ def _pod(spec: TrainJobSpec, attempt: int, subdomain: str) -> dict[str, Any]:
     }
     if cluster.image_pull_secrets:
         body["imagePullSecrets"] = [{"name": name} for name in cluster.image_pull_secrets]
-    if cluster.node_selector:
-        body["nodeSelector"] = dict(cluster.node_selector)
-    if cluster.tolerations:
-        body["tolerations"] = [item.model_dump(exclude_none=True) for item in cluster.tolerations]
-    if cluster.priority_class:
-        body["priorityClassName"] = cluster.priority_class
+    body |= placement_of(cluster)
     if cluster.gang == "volcano":
         body["schedulerName"] = "volcano"
     affinity = _affinity(spec, attempt)

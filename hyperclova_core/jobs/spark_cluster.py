@@ -6,14 +6,21 @@ tolerations, commands and secrets are the templates', which Spark keeps. No secr
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.hashing import digest_parts
-from hyperclova_core.jobs.cluster import Toleration, Volume
-from hyperclova_core.jobs.render import CONTAINER, SCRATCH, claims_of, container_security, mounts_of, pod_security
+from hyperclova_core.jobs.cluster import PodConfig
+from hyperclova_core.jobs.render import (
+    CONTAINER,
+    SCRATCH,
+    claims_of,
+    container_security,
+    mounts_of,
+    placement_of,
+    pod_security,
+)
 from hyperclova_core.jobs.spec import cluster_name
 
 MEMORY = r"^\d+[mg]$"
@@ -24,13 +31,10 @@ PYTHON = "/opt/hyperclova/bin/python"
 NETWORK_POLICY_STEP = "org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep"
 
 
-class SparkClusterConfig(Config):
+class SparkClusterConfig(PodConfig):
     """Image, size and place of a stage's driver and executors."""
 
     image: str = Field(description="the pipeline image, by digest or a tag that is never moved")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    image_pull_secrets: tuple[str, ...] = ()
-    namespace: str = "hyperclova"
     driver_account: str = Field("hyperclova-spark", description="may make and remove executors")
     executor_account: str = Field("hyperclova-job", description="has no rights, and its token is not mounted")
     driver_cores: int = Field(1, ge=1)
@@ -43,18 +47,7 @@ class SparkClusterConfig(Config):
     max_executors: int = Field(8, ge=0, description="0: none, the driver does the work itself, on `driver_cores`")
     idle_seconds: int = Field(120, ge=1, description="an executor without work is given back after so long")
     scratch: str = Field("100Gi", description="a pod's own disk, for /tmp and shuffles")
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
-    priority_class: str | None = None
-    environment: dict[str, str] = Field(
-        default_factory=dict,
-        description="variables that are no secret; MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3, HYPERCLOVA_DATA are Airflow's if not said here",
-    )
-    secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
-    volumes: tuple[Volume, ...] = ()
     deadline_seconds: int = Field(2 * 86_400, ge=60, description="of a stage, from its driver's start")
-    start_seconds: int = Field(1800, ge=10, description="a driver that has not begun by then is ended, with the reason")
-    user: int = Field(10_001, ge=1, description="numeric, never root")
     python: str = Field(PYTHON, description="in the image")
     application: str = Field(
         "/opt/hyperclova/app/hyperclova_core/pipeline/spark_application.py", description="in the image"
@@ -179,12 +172,7 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
     }
     if component == "spark-driver":
         spec["activeDeadlineSeconds"] = config.deadline_seconds
-    if config.node_selector:
-        spec["nodeSelector"] = dict(config.node_selector)
-    if config.tolerations:
-        spec["tolerations"] = [item.model_dump(exclude_none=True) for item in config.tolerations]
-    if config.priority_class:
-        spec["priorityClassName"] = config.priority_class
+    spec |= placement_of(config)
     labels = {
         "app.kubernetes.io/name": "hyperclova",
         "app.kubernetes.io/component": component,
