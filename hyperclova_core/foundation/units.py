@@ -24,7 +24,7 @@ def run_units(
     """Results of all units in order, and how many were taken over from an earlier attempt.
 
     A result is a JSON value with `files`: addresses that must still be there with the size they had, else the unit runs
-    again.
+    again. Where it has a `boot` (`storage.boot_of`), its files were not synced, and count until the machine stops.
     """
     assert context.engine is not None
     inner = context.for_workers()
@@ -45,7 +45,8 @@ def _taken_over(record: str) -> dict[str, Any] | None:
     try:
         saved = storage.read_json(record)
         result: dict[str, Any] = saved["result"]
-        if all(storage.size(path) == size for path, size in saved["sizes"].items()):
+        lasting = not result.get("boot") or result["boot"] == storage.boot_of(record)
+        if lasting and all(storage.size(path) == size for path, size in saved["sizes"].items()):
             return result
     except (DataError, KeyError, TypeError, FileNotFoundError, NotADirectoryError):
         pass
@@ -61,10 +62,15 @@ def _record_path(context: StageContext, phase: str, unit: dict[str, Any]) -> str
 def _run_and_record(
     unit: dict[str, Any], *, function: UnitFunction, context: StageContext, phase: str
 ) -> dict[str, Any]:
-    result = function(unit)
     record = _record_path(context, phase, unit)
+    if storage.exists(record):  # this task is run again, or twice
+        taken = _taken_over(record)
+        if taken is not None:
+            return taken
+    result = function(unit)
     saved = {"result": result, "sizes": {path: storage.size(path) for path in result["files"]}}
-    if not storage.create_once(record, storage.pretty_json(saved)):
+    # a record that a crash of the machine loses, or leaves damaged, costs its unit
+    if not storage.create_once(record, storage.pretty_json(saved), durable=not storage.boot_of(record)):
         taken = _taken_over(record)
         if taken is not None:
             return taken

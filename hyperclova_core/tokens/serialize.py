@@ -87,6 +87,7 @@ def write_shards(
             "path": path,
             "bucket": entry.bucket or 0,
             "selection": chosen.get(entry.bucket or 0, ("", ""))[0],
+            "weight": entry.bytes,
         }
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
@@ -151,6 +152,7 @@ def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> l
                 "start": start,
                 "end": end,
                 "window": window_tokens(total),
+                "weight": 4 * (end - start),
             }
         )
     return units

@@ -28,7 +28,7 @@ RUN_TOKENS = 1 << 25
 """Ids of a run, about; 64 or 128 MB."""
 RANGES = 1024
 """Parts of the training order that runs keep sums of: a shard is put together from whole ranges, and pieces of two."""
-ROWS = 2048
+ROWS = 4096
 STAGED_SCHEMA = pa.schema(
     [
         ("key", pa.uint64()),
@@ -100,6 +100,7 @@ def encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) 
         runs += _put_down(held, f"{name}-{len(runs):05d}", context)
     tally = encoder.tally
     return {
+        "boot": storage.boot_of(context.target.root(False)),
         "files": [path for run in runs for path in (run["ids"], run["rows"])],
         "runs": runs,
         "units": tally.units,
@@ -111,9 +112,9 @@ def _chosen(unit: dict[str, Any]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBat
     """Batches of the documents that are in the corpus, each with its rows of the selection (all of them once, without one)."""
     columns = ["doc_id", "source", "content_hash", "text"]
     selection = storage.open_parquet(unit["selection"]) if unit["selection"] else None
-    parts = selection.iter_batches(batch_size=ROWS) if selection else None
+    parts = selection.iter_batches(batch_size=ROWS, use_threads=False) if selection else None
     with storage.open_parquet(unit["path"]) as file:
-        for batch in file.iter_batches(batch_size=ROWS, columns=columns):
+        for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
             if parts is None:
                 count = batch.num_rows
                 once, train = pa.array(np.ones(count, np.int32)), pa.repeat(pa.scalar("train"), count)
@@ -161,6 +162,7 @@ def _put_down(held: _Held, name: str, context: StageContext) -> list[dict[str, A
     starts = np.cumsum(lengths) - lengths
     copies = rows.column("copies").to_numpy().astype(np.int64)
     split = rows.column("split")
+    durable = not storage.boot_of(context.target.root(False))
     runs = []
     for which in SPLITS:
         mine = np.flatnonzero(pc.equal(split, which).to_numpy(zero_copy_only=False))
@@ -193,10 +195,10 @@ def _put_down(held: _Held, name: str, context: StageContext) -> list[dict[str, A
             schema=STAGED_SCHEMA,
         ).combine_chunks()
         path = storage.join(context.target.root(False), f"{name}-{which}")
-        with storage.replacing(f"{path}.ids") as temporary, open(temporary, "wb") as file:
+        with storage.replacing(f"{path}.ids", durable) as temporary, open(temporary, "wb") as file:
             file.write(out.view(np.uint8).data)
         with (
-            storage.replacing(f"{path}.rows") as temporary,
+            storage.replacing(f"{path}.rows", durable) as temporary,
             pa.OSFile(temporary, "wb") as sink,
             pa.ipc.new_file(sink, STAGED_SCHEMA) as writer,
         ):

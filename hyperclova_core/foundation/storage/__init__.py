@@ -31,6 +31,7 @@ SCRATCH_VARIABLE = "HYPERCLOVA_SCRATCH"
 __all__ = [
     "abort_upload",
     "absolute",
+    "boot_of",
     "clear_scratch",
     "create_once",
     "exists",
@@ -175,23 +176,28 @@ def temporary_for(uri: str) -> str:
     return str(disk.beside(local_path(uri)))
 
 
-def install(temporary: str, uri: str, checksum: str | None = None) -> None:
-    """Give a finished local file its name: synced and renamed on disk, uploaded (in parts where large) to S3."""
+def boot_of(uri: str) -> str:
+    """Names the boot of this machine for files that last as long as it; empty where other machines may read them, and on S3."""
+    return "" if is_remote(uri) else disk.boot_of(local_path(uri))
+
+
+def install(temporary: str, uri: str, checksum: str | None = None, durable: bool = True) -> None:
+    """Give a finished local file its name: synced (`durable`) and renamed on disk, uploaded (in parts where large) to S3."""
     if is_remote(uri):
         s3.upload(temporary, uri, checksum)
         os.unlink(temporary)
     else:
-        disk.install(Path(temporary), local_path(uri))
+        disk.install(Path(temporary), local_path(uri), durable)
 
 
 @contextmanager
-def replacing(uri: str) -> Iterator[str]:
-    """A temporary local path that takes the name `uri`, whole and safe, when the block ends well."""
+def replacing(uri: str, durable: bool = True) -> Iterator[str]:
+    """A temporary local path that takes the name `uri`, whole and (where `durable`) safe, when the block ends well."""
     temporary = temporary_for(uri)
     try:
         with explained(uri):
             yield temporary
-        install(temporary, uri)
+        install(temporary, uri, durable=durable)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -214,9 +220,9 @@ def pretty_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def create_once(uri: str, data: bytes) -> bool:
+def create_once(uri: str, data: bytes, durable: bool = True) -> bool:
     """Create a file that must not be there yet; False when somebody else made it first."""
-    return s3.create_once(uri, data) if is_remote(uri) else disk.create_once(local_path(uri), data)
+    return s3.create_once(uri, data) if is_remote(uri) else disk.create_once(local_path(uri), data, durable)
 
 
 def list_files(uri: str) -> list[str]:

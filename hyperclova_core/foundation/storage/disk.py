@@ -8,12 +8,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+OF_ONE_MACHINE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
+"""File systems that one machine mounts at a time."""
 
 
 @contextmanager
@@ -68,12 +71,14 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def install(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, when it is safe on the disk."""
+def install(temporary: Path, path: Path, durable: bool = True) -> None:
+    """Give a finished file its name, when it is safe on the disk (`durable`), or at once."""
     with explained(str(path)):
-        sync_file(temporary)
+        if durable:
+            sync_file(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -87,7 +92,35 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def create_once(path: Path, data: bytes) -> bool:
+@lru_cache(maxsize=64)
+def _file_system(device: int) -> str:
+    """Its type, as Linux names it; unknown ones are empty."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    name = f"{os.major(device)}:{os.minor(device)}"
+    found = [line.split(" - ", 1)[1].split(" ", 1)[0] for line in lines if line.split(" ", 3)[2] == name]
+    return found[-1] if found else ""
+
+
+def boot_of(path: Path) -> str:
+    """Names the boot of this machine, where the disk is one that no other machine sees while this one runs, else empty.
+
+    What was written since then is seen by every process, synced or not, until the machine stops.
+    """
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    if _file_system(folder.stat().st_dev) not in OF_ONE_MACHINE:
+        return ""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def create_once(path: Path, data: bytes, durable: bool = True) -> bool:
     """Create a file that must not be there yet; False when somebody else made it first.
 
     `os.link` gives a name only to a complete, synced file, and fails when the name is taken. (Opening with
@@ -97,12 +130,14 @@ def create_once(path: Path, data: bytes) -> bool:
     try:
         with explained(str(path)):
             temporary.write_bytes(data)
-            sync_file(temporary)
+            if durable:
+                sync_file(temporary)
             try:
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            sync_folder(path.parent)
+            if durable:
+                sync_folder(path.parent)
         return True
     finally:
         temporary.unlink(missing_ok=True)
