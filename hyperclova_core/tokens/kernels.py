@@ -15,7 +15,7 @@ from hyperclova_core.tokens.analyser import Analyser
 from hyperclova_core.tokens.bpe import Merges, Symbols, encode_piece
 from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
 from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
-from hyperclova_core.tokens.memory import load_word, store_word, trailing_zeros
+from hyperclova_core.tokens.memory import load_word, look_at_block, store_word, trailing_zeros
 from hyperclova_core.tokens.pieces import MORPHEME, Pieces, Rules, cut_unit, decoded
 from hyperclova_core.tokens.units import UNIT_CHARACTERS
 from hyperclova_core.tokens.viterbi import Search
@@ -155,11 +155,27 @@ def room_for_units() -> Units:
 
 
 @compiled()
-def _scan(data, offsets, classes, limit, row, at, units, unsure):
-    """Find the next units; (their number, rows that ended, where the scan stopped)."""
+def _put_long(data, at, end, classes, limit, starts, ends, count):
+    """Put a unit down that is longer than one may be, as several; (number, where the last ends)."""
+    while at < end and count < UNITS_AT_ONCE:
+        stop, _ = _unit_end(data, at, end, classes, limit)
+        starts[count], ends[count] = at, stop
+        count += 1
+        at = stop
+    return count, at
+
+
+@compiled()
+def _scan(data, offsets, classes, limit, row, at, starts, ends, unsure):
+    """Find the next units; (their number, rows that ended, where the scan stopped).
+
+    A unit is white space and what follows it, so it ends where white space begins behind something else. Blanks and the few bytes
+    that need a look are found 64 at a time; `core` is where white space at the beginning of the unit in work ends.
+    """
     rows = len(offsets) - 1
     end = np.int64(offsets[row + 1])
     count, closed = 0, 0
+    core = block = at
     while count < UNITS_AT_ONCE:
         if at == end:
             closed += 1
@@ -167,13 +183,48 @@ def _scan(data, offsets, classes, limit, row, at, units, unsure):
             if row == rows:
                 break
             at, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
+            core = block = at
             continue
-        stop, doubtful = _unit_end(data, at, end, classes, limit)
-        if doubtful:
-            unsure[row] = 1
-        units.starts[count], units.ends[count] = at, stop
-        count += 1
-        at = stop
+        if end + 64 > data.shape[0]:
+            stop, doubtful = _unit_end(data, at, end, classes, limit)
+            unsure[row] |= doubtful
+            starts[count], ends[count] = at, stop
+            count += 1
+            at = stop
+            continue
+        blanks, events = look_at_block(data, block)
+        events |= blanks
+        if end - block < 64:
+            events &= (np.uint64(1) << np.uint64(end - block)) - np.uint64(1)
+        while events:
+            place = block + np.int64(trailing_zeros(events))
+            width = 1
+            if not blanks & events & (~events + np.uint64(1)):
+                code, width = decoded(data, place)
+                kind = classes[code]
+                unsure[row] |= kind & UNSURE != 0
+                if kind & KIND != WHITE:
+                    events &= events - np.uint64(1)
+                    continue
+            events &= events - np.uint64(1)
+            if place != core:
+                if place - at > limit:
+                    count, at = _put_long(data, at, place, classes, limit, starts, ends, count)
+                else:
+                    starts[count], ends[count] = at, place
+                    count += 1
+                    at = place
+                if count == UNITS_AT_ONCE:
+                    break
+            core = place + width
+        block += 64
+        if block >= end and count < UNITS_AT_ONCE:
+            if end - at > limit:
+                count, at = _put_long(data, at, end, classes, limit, starts, ends, count)
+            else:
+                starts[count], ends[count] = at, end
+                count += 1
+                at = end
     return count, closed, at
 
 
@@ -350,7 +401,9 @@ def encode_rows(
     rows = len(offsets) - 1
     while state[ROW] < rows:
         begin = max(state[PLACE], np.int64(offsets[state[ROW]]))
-        count, closed, at = _scan(data, offsets, tools.rules.classes, limit, state[ROW], begin, units, unsure)
+        count, closed, at = _scan(
+            data, offsets, tools.rules.classes, limit, state[ROW], begin, units.starts, units.ends, unsure
+        )
         if out.shape[0] - state[WRITTEN] < (at - begin) + closed + 8:
             state[NEEDED] = (at - begin) + closed + 8
             return OUT_FULL

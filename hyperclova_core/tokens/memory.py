@@ -42,6 +42,34 @@ def store_word(typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
+def look_at_block(typing: Any, array: Any, at: Any) -> Any:
+    """(blanks, bytes to look at) among the 64 bytes from element `at` on, a bit each; they must lie in the array.
+
+    To look at: control characters, and what leads a character that may be white space or change under NFC: not Hangul syllables
+    (0xEB to 0xED lead them and old letters, 0xEA those of 0xEA 0xB0 on; of one whose second byte is outside, nothing is known).
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(8), 64)
+        address = _address(context, builder, signature.args[0], arguments[0], arguments[1])
+        block = builder.load(builder.bitcast(address, kind.as_pointer()))
+        block.align = 1
+
+        def test(relation: str, value: int) -> Any:
+            constant = ir.Constant(kind, [value] * 64)
+            return builder.bitcast(builder.icmp_unsigned(relation, block, constant), WORD)
+
+        one = ir.Constant(WORD, 1)
+        leads, behind = test(">=", 0xC0), builder.lshr(test(">=", 0xB0), one)
+        syllables = builder.and_(test(">=", 0xEB), test("<=", 0xED))
+        syllables = builder.or_(syllables, builder.and_(test("==", 0xEA), behind))
+        looks = builder.or_(test("<", 0x20), builder.and_(leads, builder.not_(syllables)))
+        return context.make_tuple(builder, signature.return_type, [test("==", 0x20), looks])
+
+    return types.UniTuple(types.uint64, 2)(array, at), generate
+
+
+@intrinsic
 def trailing_zeros(typing: Any, word: Any) -> Any:
     """Zero bits below the lowest bit that is set; the word is not 0."""
 
