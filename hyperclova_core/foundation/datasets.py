@@ -32,8 +32,6 @@ from hyperclova_core.foundation.hashing import ContentHasher, fingerprint
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
 EXPIRED = "expired.json"
-ROW_GROUP_ROWS = 4096
-HASHES_ROW_GROUP = 65_536
 FORMAT = 2
 UNSEALED_FORMAT = 1
 RESTORE = "restore it from a backup, or remove the dataset's folder and run the stage again"
@@ -413,19 +411,43 @@ def adopted(dataset: Dataset, made_by: Mapping[str, Any]) -> Dataset:
     return open_dataset(dataset.uri)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How rows lie in a Parquet file.
+
+    Attributes:
+        rows: of a row group.
+        compression, level: the codec, and how hard it tries (None: as it does by itself).
+        repeated: columns of few values, written by a dictionary.
+        counted: columns of whole numbers, written by their differences (Parquet's DELTA_BINARY_PACKED).
+        bounds: columns whose least and greatest values are kept for each row group; None: all.
+    """
+
+    rows: int = 4096
+    compression: str = "zstd"
+    level: int | None = None
+    repeated: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
+    bounds: tuple[str, ...] | None = None
+
+
+TEXTS = Layout()
+HASHES = Layout(rows=65_536, compression="none")
+"""Hashes do not compress, and their rows are small."""
+
+
 class TableWriter:
     """Writes one Parquet file of a table, streamed; `close` gives its manifest entry.
 
-    Bytes depend on the rows alone: rows are regrouped to fixed row groups, settings and schema are fixed. A table of
-    `hashes` is written uncompressed (hashes do not compress) and in larger row groups (its rows are small).
+    Bytes depend on the rows alone: rows are regrouped to fixed row groups, layout and schema are fixed.
     """
 
     def __init__(
-        self, root: str, path: str, schema: pa.Schema, bucket: int | None = None, hashes: bool = False
+        self, root: str, path: str, schema: pa.Schema, bucket: int | None = None, layout: Layout = TEXTS
     ) -> None:
         self._root, self._path, self._schema, self._bucket = root, path, schema, bucket
         self._hasher = ContentHasher()
-        self._group = HASHES_ROW_GROUP if hashes else ROW_GROUP_ROWS
+        self._group = layout.rows
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = self._rows = self._text_bytes = 0
         self._uri = storage.join(root, path)
@@ -434,8 +456,11 @@ class TableWriter:
             self._writer = pq.ParquetWriter(
                 self._temporary,
                 schema,
-                compression="none" if hashes else "zstd",
-                use_dictionary=False,
+                compression=layout.compression,
+                compression_level=layout.level,
+                use_dictionary=list(layout.repeated) or False,
+                column_encoding=dict.fromkeys(layout.counted, "DELTA_BINARY_PACKED") or None,
+                write_statistics=True if layout.bounds is None else list(layout.bounds),
                 store_schema=True,
             )
 
@@ -499,9 +524,9 @@ def abandoned_on_error(*writers: TableWriter) -> Iterator[None]:
         raise
 
 
-def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None, hashes: bool = False) -> FileEntry:
+def write_table(root: str, path: str, table: pa.Table, bucket: int | None = None, layout: Layout = TEXTS) -> FileEntry:
     """One Parquet file from a table in memory."""
-    writer = TableWriter(root, path, table.schema, bucket, hashes)
+    writer = TableWriter(root, path, table.schema, bucket, layout)
     with abandoned_on_error(writer):
         for batch in table.to_batches():
             writer.write(batch)

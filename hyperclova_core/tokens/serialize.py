@@ -158,7 +158,7 @@ def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> l
     return units
 
 
-@artifact_stage("serialize", version="2", resources=analyser_resources)
+@artifact_stage("serialize", version="3", resources=analyser_resources)
 def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: StageContext) -> Artifact:
     """Write the shards that the mix's selection names, and check what came out against what was planned."""
     facts = inputs["tokenizer"].manifest.info

@@ -18,7 +18,7 @@ from hyperclova_core.foundation.datasets import TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.tokens.megatron import Shard, ShardWriter
 from hyperclova_core.tokens.serialize import SIDE_FORMAT
-from hyperclova_core.tokens.shards import PROVENANCE_SCHEMA
+from hyperclova_core.tokens.shards import PROVENANCE_LAYOUT, PROVENANCE_SCHEMA
 from hyperclova_core.tokens.tokenizer import Tokenizer
 
 COPIED_DOCUMENTS = 1 << 12
@@ -105,7 +105,7 @@ def merge(prefixes: Sequence[str], output: str) -> dict[str, Any]:
     documents = 0
     storage.remove(f"{output}.json")
     root, path = _parted(output)
-    provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA)
+    provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA, layout=PROVENANCE_LAYOUT)
     with abandoned_on_error(provenance), ShardWriter(output, sides[0]["vocabulary_size"]) as writer:
         for prefix in prefixes:
             shift = writer.tokens
@@ -130,7 +130,7 @@ def split(prefix: str, shard_tokens: int, output: str) -> list[str]:
             continue
         storage.remove(f"{target}.json")
         root, path = _parted(target)
-        provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA)
+        provenance = TableWriter(root, f"{path}.provenance.parquet", PROVENANCE_SCHEMA, layout=PROVENANCE_LAYOUT)
         with abandoned_on_error(provenance), ShardWriter(target, side["vocabulary_size"]) as writer:
             _copy(prefix, int(low), int(high), writer)
             first = int(starts[low]) if low < len(starts) else shard.tokens

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import TableWriter, abandoned_on_error
+from hyperclova_core.foundation.datasets import Layout, TableWriter, abandoned_on_error
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.tokens.megatron import ShardWriter, id_type
 from hyperclova_core.tokens.staging import place_rows, unpacked
@@ -35,6 +35,13 @@ PROVENANCE_SCHEMA = pa.schema(
     ]
 )
 """Which document lies where: `first_token` counts from the start of the shard, `tokens` includes the end-of-document."""
+PROVENANCE_LAYOUT = Layout(
+    rows=1 << 16,
+    level=1,
+    repeated=("source", "shard"),
+    counted=("document", "first_token", "tokens", "bytes"),
+    bounds=("document", "first_token"),
+)
 
 
 @dataclass
@@ -62,7 +69,7 @@ def write_shard(unit: dict[str, Any], *, index: str, vocabulary: int, context: S
     runs, first, positions = _merged(index, unit, id_type(vocabulary))
     if not runs:  # a document that is longer than a stretch leaves the next one empty: there is no shard of that number
         return {"files": [], "name": name, "split": unit["split"], "documents": 0}
-    provenance = TableWriter(root, f"{prefix}.provenance.parquet", PROVENANCE_SCHEMA)
+    provenance = TableWriter(root, f"{prefix}.provenance.parquet", PROVENANCE_SCHEMA, layout=PROVENANCE_LAYOUT)
     windows: dict[int, dict[str, int]] = {}
     by_leaf: dict[str, int] = {}
     documents = size = 0

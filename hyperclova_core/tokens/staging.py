@@ -62,8 +62,9 @@ def range_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 def place_rows(source, starts, lengths, target, places):  # type: ignore[no-untyped-def]
     """Copy rows of ids to their places."""
     for row in range(len(starts)):
-        start, place = starts[row], places[row]
-        for at in range(lengths[row]):
+        # unsigned, so no index may count from the end, and many ids are copied at once
+        start, place = np.uint64(starts[row]), np.uint64(places[row])
+        for at in range(np.uint64(lengths[row])):
             target[place + at] = source[start + at]
 
 
@@ -168,13 +169,15 @@ def _put_down(held: _Held, name: str, context: StageContext) -> list[dict[str, A
         mine = np.flatnonzero(pc.equal(split, which).to_numpy(zero_copy_only=False))
         if not len(mine):
             continue
-        expanded = np.repeat(mine, copies[mine])
-        number = np.arange(len(expanded)) - np.repeat(np.cumsum(copies[mine]) - copies[mine], copies[mine])
+        often = copies[mine]
+        expanded = mine if often.max() == 1 else np.repeat(mine, often)
+        number = np.arange(len(expanded)) - np.repeat(np.cumsum(often) - often, often)
         keys = np.zeros(len(expanded), np.uint64)
-        for copy in range(int(copies[mine].max())):
+        doc_ids = rows.column("doc_id")
+        for copy in range(int(often.max())):
             those = np.flatnonzero(number == copy)
-            doc_ids = rows.column("doc_id").take(pa.array(expanded[those]))
-            keys[those] = training_keys(doc_ids, context.seed, copy)
+            named = doc_ids if len(those) == len(rows) else doc_ids.take(pa.array(expanded[those]))
+            keys[those] = training_keys(named, context.seed, copy)
         order = np.argsort(keys, kind="stable")  # equal keys stay in the order of doc_id and copy
         expanded, keys, number = expanded[order], keys[order], number[order]
         sizes = lengths[expanded]

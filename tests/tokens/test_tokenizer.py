@@ -44,10 +44,14 @@ def test_decode_gives_back_the_nfc_form(text: str) -> None:
 
 
 @settings(max_examples=300)
-@given(st.lists(ANY_TEXT, max_size=5))
-def test_compiled_ids_are_those_of_the_plain_rules(texts: list[str]) -> None:
+@given(st.lists(ANY_TEXT, max_size=5), st.integers(0, 70))
+def test_compiled_ids_are_those_of_the_plain_rules(texts: list[str], before: int) -> None:
+    """Each text alone, and together from any place in the 64 bytes that are scanned at once; near a column's end they are not."""
+    together = "z" * before + "".join(texts)
     for tokenizer, encoder in zip(KINDS, ENCODERS, strict=True):
-        assert encoder.encode_texts(texts) == tokenizer.encode_batch(texts)
+        want = tokenizer.encode_batch([*texts, together])
+        assert encoder.encode_texts([*texts, together, "끝" * 30])[:-1] == want
+        assert encoder.encode_texts(texts) == want[:-1]
 
 
 @given(ANY_TEXT)

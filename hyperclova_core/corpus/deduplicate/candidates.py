@@ -21,7 +21,7 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.tables import BANDS_SCHEMA
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.foundation.datasets import Table, write_table
+from hyperclova_core.foundation.datasets import HASHES, Table, write_table
 from hyperclova_core.foundation.frames import Batches, Grouping, Written, grouped, matrix, part_of, write_rows
 from hyperclova_core.foundation.stages import StageContext
 
@@ -106,7 +106,7 @@ def _runs(sorted_rows: Written, parts: int, context: StageContext) -> Table:
         for part in np.unique(numbers).tolist():
             start, end = np.searchsorted(numbers, part), np.searchsorted(numbers, part, side="right")
             rows = table.slice(int(start), int(end - start))
-            entries.append(write_table(root, f"{prefix}/run-{part:05d}.parquet", rows, part, hashes=True))
+            entries.append(write_table(root, f"{prefix}/run-{part:05d}.parquet", rows, part, layout=HASHES))
     return Table(files=tuple(sorted(entries, key=lambda entry: entry.path)))
 
 

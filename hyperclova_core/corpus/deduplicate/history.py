@@ -19,7 +19,7 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.index import comparable, newest_rows
 from hyperclova_core.corpus.deduplicate.tables import BURIED, INDEX, INDEX_ORDER
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, open_dataset, write_table
+from hyperclova_core.foundation.datasets import HASHES, Counters, Dataset, FileEntry, open_dataset, write_table
 from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.units import run_units
 
@@ -114,7 +114,7 @@ def _merge_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any
         table = _without_the_dead(table, name, unit["members"])
     table = table.select(schema.names).sort_by([(column, "ascending") for column in order])
     root, path = context.target.root(False), f"{context.attempt_path}/{name}/run-{unit['range']:05d}.parquet"
-    entry = write_table(root, path, table, hashes=True)
+    entry = write_table(root, path, table, layout=HASHES)
     return {"files": [storage.join(root, path)], "entry": entry.model_dump()}
 
 

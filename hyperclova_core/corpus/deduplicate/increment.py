@@ -22,7 +22,7 @@ from hyperclova_core.corpus.deduplicate.tables import (
 from hyperclova_core.corpus.deduplicate.together import Found
 from hyperclova_core.corpus.deduplicate.verify import signatures_of
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Table, write_table
+from hyperclova_core.foundation.datasets import HASHES, Table, write_table
 from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, bucket_of
 from hyperclova_core.foundation.frames import ROWS_A_FILE
 from hyperclova_core.foundation.stages import StageContext
@@ -54,7 +54,7 @@ def _written(name: str, table: pa.Table, context: StageContext) -> Table:
     root, prefix = context.target.root(False), f"{context.attempt_path}/index/{name}"
     entries = [
         write_table(
-            root, f"{prefix}/run-{start // ROWS_A_FILE:05d}.parquet", table.slice(start, ROWS_A_FILE), hashes=True
+            root, f"{prefix}/run-{start // ROWS_A_FILE:05d}.parquet", table.slice(start, ROWS_A_FILE), layout=HASHES
         )
         for start in range(0, max(1, table.num_rows), ROWS_A_FILE)
     ]

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.tables import SKETCH_SCHEMA, UNKNOWN_TIME
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, TableWriter, abandoned_on_error, file_checksum
+from hyperclova_core.foundation.datasets import HASHES, Dataset, TableWriter, abandoned_on_error, file_checksum
 from hyperclova_core.foundation.documents import TIERS
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.foundation.units import run_units
@@ -64,7 +64,7 @@ def _sketch_unit(
     items: str | None,
 ) -> dict[str, Any]:
     root, path = context.target.root(True), f"{context.attempt_path}/sketches/bucket-{unit['bucket']:05d}.parquet"
-    writer = TableWriter(root, path, SKETCH_SCHEMA, hashes=True)
+    writer = TableWriter(root, path, SKETCH_SCHEMA, layout=HASHES)
     signed = prints = 0
     with abandoned_on_error(writer), storage.open_parquet(unit["path"]) as file:
         for documents in file.iter_batches(batch_size=BATCH_ROWS, columns=READ):
