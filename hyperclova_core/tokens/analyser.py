@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.tokens.viterbi import begin_lexicon
 
 HEADER = struct.Struct("<10I32s")
 DICTIONARY_VERSION = 102
@@ -31,27 +32,26 @@ class Analyser(NamedTuple):
     """What Viterbi needs of the dictionary.
 
     Attributes:
-        base, check: the double array over UTF-8 bytes (Aoe 1989, as Darts lays it out).
-        tokens: left context, right context and cost of each token of the lexicon, shape (tokens, 4).
+        lexicon: the double array over UTF-8 bytes (Aoe 1989, as Darts lays it out): base | check << 32.
+        tokens: of each token of the lexicon, then of unknown words: left context | right context << 16 | cost << 32.
         matrix: connection costs, [right context of the left word + contexts * left context of the right word].
         contexts: number of right contexts.
         characters: properties of each code point of the basic plane, MeCab's bit field: types (18), default type (8),
             length (4), group (1), invoke (1).
-        unknown: first token and number of tokens of each category, shape (categories, 2).
-        unknown_tokens: as `tokens`, of unknown words.
+        unknown: of each category of unknown words, the first token << 8 | how many.
+        begins: where the lexicon goes on behind the first character of a word (`viterbi.begin_lexicon`), shape (65536,).
 
     Contexts are numbered anew: those with equal costs are one (1,908 of 2,693 and 1,902 of 3,822 differ), the most used first,
     so that more of the matrix stays in the processor's cache.
     """
 
-    base: npt.NDArray[np.int32]
-    check: npt.NDArray[np.uint32]
-    tokens: npt.NDArray[np.int16]
+    lexicon: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[np.uint64]
     matrix: npt.NDArray[np.int16]
     contexts: int
     characters: npt.NDArray[np.uint32]
-    unknown: npt.NDArray[np.int32]
-    unknown_tokens: npt.NDArray[np.int16]
+    unknown: npt.NDArray[np.uint32]
+    begins: npt.NDArray[np.uint64]
 
 
 @lru_cache(maxsize=1)
@@ -90,23 +90,24 @@ def analyser() -> Analyser:
         ConfigError: a file is missing, or is not of the version that is understood here.
     """
     folder = dictionary_folder()
-    units, tokens = _lexicon(folder / "sys.dic")
-    unknown_units, unknown_tokens = _lexicon(folder / "unk.dic")
+    lexicon, tokens = _lexicon(folder / "sys.dic")
+    unknown_lexicon, unknown_tokens = _lexicon(folder / "unk.dic")
     raw = np.fromfile(folder / "matrix.bin", np.int16)
     full = raw[2:].reshape(int(raw[1]), int(raw[0]))
     left, left_of = _classes(full, tokens["lc"])
     right, right_of = _classes(np.ascontiguousarray(full.T), tokens["rc"])
     categories, characters = _characters(folder / "char.bin")
     matrix = np.ascontiguousarray(full[left][:, right])
+    begins = np.zeros(1 << 16, np.uint64)
+    begin_lexicon(lexicon, begins)
     return Analyser(
-        units["base"],
-        units["check"],
-        _renumbered(tokens, left_of, right_of),
+        lexicon,
+        _renumbered(np.concatenate([tokens, unknown_tokens]), left_of, right_of),
         matrix.reshape(-1),
         matrix.shape[1],
         characters,
-        np.array([_entry(unknown_units, name) for name in categories], np.int32),
-        _renumbered(unknown_tokens, left_of, right_of),
+        np.array([_entry(unknown_lexicon, name) + (len(tokens) << 8) for name in categories], np.uint32),
+        begins,
     )
 
 
@@ -132,13 +133,12 @@ def _classes(
 
 def _renumbered(
     tokens: npt.NDArray[Any], left_of: npt.NDArray[np.int16], right_of: npt.NDArray[np.int16]
-) -> npt.NDArray[np.int16]:
-    table = np.zeros((len(tokens), 4), np.int16)
-    table[:, 0], table[:, 1], table[:, 2] = left_of[tokens["lc"]], right_of[tokens["rc"]], tokens["cost"]
-    return table
+) -> npt.NDArray[np.uint64]:
+    left, right = left_of[tokens["lc"]].astype(np.int64), right_of[tokens["rc"]].astype(np.int64)
+    return (left | right << 16 | tokens["cost"].astype(np.int64) << 32).astype(np.uint64)
 
 
-def _lexicon(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _lexicon(path: Path) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
     raw = np.memmap(path, np.uint8, "r")
     head = HEADER.unpack(raw[: HEADER.size].tobytes())
     if head[0] ^ MAGIC != raw.size or head[1] != DICTIONARY_VERSION or head[10].rstrip(b"\0") != b"UTF-8":
@@ -150,7 +150,7 @@ def _lexicon(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         )
     double_array, token_bytes = head[6], head[7]
     start = HEADER.size
-    units = raw[start : start + double_array].view([("base", "<i4"), ("check", "<u4")])
+    units = np.asarray(raw[start : start + double_array].view("<u8"))
     tokens = raw[start + double_array : start + double_array + token_bytes].view(TOKEN)
     return units, tokens
 
@@ -165,13 +165,12 @@ def _characters(path: Path) -> tuple[list[str], npt.NDArray[np.uint32]]:
     return names, np.frombuffer(raw, np.uint32, CODE_POINTS, 4 + CATEGORY_NAME_BYTES * count)
 
 
-def _entry(units: npt.NDArray[Any], word: str) -> tuple[int, int]:
-    """First token and number of tokens of a whole word in a double array."""
-    base = int(units["base"][0])
+def _entry(units: npt.NDArray[np.uint64], word: str) -> int:
+    """First token << 8 | number of tokens of a whole word in a double array."""
+    base = int(units[0]) & 0xFFFFFFFF
     for byte in word.encode():
         place = base + byte + 1
-        if int(units["check"][place]) != base:
+        if int(units[place]) >> 32 != base:
             raise ConfigError("The dictionary lacks a category of unknown words", why=word, remedy="reinstall it")
-        base = int(units["base"][place])
-    value = -int(units["base"][base]) - 1
-    return value >> 8, value & 0xFF
+        base = int(units[place]) & 0xFFFFFFFF
+    return (1 << 32) - (int(units[base]) & 0xFFFFFFFF) - 1

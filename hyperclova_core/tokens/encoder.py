@@ -294,20 +294,10 @@ def rules_of(kind: str, runs: list[int], digits: int, placeholders: dict[str, in
 
 def _no_analyser() -> Analyser:
     """An empty dictionary for tokenizers that do not ask it (compiled code wants one of that shape)."""
-    units = np.zeros(1, [("base", "<i4"), ("check", "<u4")])
-    units.flags.writeable = False
-    characters = np.zeros(1, np.uint32)
-    characters.flags.writeable = False
-    return Analyser(
-        units["base"],
-        units["check"],
-        np.zeros((1, 4), np.int16),
-        np.zeros(1, np.int16),
-        1,
-        characters,
-        np.zeros((1, 2), np.int32),
-        np.zeros((1, 4), np.int16),
-    )
+    lexicon, characters = np.zeros(1, np.uint64), np.zeros(1, np.uint32)
+    lexicon.flags.writeable = characters.flags.writeable = False
+    matrix, unknown = np.zeros(1, np.int16), np.zeros(1, np.uint32)
+    return Analyser(lexicon, np.zeros(1, np.uint64), matrix, 1, characters, unknown, np.zeros(1, np.uint64))
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -16,8 +16,9 @@ from hyperclova_core.tokens.bpe import Merges, Symbols, encode_piece
 from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
 from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
 from hyperclova_core.tokens.memory import load_word, look_at_block, store_word, trailing_zeros
-from hyperclova_core.tokens.pieces import MORPHEME, Pieces, Rules, cut_unit, decoded
+from hyperclova_core.tokens.pieces import MORPHEME, Pieces, Rules, cut_unit
 from hyperclova_core.tokens.units import UNIT_CHARACTERS
+from hyperclova_core.tokens.utf8 import decoded
 from hyperclova_core.tokens.viterbi import Search
 
 UNITS_AT_ONCE = 1024

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.tokens.analyser import Analyser
 from hyperclova_core.tokens.character_classes import DIGIT, KIND, LETTER, SYLLABLE, WHITE
+from hyperclova_core.tokens.utf8 import decoded
 from hyperclova_core.tokens.viterbi import NONE, Search, best_cut
 
 MORPHEME, BYTE, CHARACTER = 0, 1, 2
@@ -47,25 +48,6 @@ class Pieces(NamedTuple):
 def pieces_for(size: int) -> Pieces:
     """Room for the pieces of units of up to `size` bytes."""
     return Pieces(np.empty(size + 1, np.int64), np.empty(size + 1, np.int32))
-
-
-@compiled(inline=True)
-def decoded(data, at):
-    """(code point, bytes) of the character that begins at a place of well-formed UTF-8 (surrogates may be in it)."""
-    first = np.int64(data[at])
-    if first < 0x80:
-        return first, 1
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | (np.int64(data[at + 1]) & 0x3F), 2
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | (np.int64(data[at + 1]) & 0x3F) << 6 | (np.int64(data[at + 2]) & 0x3F), 3
-    return (
-        (first & 0x07) << 18
-        | (np.int64(data[at + 1]) & 0x3F) << 12
-        | (np.int64(data[at + 2]) & 0x3F) << 6
-        | (np.int64(data[at + 3]) & 0x3F),
-        4,
-    )
 
 
 @compiled()

@@ -3,6 +3,8 @@
 The same words, costs and ties as MeCab 0.996 (tokenizer.cpp `lookup`, viterbi.cpp `connect`), so the same cuts. What differs:
 words that begin at one place and have one left context share the search for their best left neighbour, that search is a
 minimum of numbers without a branch, and nothing is allocated for a word.
+
+Indices are unsigned here: a signed one may count from the end, and to ask which costs as much as the rest of the work.
 """
 
 from __future__ import annotations
@@ -13,51 +15,59 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.tokens.utf8 import decoded
 
 LONGEST_GROUP = 24
 """Characters of one kind that may form one unknown word (MeCab's `max-grouping-size`)."""
 NONE = -1
 TYPES = 0x3FFFF
 NODE_BITS, START_BITS = 22, 14
-COST_AT = NODE_BITS + START_BITS
-NODE, LAST = (1 << NODE_BITS) - 1, (1 << START_BITS) - 1
+COST_AT = np.int64(NODE_BITS + START_BITS)
+NODE, LAST = np.int64((1 << NODE_BITS) - 1), np.int64((1 << START_BITS) - 1)
 FAR = np.int64((1 << 63) - 1)
+ONE, HALF, LOW = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 class Search(NamedTuple):
-    """What one thread searches with.
+    """What one thread searches with. Numbers that may be none are kept plus one.
 
     Attributes:
         keys: of each word in the lattice: cost of the best way to its end << 36 | (LAST - start) << 22 | its number. So the
             least key is what MeCab chooses: the least cost, then the later start, then the word that was added first. Word 0
             is the beginning.
         rights, befores: right context of each word, and the word before it, shape (capacity,).
-        groups: words that were added together and end at one place: the first, how many, the next group, shape (capacity, 3).
+        counts, others: words that were added together end at one place: at the first of them, how many, and the first of the
+            group that was added before and ends there, shape (capacity,).
         heads: newest group that ends at each byte.
-        walks, walk_nodes: places of the word from which the lexicon is walked, and where each walk is.
+        walks, bytes, nodes: where the lexicon is walked from, and the next byte and the node of each walk.
         firsts, lasts: first and last match that begins at each byte.
-        matches: words of the lexicon that stand in the word: where they end, their first token << 8 | how many, the next match
-            that begins at the same place, shape (capacity, 3).
+        stops, words, nexts: matches, words of the lexicon that stand in the word: where they end, their first token << 8 | how
+            many, the next match that begins at the same place, shape (capacity,).
         near_keys, near_rights: of the words that end at the place in work.
-        shared: for each left context: the place it was last met at (a number that grows), the best key, shape (contexts, 2).
+        met, least: for each left context: the place it was last met at (a number that grows), and the best key there.
         clock: the last such number, shape (1,).
         cuts: where the words of the best cut end.
     """
 
     keys: npt.NDArray[np.int64]
-    rights: npt.NDArray[np.int32]
-    befores: npt.NDArray[np.int32]
-    groups: npt.NDArray[np.int32]
-    heads: npt.NDArray[np.int32]
-    walks: npt.NDArray[np.int32]
-    walk_nodes: npt.NDArray[np.uint32]
-    firsts: npt.NDArray[np.int32]
-    lasts: npt.NDArray[np.int32]
-    matches: npt.NDArray[np.int32]
+    rights: npt.NDArray[np.uint32]
+    befores: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.uint32]
+    others: npt.NDArray[np.uint32]
+    heads: npt.NDArray[np.uint32]
+    walks: npt.NDArray[np.uint32]
+    bytes: npt.NDArray[np.uint32]
+    nodes: npt.NDArray[np.uint32]
+    firsts: npt.NDArray[np.uint32]
+    lasts: npt.NDArray[np.uint32]
+    stops: npt.NDArray[np.uint32]
+    words: npt.NDArray[np.uint32]
+    nexts: npt.NDArray[np.uint32]
     near_keys: npt.NDArray[np.int64]
-    near_rights: npt.NDArray[np.int32]
-    shared: npt.NDArray[np.int64]
-    clock: npt.NDArray[np.int64]
+    near_rights: npt.NDArray[np.uint32]
+    met: npt.NDArray[np.uint64]
+    least: npt.NDArray[np.int64]
+    clock: npt.NDArray[np.uint64]
     cuts: npt.NDArray[np.int32]
 
 
@@ -70,21 +80,26 @@ def search_for(left_contexts: int, longest: int, nodes: int = 1 << 16) -> Search
     if nodes > NODE + 1 or longest > LAST:
         raise ValueError(f"a lattice has at most {NODE + 1} words and {LAST} bytes, not {nodes} and {longest}")
     return Search(
-        np.empty(nodes, np.int64),
-        np.empty(nodes, np.int32),
-        np.empty(nodes, np.int32),
-        np.empty((nodes, 3), np.int32),
-        np.empty(longest + 1, np.int32),
-        np.empty(longest + 1, np.int32),
-        np.empty(longest + 1, np.uint32),
-        np.empty(longest + 1, np.int32),
-        np.empty(longest + 1, np.int32),
-        np.empty((nodes, 3), np.int32),
-        np.empty(nodes, np.int64),
-        np.empty(nodes, np.int32),
-        np.zeros((left_contexts, 2), np.int64),
-        np.zeros(1, np.int64),
-        np.empty(longest + 1, np.int32),
+        keys=np.empty(nodes, np.int64),
+        rights=np.empty(nodes, np.uint32),
+        befores=np.empty(nodes, np.uint32),
+        counts=np.empty(nodes, np.uint32),
+        others=np.empty(nodes, np.uint32),
+        heads=np.zeros(longest + 1, np.uint32),
+        walks=np.zeros(longest + 1, np.uint32),
+        bytes=np.zeros(longest + 1, np.uint32),
+        nodes=np.zeros(longest + 1, np.uint32),
+        firsts=np.zeros(longest + 1, np.uint32),
+        lasts=np.zeros(longest + 1, np.uint32),
+        stops=np.empty(nodes, np.uint32),
+        words=np.empty(nodes, np.uint32),
+        nexts=np.empty(nodes, np.uint32),
+        near_keys=np.empty(nodes, np.int64),
+        near_rights=np.empty(nodes, np.uint32),
+        met=np.zeros(left_contexts, np.uint64),
+        least=np.zeros(left_contexts, np.int64),
+        clock=np.zeros(1, np.uint64),
+        cuts=np.empty(longest + 1, np.int32),
     )
 
 
@@ -104,95 +119,155 @@ def character(data, at, end, characters):
     return characters[0], 1
 
 
-@compiled(inline=True)
-def _best(row, neighbours, matrix, search):
-    """The least key of the words that end at the place in work, the cost of going on with a left context in it."""
-    best = FAR
-    for number in range(neighbours):
-        link = np.int64(matrix[np.uint64(row) + np.uint64(search.near_rights[np.uint64(number)])])
-        best = min(best, search.near_keys[np.uint64(number)] + (link << np.int64(COST_AT)))
-    return best
+@compiled()
+def begin_lexicon(lexicon, begins):
+    """Fill `Analyser.begins`: for each code point of the basic plane, the node behind its bytes | the word it is, plus one, << 32."""
+    for code in range(begins.shape[0]):
+        node = lexicon[0] & LOW
+        width = 1 if code < 0x80 else 2 if code < 0x800 else 3
+        for number in range(width):
+            left = 6 * (width - 1 - number)
+            byte = (code >> left) & 0x3F | 0x80
+            if number == 0:
+                byte = (code >> left) | (0 if width == 1 else 0xC0 if width == 2 else 0xE0)
+            entry = lexicon[node + np.uint64(byte) + ONE]
+            if entry >> HALF != node:
+                node = np.uint64(0)
+                break
+            node = entry & LOW
+        begins[code] = node
+        if node:
+            entry = lexicon[node]
+            value = np.int32(entry & LOW)
+            if entry >> HALF == node and value < 0:
+                begins[code] |= np.uint64(-np.int64(value)) << HALF
 
 
 @compiled(inline=True)
-def _add(tokens, first, count, place, stop, used, neighbours, moment, matrix, contexts, search):
-    """Put tokens that reach from `place` to `stop` into the lattice; the number of words after it."""
-    keys, rights, befores, shared, groups = search.keys, search.rights, search.befores, search.shared, search.groups
-    groups[used, 0], groups[used, 1], groups[used, 2] = used, count, search.heads[stop]
-    search.heads[stop] = used
-    mark = np.int64(LAST - place) << np.int64(NODE_BITS)
-    for token in range(first, first + count):
-        lc = np.int64(tokens[token, 0])
-        best = shared[lc, 1]
-        if shared[lc, 0] != moment:
-            best = _best(contexts * lc, neighbours, matrix, search)
-            shared[lc, 0], shared[lc, 1] = moment, best
-        cost = (best >> np.int64(COST_AT)) + np.int64(tokens[token, 2])
-        keys[used] = (cost << np.int64(COST_AT)) | mark | used
-        rights[used] = tokens[token, 1]
-        befores[used] = np.int32(best & np.int64(NODE))
-        used += 1
-    return used
+def _match(search, found, place, stop, word):
+    """Note a word that begins at a place."""
+    search.stops[found], search.words[found], search.nexts[found] = stop, word, 0
+    if search.firsts[place] == 0:
+        search.firsts[place] = found + ONE
+    else:
+        search.nexts[np.uint64(search.lasts[place]) - ONE] = found + ONE
+    search.lasts[place] = found + ONE
+
+
+@compiled(inline=True)
+def _matched(data, start, end, lexicon, begins, search):
+    """Find all words of the lexicon in data[start:end]; their number.
+
+    All places are walked from at once, a byte at a time, so that the reads of the lexicon, most of which miss the cache, overlap.
+    Of more matches than there is room for, the number alone is right.
+    """
+    size, begin = np.uint64(end - start), np.uint64(start)
+    capacity = np.uint64(search.stops.shape[0])
+    alive, found = np.uint64(0), np.uint64(0)
+    at = np.int64(start)
+    while at < end:
+        code, width = decoded(data, at)
+        place = np.uint64(at - start)
+        at += width
+        search.firsts[place] = 0
+        entry, stop = lexicon[0] & LOW, place
+        if code < begins.shape[0]:
+            entry, stop = begins[np.uint64(code)], place + np.uint64(width)
+        if entry >> HALF:
+            if found < capacity:
+                _match(search, found, place, stop, (entry >> HALF) - ONE)
+            found += ONE
+        search.walks[alive], search.bytes[alive], search.nodes[alive] = place, stop, entry & LOW
+        alive += np.uint64(entry & LOW != 0)
+    while alive:
+        kept = np.uint64(0)
+        for number in range(alive):
+            stop, node = np.uint64(search.bytes[number]), np.uint64(search.nodes[number])
+            if stop == size:
+                continue
+            entry = lexicon[node + np.uint64(data[begin + stop]) + ONE]
+            if entry >> HALF != node:
+                continue
+            place, node = search.walks[number], entry & LOW
+            stop += ONE
+            search.walks[kept], search.bytes[kept], search.nodes[kept] = place, stop, node
+            kept += ONE
+            if stop < size and data[begin + stop] & 0xC0 == 0x80:
+                continue  # within a character no word ends
+            entry = lexicon[node]
+            value = np.int64(np.int32(entry & LOW))
+            if entry >> HALF == node and value < 0:
+                if found < capacity:
+                    _match(search, found, np.uint64(place), stop, np.uint64(-value) - ONE)
+                found += ONE
+        alive = kept
+    return found
+
+
+@compiled(inline=True)
+def _unknown(data, start, end, place, found, dictionary, search):
+    """Note the unknown words that begin at a place behind those of the lexicon; the number of matches after it."""
+    characters, unknown = dictionary.characters, dictionary.unknown
+    kind, width = character(data, start + place, end, characters)
+    here = np.uint64(place)
+    if search.firsts[here] and not (kind >> 31) & 1:
+        return found
+    word = np.uint64(unknown[np.uint64((kind >> 18) & 0xFF)])
+    after = start + place + width
+    grouped = NONE
+    if (kind >> 30) & 1:
+        at, last, length = after, kind, 0
+        while at < end:
+            other, width = character(data, at, end, characters)
+            if not (last & other & TYPES):
+                break
+            at += width
+            length += 1
+            last = other
+        if length <= LONGEST_GROUP:
+            _match(search, found, here, np.uint64(at - start), word)
+            found += ONE
+        grouped = at
+    at = after
+    for _ in range((kind >> 26) & 0xF):
+        if at == grouped:
+            continue
+        _match(search, found, here, np.uint64(at - start), word)
+        found += ONE
+        if at == end:
+            break
+        other, width = character(data, at, end, characters)
+        if not (kind & other & TYPES):
+            break
+        at += width
+    if search.firsts[here] == 0:
+        _match(search, found, here, np.uint64(after - start), word)
+        found += ONE
+    return found
 
 
 @compiled(inline=True)
 def _neighbours(search, place):
     """Collect the words that end at a place; their number."""
-    group, count = search.heads[place], 0
-    while group != NONE:
-        first = np.int64(search.groups[group, 0])
-        for word in range(first, first + search.groups[group, 1]):
-            search.near_keys[count], search.near_rights[count] = search.keys[word], search.rights[word]
-            count += 1
-        group = search.groups[group, 2]
+    keys, rights, near_keys, near_rights = search.keys, search.rights, search.near_keys, search.near_rights
+    group, count = np.uint64(search.heads[place]), np.uint64(0)
+    while group:
+        first = group - ONE
+        for word in range(first, first + np.uint64(search.counts[first])):
+            near_keys[count], near_rights[count] = keys[word], rights[word]
+            count += ONE
+        group = np.uint64(search.others[first])
     return count
 
 
 @compiled(inline=True)
-def _matched(data, start, end, base, check, search):
-    """Find all words of the lexicon in data[start:end]; their number, or -1 where there is too little room.
-
-    All places are walked from at once, a byte at a time, so that the reads of the lexicon, most of which miss the cache, overlap.
-    """
-    walks, nodes, firsts, lasts = search.walks, search.walk_nodes, search.firsts, search.lasts
-    matches = search.matches
-    root, size = np.uint32(base[0]), end - start
-    alive = 0
-    for place in range(size):
-        firsts[place] = NONE
-        if data[start + place] & 0xC0 != 0x80:
-            walks[alive], nodes[alive] = place, root
-            alive += 1
-    found, step = 0, 0
-    while alive:
-        kept = 0
-        for number in range(alive):
-            place, here = np.int64(walks[number]), nodes[number]
-            at = place + step
-            if at == size:
-                continue
-            onward = here + np.uint32(data[start + at]) + np.uint32(1)
-            if check[onward] != here:
-                continue
-            here = np.uint32(base[onward])
-            walks[kept], nodes[kept] = place, here
-            kept += 1
-            if at + 1 < size and data[start + at + 1] & 0xC0 == 0x80:
-                continue  # within a character no word ends
-            value = base[here]
-            if check[here] == here and value < 0:
-                if found == matches.shape[0]:
-                    return NONE
-                matches[found, 0], matches[found, 1], matches[found, 2] = at + 1, -value - 1, NONE
-                if firsts[place] == NONE:
-                    firsts[place] = found
-                else:
-                    matches[lasts[place], 2] = found
-                lasts[place] = found
-                found += 1
-        alive = kept
-        step += 1
-    return found
+def _best(row, neighbours, matrix, near_keys, near_rights):
+    """The least key of the words that end at the place in work, the cost of going on with a left context in it."""
+    best = FAR
+    for number in range(neighbours):
+        link = np.int64(matrix[row + np.uint64(near_rights[number])])
+        best = min(best, near_keys[number] + (link << COST_AT))
+    return best
 
 
 @compiled()
@@ -207,107 +282,65 @@ def best_cut(data, start, end, dictionary, search):
     Returns:
         The number of words, whose ends (relative to `start`) are in `search.cuts`; -1 where there is too little room for nodes.
     """
-    base, check, tokens, matrix, contexts, characters, unknown, unknown_tokens = dictionary
-    heads, capacity = search.heads, search.keys.shape[0]
-    moment = search.clock[0]
-    size = end - start
-    found = _matched(data, start, end, base, check, search)
-    if found < 0:
+    tokens, matrix, contexts = dictionary.tokens, dictionary.matrix, np.uint64(dictionary.contexts)
+    keys, rights, befores, heads = search.keys, search.rights, search.befores, search.heads
+    met, least, near_keys, near_rights = search.met, search.least, search.near_keys, search.near_rights
+    capacity, size = np.uint64(keys.shape[0]), end - start
+    found = _matched(data, start, end, dictionary.lexicon, dictionary.begins, search)
+    if found + np.uint64(18) > capacity:
         return NONE
-    touched = np.int16(0)
+    touched = np.uint64(0)
     for number in range(found):
-        touched ^= tokens[search.matches[number, 1] >> 8, 0]
-    search.cuts[0] = touched  # read ahead
-    for at in range(size + 1):
-        heads[at] = NONE
-    search.keys[0], search.rights[0], search.befores[0] = 0, 0, NONE
-    search.groups[0, 0], search.groups[0, 1], search.groups[0, 2] = 0, 1, NONE
-    heads[0] = 0
-    used = np.int64(1)
+        touched ^= tokens[np.uint64(search.words[number]) >> np.uint64(8)]
+    for at in range(np.uint64(size + 1)):
+        heads[at] = 0
+    near_keys[0] = np.int64(touched)  # read ahead
+    keys[0], rights[0], befores[0], search.counts[0], search.others[0] = 0, 0, 0, 1, 0
+    heads[0] = 1
+    used, moment = ONE, search.clock[0]
     for place in range(size):
-        if heads[place] == NONE:
+        here = np.uint64(place)
+        if heads[here] == 0:
             continue
-        moment += 1
-        neighbours = _neighbours(search, place)
-        before = used
-        match = search.firsts[place]
-        while match != NONE:
-            first, count = np.int64(search.matches[match, 1] >> 8), np.int64(search.matches[match, 1] & 0xFF)
-            stop = np.int64(search.matches[match, 0])
-            match = search.matches[match, 2]
+        moment += ONE
+        neighbours = _neighbours(search, here)
+        if found + np.uint64(18) > capacity:
+            return NONE
+        found = _unknown(data, start, end, place, found, dictionary, search)
+        mark = np.int64(LAST - place) << np.int64(NODE_BITS)
+        match = np.uint64(search.firsts[here])
+        while match:
+            match -= ONE
+            word, stop = np.uint64(search.words[match]), np.uint64(search.stops[match])
+            match = np.uint64(search.nexts[match])
+            first, count = word >> np.uint64(8), word & np.uint64(0xFF)
             if used + count > capacity:
                 return NONE
-            used = _add(tokens, first, count, place, stop, used, neighbours, moment, matrix, contexts, search)
-        # unknown words
-        kind, width = character(data, start + place, end, characters)
-        if used == before or (kind >> 31) & 1:
-            category = (kind >> 18) & 0xFF
-            first, count = np.int64(unknown[category, 0]), np.int64(unknown[category, 1])
-            if used + 18 * count > capacity:
-                return NONE
-            after = start + place + width
-            grouped = NONE
-            if (kind >> 30) & 1:
-                at, last, length = after, kind, 0
-                while at < end:
-                    other, width = character(data, at, end, characters)
-                    if not (last & other & TYPES):
-                        break
-                    at += width
-                    length += 1
-                    last = other
-                if length <= LONGEST_GROUP:
-                    used = _add(
-                        unknown_tokens,
-                        first,
-                        count,
-                        place,
-                        at - start,
-                        used,
-                        neighbours,
-                        moment,
-                        matrix,
-                        contexts,
-                        search,
-                    )
-                grouped = at
-            at = after
-            for _ in range((kind >> 26) & 0xF):
-                if at == grouped:
-                    continue
-                used = _add(
-                    unknown_tokens, first, count, place, at - start, used, neighbours, moment, matrix, contexts, search
-                )
-                if at == end:
-                    break
-                other, width = character(data, at, end, characters)
-                if not (kind & other & TYPES):
-                    break
-                at += width
-            if used == before:
-                used = _add(
-                    unknown_tokens,
-                    first,
-                    count,
-                    place,
-                    after - start,
-                    used,
-                    neighbours,
-                    moment,
-                    matrix,
-                    contexts,
-                    search,
-                )
+            search.counts[used], search.others[used] = count, heads[stop]
+            heads[stop] = used + ONE
+            for token in range(first, first + count):
+                entry = tokens[token]
+                left = entry & np.uint64(0xFFFF)
+                best = least[left]
+                if met[left] != moment:
+                    best = _best(contexts * left, neighbours, matrix, near_keys, near_rights)
+                    met[left], least[left] = moment, best
+                cost = (best >> COST_AT) + (np.int64(entry) >> np.int64(32))
+                keys[used] = (cost << COST_AT) | mark | np.int64(used)
+                rights[used] = (entry >> np.uint64(16)) & np.uint64(0xFFFF)
+                befores[used] = best & NODE
+                used += ONE
     search.clock[0] = moment
-    last = _best(0, _neighbours(search, size), matrix, search) & np.int64(NODE)
+    neighbours = _neighbours(search, np.uint64(size))
+    last = np.uint64(_best(np.uint64(0), neighbours, matrix, near_keys, near_rights) & NODE)
     words, at = 0, last
-    while at > 0:
+    while at:
         words += 1
-        at = np.int64(search.befores[at])
+        at = np.uint64(befores[at])
     at, number, stop = last, words, size
-    while at > 0:
+    while at:
         number -= 1
         search.cuts[number] = stop
-        stop = LAST - np.int64((search.keys[at] >> np.int64(NODE_BITS)) & np.int64(LAST))
-        at = np.int64(search.befores[at])
+        stop = LAST - ((keys[at] >> np.int64(NODE_BITS)) & LAST)
+        at = np.uint64(befores[at])
     return words

@@ -126,7 +126,7 @@ class Lines:
         self.paragraph_hash = _paragraph_hashes(self.hash, self.letters, self.paragraph)
 
 
-@compiled()
+@compiled(allocates=True)
 def _paragraph_hashes(
     hashes: npt.NDArray[np.uint64], letters: npt.NDArray[np.int64], paragraphs: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:

@@ -268,7 +268,7 @@ def _names(
     return names, log
 
 
-@compiled()
+@compiled(allocates=True)
 def assign(
     components: npt.NDArray[np.int64],
     nodes: npt.NDArray[np.int64],

@@ -102,7 +102,7 @@ def _head(points: npt.NDArray[np.uint32]) -> np.uint64:
         return np.uint64(value * np.uint64(0xD6E8FEB86659FD93))
 
 
-@compiled()
+@compiled(allocates=True)
 def _places(
     points: npt.NDArray[np.uint32],
     start: int,

@@ -96,7 +96,7 @@ def minima_of(
         out[index] = np.uint16((scratch[index] ^ (scratch[index] >> np.uint32(16))) & np.uint32(0xFFFF))
 
 
-@compiled()
+@compiled(allocates=True)
 def _sketch(
     data: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],

@@ -10,7 +10,7 @@ from hyperclova_core.corpus.deduplicate.signatures import mixed
 from hyperclova_core.foundation.compiled import compiled
 
 
-@compiled()
+@compiled(allocates=True)
 def shingle_hashes(points: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint64]:
     """64-bit hash of every shingle of a form, in order; shape (letters - width + 1,), empty for a shorter form."""
     count = points.size - width + 1
@@ -30,7 +30,7 @@ def shingle_hashes(points: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np
     return out
 
 
-@compiled()
+@compiled(allocates=True)
 def winnowed(hashes: npt.NDArray[np.uint64], window: int) -> npt.NDArray[np.uint64]:
     """The fingerprints: the smallest hash of every `window` hashes in a row (the rightmost of equals), each place once."""
     out = np.empty(hashes.size + 1, np.uint64)
