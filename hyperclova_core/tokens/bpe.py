@@ -109,15 +109,15 @@ def _fill(table, keys, values):
 def _rank(pairs, left, right):
     """rank << 32 | merged id, or NO_RANK."""
     key = (np.int64(left) << 32 | np.int64(right)) + 1
-    mask = pairs.shape[0] - 1
-    at = _slot(key, mask)
+    mask = np.uint64(pairs.shape[0] - 1)
+    at = np.uint64(_slot(key, mask))
     while True:
         found = pairs[at, 0]
         if found == key:
             return pairs[at, 1]
         if found == 0:
             return NO_RANK
-        at = (at + 1) & mask
+        at = (at + np.uint64(1)) & mask
 
 
 @compiled()
@@ -149,31 +149,38 @@ def encode_piece(data, start, end, merges, symbols):
                     count += 1
             at += width
     else:
-        for at in range(start, end):
-            ids[count] = merges.bytes[data[at]]
-            count += 1
+        first = np.uint64(start)
+        for at in range(np.uint64(end - start)):
+            ids[at] = merges.bytes[data[first + at]]
+        count = end - start
     if count > SHORT_PIECE:
         return _merge_long(count, pairs, symbols)
-    ranks = symbols.ranks
-    for at in range(count - 1):
-        ranks[at] = _rank(pairs, ids[at], ids[at + 1])
-    while count > 1:
-        best, place = NO_RANK, 0
-        for at in range(count - 1):
+    return _merge_short(np.uint64(count), pairs, ids, symbols.ranks) if count > 1 else count
+
+
+@compiled(inline=True)
+def _merge_short(count, pairs, ids, ranks):
+    """Merge few symbols: the lowest rank is found by looking at all. Indices are unsigned, as in viterbi.py."""
+    one = np.uint64(1)
+    for at in range(count - one):
+        ranks[at] = _rank(pairs, ids[at], ids[at + one])
+    while count > one:
+        best, place = NO_RANK, np.uint64(0)
+        for at in range(count - one):
             if ranks[at] < best:
                 best, place = ranks[at], at
         if best == NO_RANK:
             break
         ids[place] = np.int32(best & 0xFFFFFFFF)
-        count -= 1
-        for at in range(place + 1, count):
-            ids[at] = ids[at + 1]
-            ranks[at] = ranks[at + 1]
-        if place + 1 < count:
-            ranks[place] = _rank(pairs, ids[place], ids[place + 1])
+        count -= one
+        for at in range(place + one, count):
+            ids[at] = ids[at + one]
+            ranks[at] = ranks[at + one]
+        if place + one < count:
+            ranks[place] = _rank(pairs, ids[place], ids[place + one])
         if place:
-            ranks[place - 1] = _rank(pairs, ids[place - 1], ids[place])
-    return count
+            ranks[place - one] = _rank(pairs, ids[place - one], ids[place])
+    return np.int64(count)
 
 
 @compiled()

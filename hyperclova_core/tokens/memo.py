@@ -203,7 +203,7 @@ def find(slots, more, data, start, end, first, second, at):  # type: ignore[no-u
         if same and (size <= SHORT or _same(more, data, start, end, slots[at, 2])):
             return np.int64(at)
         at += np.uint64(1)
-        if at == slots.shape[0]:
+        if at == np.uint64(slots.shape[0]):
             at = np.uint64(0)
 
 
@@ -236,7 +236,7 @@ def insert(memo, data, start, end, first, second, tokens, count, inline, bits): 
     at = slot_of(first, second, slots.shape[0])
     while slots[at, 3] != 0:
         at += np.uint64(1)
-        if at == slots.shape[0]:
+        if at == np.uint64(slots.shape[0]):
             at = np.uint64(0)
     size = end - start
     value = np.uint64(0)
