@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperclova_core.tokens import kernels
+from hyperclova_core.tokens import kernels, missed
 from hyperclova_core.tokens.analyser import Analyser, analyser
 from hyperclova_core.tokens.bpe import Merges, merges_of, symbols_for
 from hyperclova_core.tokens.character_classes import table_of
@@ -84,7 +84,7 @@ class ColumnEncoder:
         self._grown: Memo | None = None
         self._nodes = 1 << 16
         self._out: npt.NDArray[Any] = np.empty(0, self.dtype)
-        self._units = kernels.room_for_units()
+        self._units, self._missed = kernels.room_for_units(), missed.room_for_missed()
         self._aside: npt.NDArray[Any] = np.empty(8 * LONGEST_UNIT, self.dtype)
         self._make_room(LONGEST)
 
@@ -92,7 +92,7 @@ class ColumnEncoder:
         """Workspaces for units of that many bytes."""
         self._longest = longest
         contexts = self._dictionary.matrix.size // self._dictionary.contexts
-        self._tools = kernels.Tools(
+        self._tools = missed.Tools(
             self._rules,
             self._dictionary,
             self._merges,
@@ -140,7 +140,7 @@ class ColumnEncoder:
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[Any], eod: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
         rows = len(offsets) - 1
-        lengths, unsure, state = np.zeros(rows, np.int64), np.zeros(rows, np.uint8), np.zeros(9, np.int64)
+        lengths, unsure, state = np.zeros(rows, np.int64), np.zeros(rows, np.uint8), np.zeros(missed.STATES, np.int64)
         if self._grown is None:
             self._grown = empty_memo(self._grown_units)
         if len(self._out) < 1024:
@@ -153,6 +153,7 @@ class ColumnEncoder:
                 self._known,
                 self._grown,
                 self._units,
+                self._missed,
                 self._aside,
                 self._out,
                 lengths,
@@ -163,28 +164,28 @@ class ColumnEncoder:
                 self._bits,
                 self._longest,
             )
-            if lack == kernels.DONE:
+            if lack == missed.DONE:
                 break
-            if lack == kernels.OUT_FULL:
-                written = int(state[kernels.WRITTEN])
-                wider = np.empty(written + max(int(state[kernels.NEEDED]), len(self._out) // 2), self.dtype)
+            if lack == missed.OUT_FULL:
+                written = int(state[missed.WRITTEN])
+                wider = np.empty(written + max(int(state[missed.NEEDED]), len(self._out) // 2), self.dtype)
                 wider[:written] = self._out[:written]
                 self._out = wider
-            elif lack == kernels.MEMO_FULL:
+            elif lack == missed.MEMO_FULL:
                 clear(self._grown)
-                state[kernels.CLEARED] = 1
+                state[missed.CLEARED] = 1
                 self.tally.forgot += 1
-            elif state[kernels.NEEDED] < 0:
-                self._aside = np.empty(-2 * int(state[kernels.NEEDED]), self.dtype)
-            elif state[kernels.NEEDED] > self._longest:
-                self._make_room(int(state[kernels.NEEDED]))
+            elif state[missed.NEEDED] < 0:
+                self._aside = np.resize(self._aside, -2 * int(state[missed.NEEDED]))
+            elif state[missed.NEEDED] > self._longest:
+                self._make_room(int(state[missed.NEEDED]))
             else:
                 self._nodes *= 2
                 self._make_room(self._longest)
-        self.tally.units += int(state[kernels.UNITS])
-        self.tally.missed += int(state[kernels.MISSED])
-        self.tally.learnt_bytes += int(state[kernels.LEARNT_BYTES])
-        return self._out[: int(state[kernels.WRITTEN])], lengths, unsure
+        self.tally.units += int(state[missed.UNITS])
+        self.tally.missed += int(state[missed.MISSED])
+        self.tally.learnt_bytes += int(state[missed.LEARNT_BYTES])
+        return self._out[: int(state[missed.WRITTEN])], lengths, unsure
 
     def memo_of(self, units: pa.Array) -> Memo:
         """A memo that knows these units (each once); the same units in the same order give the same memo."""

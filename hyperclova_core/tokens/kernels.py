@@ -1,4 +1,4 @@
-"""Whole Arrow columns to token ids: scan the units of some thousand, look all of them up, learn those not known, write.
+"""Whole Arrow columns to token ids: scan some thousand units, look all of them up, write; learn those not known (missed.py).
 
 Between these steps nothing depends on what came before, so the processor has many reads of memory under way at once.
 """
@@ -11,34 +11,32 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.tokens.analyser import Analyser
-from hyperclova_core.tokens.bpe import Merges, Symbols, encode_piece
 from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
 from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
 from hyperclova_core.tokens.memory import load_word, look_at_block, store_word, trailing_zeros
-from hyperclova_core.tokens.pieces import MORPHEME, Pieces, Rules, cut_unit
+from hyperclova_core.tokens.missed import (
+    DONE,
+    LACKING,
+    MISSED,
+    MISSED_AT_ONCE,
+    NEEDED,
+    NOTED,
+    OUT_FULL,
+    PLACE,
+    ROW,
+    ROW_BEGAN,
+    UNITS,
+    WRITTEN,
+    encode_unit,
+    fill_in,
+    learn_missed,
+)
+from hyperclova_core.tokens.pieces import MORPHEME, cut_unit
 from hyperclova_core.tokens.units import UNIT_CHARACTERS
 from hyperclova_core.tokens.utf8 import decoded
-from hyperclova_core.tokens.viterbi import Search
 
 UNITS_AT_ONCE = 1024
-DONE, OUT_FULL, MEMO_FULL, TOO_LITTLE_ROOM = 0, 1, 2, 3
-ROW, PLACE, WRITTEN, ROW_BEGAN, NEEDED, MISSED, UNITS, LEARNT_BYTES, CLEARED = range(9)
-"""What `state` holds: the row in work and the place in it, ids written, where the row's ids begin; room that is needed (bytes of a unit;
-negative: ids aside; 0: nodes); counted on, units that the memo did not know, all units, bytes of those that were learnt; and whether the
-memo was just cleared: units at once that are more than it holds are not remembered then."""
-IN_SLOT, KNOWN, GROWN, ASIDE, NOWHERE = range(5)
-
-
-class Tools(NamedTuple):
-    """All that one thread encodes a unit with."""
-
-    rules: Rules
-    dictionary: Analyser
-    merges: Merges
-    search: Search
-    pieces: Pieces
-    symbols: Symbols
+IN_SLOT, KNOWN, NOWHERE = range(3)
 
 
 @compiled(inline=True)
@@ -126,7 +124,7 @@ def _unit_end(data, at, end, classes, limit):
 
 class Units(NamedTuple):
     """Some units in work: where they begin and end, their keys, where the memo's search begins, and what was found: four ids (two,
-    of 32 bits) or a place, how many ids, and where (IN_SLOT, KNOWN, GROWN, ASIDE)."""
+    of 32 bits) or a place, how many ids, and where (IN_SLOT, KNOWN, NOWHERE)."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
@@ -283,64 +281,14 @@ def _look_up(data, units, count, known, inline):
 
 
 @compiled()
-def _learn_missed(data, units, count, tools, grown, aside, state, inline, bits, longest):
-    """Encode the units that the memo does not know, and remember them; DONE or what is lacking."""
-    filled = 0
-    total = grown.slots.shape[0]
-    for number in range(count):
-        if units.sources[number] != NOWHERE:
-            continue
-        start, end = units.starts[number], units.ends[number]
-        size = end - start
-        if size > longest:
-            state[NEEDED] = size
-            return TOO_LITTLE_ROOM
-        if size > LONGEST_UNIT:
-            if filled + size > aside.shape[0]:
-                state[NEEDED] = -(filled + size)
-                return TOO_LITTLE_ROOM
-            tokens = encode_unit(data, start, end, tools, aside, filled)
-            if tokens < 0:
-                state[NEEDED] = 0
-                return TOO_LITTLE_ROOM
-            units.values[number], units.sizes[number], units.sources[number] = filled, tokens, ASIDE
-            filled += tokens
-            continue
-        first, second = units.firsts[number], units.seconds[number]
-        fits = has_room(grown)
-        place = find(grown.slots, grown.more, data, start, end, first, second, slot_of(first, second, total))
-        if place == ABSENT:
-            if not fits and state[CLEARED] == 0:
-                return MEMO_FULL
-            if filled + LONGEST_UNIT > aside.shape[0]:
-                state[NEEDED] = -(filled + LONGEST_UNIT)
-                return TOO_LITTLE_ROOM
-            tokens = encode_unit(data, start, end, tools, aside, filled)
-            if tokens < 0:
-                state[NEEDED] = 0
-                return TOO_LITTLE_ROOM
-            state[LEARNT_BYTES] += size
-            if not fits:
-                units.values[number], units.sizes[number], units.sources[number] = filled, tokens, ASIDE
-                filled += tokens
-                continue
-            place = insert(grown, data, start, end, first, second, aside[filled:], tokens, inline, bits)
-        units.values[number] = grown.slots[place, 2]
-        tokens = np.int64(grown.slots[place, 3] >> np.uint64(16))
-        units.sizes[number] = tokens
-        units.sources[number] = IN_SLOT if size <= SHORT and tokens <= inline else GROWN
-    return DONE
-
-
-@compiled()
-def _write(offsets, units, count, closed, known, grown, aside, out, lengths, state, eod):
-    """Write the ids of units, and end-of-document behind each row that ended."""
-    starts, ends, _, _, _, values, sizes, sources, _ = units
-    known_more, grown_more = known.more, grown.more
-    row, to, began = state[ROW], state[WRITTEN], state[ROW_BEGAN]
+def _write(offsets, units, count, closed, known, missed, out, lengths, state, eod):
+    """Write the ids of units, and end-of-document behind each row that ended; note the units that the memo does not know."""
+    starts, ends, firsts, seconds, _, values, sizes, sources, _ = units
+    more = known.more
+    row, to, began, noted = state[ROW], state[WRITTEN], state[ROW_BEGAN], state[NOTED]
     last = row + closed
     edge = np.int64(offsets[row + 1])
-    for number in range(count):
+    for number in range(np.uint64(count)):
         while starts[number] >= edge:
             if eod >= 0:
                 out[to] = eod
@@ -349,25 +297,23 @@ def _write(offsets, units, count, closed, known, grown, aside, out, lengths, sta
             began = to
             row += 1
             edge = np.int64(offsets[row + 1])
-        size, value, source = sizes[number], values[number], sources[number]
+        source = sources[number]
         if source == IN_SLOT:
-            store_word(out, to, value)
+            store_word(out, to, values[number])
+            to += sizes[number]
+        elif source == KNOWN:
+            place, length = np.int64(values[number]), ends[number] - starts[number]
+            if length > SHORT:
+                place += length
+            for at in range(sizes[number]):
+                out[to + at] = load_word(more, place + 4 * at) & np.uint64(0xFFFFFFFF)
+            to += sizes[number]
         else:
-            place = np.int64(value)
-            length = ends[number] - starts[number]
-            if source == ASIDE:
-                for at in range(size):
-                    out[to + at] = aside[place + at]
-            else:
-                if length > SHORT:
-                    place += length
-                if source == KNOWN:
-                    for at in range(size):
-                        out[to + at] = load_word(known_more, place + 4 * at) & np.uint64(0xFFFFFFFF)
-                else:
-                    for at in range(size):
-                        out[to + at] = load_word(grown_more, place + 4 * at) & np.uint64(0xFFFFFFFF)
-        to += size
+            missed.starts[noted], missed.ends[noted] = starts[number], ends[number]
+            missed.firsts[noted], missed.seconds[noted] = firsts[number], seconds[number]
+            missed.rows[noted], missed.places[noted] = row, to
+            state[LACKING] += ends[number] - starts[number]
+            noted += 1
     while row < last:
         if eod >= 0:
             out[to] = eod
@@ -375,12 +321,12 @@ def _write(offsets, units, count, closed, known, grown, aside, out, lengths, sta
         lengths[row] = to - began
         began = to
         row += 1
-    state[ROW], state[WRITTEN], state[ROW_BEGAN] = row, to, began
+    state[ROW], state[WRITTEN], state[ROW_BEGAN], state[NOTED] = row, to, began, noted
 
 
 @compiled()
 def encode_rows(
-    data, offsets, tools, known, grown, units, aside, out, lengths, unsure, state, eod, inline, bits, longest
+    data, offsets, tools, known, grown, units, missed, aside, out, lengths, unsure, state, eod, inline, bits, longest
 ):
     """Encode rows of a column from where `state` says; resumable: with more room it goes on.
 
@@ -388,7 +334,7 @@ def encode_rows(
         data, offsets: an Arrow string column's buffers; row r is data[offsets[r]:offsets[r + 1]].
         tools: a `Tools`.
         known: the frozen `Memo`; grown: the one that new units go into.
-        units, aside: workspaces; the latter for ids of units that are too long to be remembered.
+        units, missed, aside: workspaces; the last for ids of units that the memo does not know.
         out: uint16 or int32, gets the ids; lengths: of each row, end-of-document included.
         unsure: 1 for rows that may not be in NFC.
         eod: written behind each row; -1: nothing is.
@@ -400,46 +346,26 @@ def encode_rows(
     """
     limit = UNIT_CHARACTERS if tools.rules.kind == MORPHEME else 1 << 62
     rows = len(offsets) - 1
-    while state[ROW] < rows:
+    while True:
+        if state[NOTED] and (state[ROW] == rows or state[NOTED] + UNITS_AT_ONCE > MISSED_AT_ONCE):
+            lack = learn_missed(data, missed, tools, grown, aside, state, inline, bits, longest)
+            if lack != DONE:
+                return lack
+            fill_in(missed, aside, out, lengths, state)
+        if state[ROW] == rows:
+            return DONE
         begin = max(state[PLACE], np.int64(offsets[state[ROW]]))
         count, closed, at = _scan(
             data, offsets, tools.rules.classes, limit, state[ROW], begin, units.starts, units.ends, unsure
         )
-        if out.shape[0] - state[WRITTEN] < (at - begin) + closed + 8:
-            state[NEEDED] = (at - begin) + closed + 8
+        needed = state[LACKING] + (at - begin) + closed + 8
+        if out.shape[0] - state[WRITTEN] < needed:
+            state[NEEDED] = needed
             return OUT_FULL
-        missed = _look_up(data, units, count, known, inline)
-        if missed:
-            lack = _learn_missed(data, units, count, tools, grown, aside, state, inline, bits, longest)
-            if lack != DONE:
-                return lack
-        _write(offsets, units, count, closed, known, grown, aside, out, lengths, state, eod)
-        state[PLACE], state[CLEARED] = at, 0
-        state[MISSED] += missed
+        state[MISSED] += _look_up(data, units, count, known, inline)
+        _write(offsets, units, count, closed, known, missed, out, lengths, state, eod)
+        state[PLACE] = at
         state[UNITS] += count
-    return DONE
-
-
-@compiled()
-def encode_unit(data, start, end, tools, out, to):
-    """Encode one unit into out[to:]; the number of ids, or -1 where `search` has too little room."""
-    pieces, symbols = tools.pieces, tools.symbols
-    count = cut_unit(data, start, end, tools.rules, tools.dictionary, tools.search, pieces)
-    if count < 0:
-        return -1
-    at, written = start, 0
-    for number in range(count):
-        stop = pieces.ends[number]
-        if pieces.tokens[number] >= 0:
-            out[to + written] = pieces.tokens[number]
-            written += 1
-        else:
-            tokens = encode_piece(data, at, stop, tools.merges, symbols)
-            for more in range(tokens):
-                out[to + written + more] = symbols.ids[more]
-            written += tokens
-        at = stop
-    return written
 
 
 @compiled()
