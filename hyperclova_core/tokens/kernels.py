@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
 from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
-from hyperclova_core.tokens.memory import load_word, look_at_block, store_word, trailing_zeros
+from hyperclova_core.tokens.memory import load_word, look_at_block, prefetch, store_word, trailing_zeros
 from hyperclova_core.tokens.missed import (
     DONE,
     LACKING,
@@ -232,22 +232,19 @@ def _look_up(data, units, count, known, inline):
     """Find units in the memo; how many it does not know."""
     starts, ends, firsts, seconds, places, values, sizes, sources, _ = units
     slots, more, _ = known
-    total = slots.shape[0]
+    words, total = slots.reshape(-1), slots.shape[0]
     for number in range(count):
         first, second = key_of(data, starts[number], ends[number])
         firsts[number], seconds[number] = first, second
         places[number] = slot_of(first, second, total)
-    # the reads that miss the cache, nothing waiting for any of them
-    touched = np.uint64(0)
-    for number in range(count):
-        touched ^= slots[places[number], 3]
+        prefetch(words, np.uint64(4) * places[number])
     for number in range(count):
         size = ends[number] - starts[number]
         if size > SHORT and size < LONGEST_UNIT - 8 and slots[places[number], 3] != 0:
             place = slots[places[number], 2]
             place = place if place < np.uint64(more.shape[0] - LONGEST_UNIT) else np.uint64(0)  # a place, or four ids
-            touched ^= np.uint64(more[place]) ^ np.uint64(more[place + np.uint64(size + 8)])
-    values[0] = touched
+            prefetch(more, place)
+            prefetch(more, place + np.uint64(size + 8))
     # most are where they are looked for first; the others are listed, without a branch that depends on memory
     rest, listed = units.rest, 0
     for number in range(count):

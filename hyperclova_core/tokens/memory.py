@@ -42,6 +42,24 @@ def store_word(typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Ask for the memory at an element of an array, and do not wait; nothing happens where there is none."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        address = _address(context, builder, signature.args[0], arguments[0], arguments[1])
+        read, keep, data = 0, 3, 1
+        builder.call(
+            function, [builder.bitcast(address, pointer), *(ir.Constant(number, x) for x in (read, keep, data))]
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, at), generate
+
+
+@intrinsic
 def look_at_block(typing: Any, array: Any, at: Any) -> Any:
     """(blanks, bytes to look at) among the 64 bytes from element `at` on, a bit each; they must lie in the array.
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.tokens.memory import prefetch
 from hyperclova_core.tokens.utf8 import decoded
 
 LONGEST_GROUP = 24
@@ -289,12 +290,10 @@ def best_cut(data, start, end, dictionary, search):
     found = _matched(data, start, end, dictionary.lexicon, dictionary.begins, search)
     if found + np.uint64(18) > capacity:
         return NONE
-    touched = np.uint64(0)
     for number in range(found):
-        touched ^= tokens[np.uint64(search.words[number]) >> np.uint64(8)]
+        prefetch(tokens, np.uint64(search.words[number]) >> np.uint64(8))
     for at in range(np.uint64(size + 1)):
         heads[at] = 0
-    near_keys[0] = np.int64(touched)  # read ahead
     keys[0], rights[0], befores[0], search.counts[0], search.others[0] = 0, 0, 0, 1, 0
     heads[0] = 1
     used, moment = ONE, search.clock[0]
