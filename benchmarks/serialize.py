@@ -50,6 +50,8 @@ PEER_MEGABYTES = float(os.environ.get("BENCH_PEER_MB", "8"))
 VOCABULARY = 32_000
 BUCKETS = 8
 SEED = 7
+SHARD = 1 << 22
+"""Tokens of a shard: some on each core, as at scale."""
 REPEATS = int(os.environ.get("BENCH_REPEATS", "5"))
 
 
@@ -302,30 +304,34 @@ def job(
 def measured(
     bench: Bench, tokenizers: dict[str, Path], engine: LocalEngine, empty: Dataset
 ) -> dict[str, dict[str, Any]]:
-    """Median seconds of jobs, less those of an empty job, interleaved."""
-    runs: dict[str, list[float]] = {name: [] for name in (*tokenizers, "empty")}
+    """Median seconds of jobs, each less those of an empty job with the same tokenizer, interleaved.
+
+    Workers keep one tokenizer and what they learnt with it. So each turn begins with an empty job that loads the tokenizer (start-up:
+    `load`), then comes another (taken off), then the job, which has learnt nothing yet.
+    """
+    runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in tokenizers}
     facts: dict[str, Any] = {}
-    first = next(iter(tokenizers.values()))
     for repeat in range(REPEATS + 1):
-        for name in runs:
-            documents = empty if name == "empty" else bench.documents
-            seconds, written, digest = job(
-                documents, tokenizers.get(name, first), bench.folder / "job", engine, 1 << 22
-            )
+        for name, tokenizer in tokenizers.items():
+            load, idle = (job(empty, tokenizer, bench.folder / "job", engine, SHARD)[0] for _ in range(2))
+            seconds, written, digest = job(bench.documents, tokenizer, bench.folder / "job", engine, SHARD)
             facts[name] = (written.missed / max(1, written.units), digest)
             if repeat:
-                runs[name].append(seconds)
-    idle = statistics.median(runs["empty"])
-    return {
-        name: {
-            "seconds": statistics.median(seconds),
-            "less": statistics.median(seconds) - idle,
-            "rate": bench.size / max(1e-9, statistics.median(seconds) - idle),
+                runs[name].append((load, idle, seconds))
+    found = {}
+    for name, rows in runs.items():
+        load, idle, seconds = (statistics.median(column) for column in zip(*rows, strict=True))
+        less = statistics.median(whole - nothing for _, nothing, whole in rows)
+        found[name] = {
+            "seconds": seconds,
+            "idle": idle,
+            "load": load - idle,
+            "less": less,
+            "rate": bench.size / less,
             "missed": facts[name][0],
             "digest": facts[name][1],
         }
-        for name, seconds in runs.items()
-    }
+    return found
 
 
 def spark(cores: str) -> SparkEngine:
@@ -344,23 +350,24 @@ def whole_jobs(bench: Bench) -> None:
     """Both cores beside one worker of the usual ways."""
     print("\n== whole jobs: Parquet in, Spark, shards and provenance out ==")
     rates = peers(bench)
-    empty = ingested([], bench.folder, "empty") if False else ingested(["끝"], bench.folder, "empty")
+    empty = ingested(["끝"], bench.folder, "empty")
     started = time.perf_counter()
     engine = spark("local[2]")
     engine.spark()
-    job(empty, bench.tokenizer("morpheme"), bench.folder / "job", engine, 1 << 22)
+    job(empty, bench.tokenizer("morpheme"), bench.folder / "job", engine, SHARD)
     print(f"start-up (session, first job of the workers): {time.perf_counter() - started:.1f} s, not in what follows")
     for kind, against in (("morpheme", "A"), ("byte", "B")):
         found = measured(bench, bench.memos(kind), engine, empty)
-        print(f"\n{kind}: an empty job takes {found['empty']['seconds']:.2f} s, which is taken off")
-        print(f"{'memo':<18}{'missed':>8}{'seconds':>9}{'MB/s':>8}{'a core':>8}{f'x peer {against}':>10}")
+        print(f"\n{kind}: what an empty job takes is taken off; to load the tokenizer and its memo is start-up")
+        head = f"{'memo':<18}{'missed':>8}{'load':>7}{'empty':>7}{'seconds':>9}{'MB/s':>8}{'a core':>8}{f'x peer {against}':>10}{'a core':>8}"
+        print(head)
         for name, row in found.items():
-            if name != "empty":
-                print(
-                    f"{name:<18}{row['missed']:>8.1%}{row['less']:>9.2f}{row['rate']:>8.1f}{row['rate'] / 2:>8.1f}"
-                    f"{row['rate'] / rates[against]:>10.1f}"
-                )
-        same = len({row["digest"] for name, row in found.items() if name != "empty"}) == 1
+            times = row["rate"] / rates[against]
+            print(
+                f"{name:<18}{row['missed']:>8.1%}{row['load']:>7.2f}{row['idle']:>7.2f}{row['less']:>9.2f}{row['rate']:>8.1f}"
+                f"{row['rate'] / 2:>8.1f}{times:>10.1f}{times / 2:>8.1f}"
+            )
+        same = len({row["digest"] for row in found.values()}) == 1
         print("shards of all of them:", "the same bytes" if same else "DIFFERENT BYTES")
     engine.close()
 
@@ -419,12 +426,15 @@ def scaling(bench: Bench) -> None:
         engine = spark(cores)
         walls: dict[str, list[float]] = {"empty": [], "half": [], "all": []}
         for repeat in range(REPEATS + 1):
-            for name, documents in (("empty", empty), ("half", half), ("all", bench.documents)):
+            for name, documents in (("half", half), ("all", bench.documents)):
                 # workers keep what they learnt for the next job with this tokenizer: one with another takes its place
-                job(empty, bench.tokenizer("byte"), bench.folder / "job", engine, 1 << 22)
-                seconds, _, digest = job(documents, tokenizer, bench.folder / "job", engine, 1 << 22)
+                for path in (bench.tokenizer("byte"), tokenizer):
+                    job(empty, path, bench.folder / "job", engine, SHARD)
+                idle, _, _ = job(empty, tokenizer, bench.folder / "job", engine, SHARD)
+                seconds, _, digest = job(documents, tokenizer, bench.folder / "job", engine, SHARD)
                 if repeat:
                     walls[name].append(seconds)
+                    walls["empty"].append(idle)
                 if name == "all":
                     digests[cores] = digest
         engine.close()

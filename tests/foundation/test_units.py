@@ -1,0 +1,115 @@
+"""Units of work: what a record counts for, a unit that is run twice, and how units share tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import Target
+from hyperclova_core.foundation.engines import TASK_WEIGHT, LocalEngine, SparkEngine, grouped, tasks_for
+from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.units import run_units
+
+
+def context(folder: Path, engine: LocalEngine | None = None) -> StageContext:
+    return StageContext("stage", "1", 0, 1, "a", Target(str(folder)), "fingerprint", engine or LocalEngine())
+
+
+def writes(folder: Path, boot: str) -> Any:
+    """A unit that leaves a file, and counts how often it ran."""
+
+    def function(unit: dict[str, Any]) -> dict[str, Any]:
+        path = folder / unit["identity"]["name"]
+        path.write_text("x")
+        with (folder / "ran").open("a") as file:
+            file.write(unit["identity"]["name"] + "\n")
+        return {"files": [str(path)], "boot": boot, "name": unit["identity"]["name"]}
+
+    return function
+
+
+def test_files_that_were_not_synced_count_until_the_machine_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = [{"identity": {"name": name}} for name in ("one", "two")]
+    monkeypatch.setattr(storage, "boot_of", lambda _: "this boot")
+    work = writes(tmp_path, "this boot")
+    first, taken = run_units(context(tmp_path), work, units, "phase")
+    assert taken == 0
+    assert run_units(context(tmp_path), work, units, "phase") == (first, 2)
+    monkeypatch.setattr(storage, "boot_of", lambda _: "the next boot")
+    again, taken = run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")
+    assert taken == 0
+    assert [result["name"] for result in again] == ["one", "two"]
+    # synced files count for whoever comes
+    monkeypatch.setattr(storage, "boot_of", lambda _: "")
+    assert run_units(context(tmp_path), work, units, "phase")[1] == 2
+    assert (tmp_path / "ran").read_text().split() == ["one", "two"] * 2
+
+
+def test_a_record_that_a_crash_left_empty_costs_its_unit(tmp_path: Path) -> None:
+    units = [{"identity": {"name": name}} for name in ("one", "two")]
+    run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")
+    next((tmp_path / "units").iterdir()).write_bytes(b"\0" * 200)
+    assert run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")[1] == 1
+    assert len((tmp_path / "ran").read_text().split()) == 3
+
+
+def test_a_disk_of_one_machine_names_its_boot_and_an_object_store_none(tmp_path: Path) -> None:
+    kernel = Path("/proc/sys/kernel/random/boot_id")
+    known = kernel.exists() and storage.disk._file_system(tmp_path.stat().st_dev) in storage.disk.OF_ONE_MACHINE
+    assert storage.boot_of(str(tmp_path / "not" / "yet")) == (kernel.read_text().strip() if known else "")
+    assert storage.boot_of("s3://bucket/prefix") == ""
+
+
+def test_a_unit_that_is_run_again_in_its_task_is_taken_over(tmp_path: Path) -> None:
+    class Twice(LocalEngine):
+        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+            super().map_units(function, units)
+            return super().map_units(function, units)
+
+    units = [{"identity": {"name": name}} for name in ("one", "two")]
+    results, _ = run_units(context(tmp_path, Twice()), writes(tmp_path, ""), units, "phase")
+    assert [result["name"] for result in results] == ["one", "two"]
+    assert (tmp_path / "ran").read_text().split() == ["one", "two"]
+
+
+@given(st.lists(st.integers(0, 10 * TASK_WEIGHT), min_size=1, max_size=60), st.integers(1, 16))
+def test_units_share_tasks_by_what_they_read(weights: list[int], cores: int) -> None:
+    tasks = tasks_for(weights, cores)
+    groups = grouped(weights, tasks)
+    assert sorted(index for group in groups for index in group) == list(range(len(weights)))
+    assert all(group == sorted(group) and group for group in groups)
+    assert len(groups) == min(len(weights), max(cores, -(-sum(weights) // TASK_WEIGHT)))
+    loads = [sum(max(1, weights[index]) for index in group) for group in groups]
+    # whatever the order, no task has more than the mean and one unit (Graham 1969)
+    best = max(sum(loads) / len(loads), max(1, max(weights)))
+    assert max(loads) <= 2 * best
+
+
+def test_units_without_a_weight_are_tasks_of_their_own() -> None:
+    weights = [TASK_WEIGHT] * 5
+    assert grouped(weights, tasks_for(weights, 2)) == [[0], [1], [2], [3], [4]]
+
+
+def test_results_of_shared_tasks_come_in_order_and_an_error_is_raised(spark_engine: SparkEngine) -> None:
+    from hyperclova_core.foundation.errors import DataError
+
+    def work(unit: dict[str, Any]) -> dict[str, Any]:
+        import os
+
+        if unit["number"] == unit.get("fails"):
+            raise DataError("This one fails", why=json.dumps(unit["number"]))
+        return {"number": unit["number"], "task": os.getpid()}
+
+    units = [{"number": number, "weight": 100 - number} for number in range(9)]
+    found = spark_engine.map_units(work, units)
+    assert [result["number"] for result in found] == list(range(9))
+    with pytest.raises(DataError, match="This one fails"):
+        spark_engine.map_units(work, [{**unit, "fails": 4} for unit in units])
