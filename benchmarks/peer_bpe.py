@@ -50,9 +50,9 @@ def main() -> None:
     try:
         import gigatoken
 
-        tokenizer = gigatoken.Tokenizer.from_file(str(Path(sys.argv[1]) / "tokenizer.json"))
+        tokenizer = gigatoken.Tokenizer(huggingface)
         started = time.process_time()
-        found["gigatoken"] = [list(ids) for ids in tokenizer.encode_batch(texts)]
+        found["gigatoken"] = tokenizer.encode_batch_list(texts)
         rates["gigatoken"] = size / (time.process_time() - started)
     except Exception as error:  # noqa: BLE001 - a peer that cannot read this vocabulary is said to be so
         print(f"gigatoken  not measured: {type(error).__name__}: {str(error).splitlines()[0][:100]}")

@@ -176,7 +176,9 @@ class ColumnEncoder:
                 state[missed.CLEARED] = 1
                 self.tally.forgot += 1
             elif state[missed.NEEDED] < 0:
-                self._aside = np.resize(self._aside, -2 * int(state[missed.NEEDED]))
+                aside = np.empty(-2 * int(state[missed.NEEDED]), self.dtype)
+                aside[: len(self._aside)] = self._aside
+                self._aside = aside
             elif state[missed.NEEDED] > self._longest:
                 self._make_room(int(state[missed.NEEDED]))
             else:
