@@ -32,7 +32,7 @@ def run_units(
     results: list[dict[str, Any] | None] = []
     for unit in units:
         record = _record_path(inner, phase, unit)
-        results.append(_taken_over(record) if record.rsplit("/", 1)[-1] in known else None)
+        results.append(_taken_over(record, inner) if record.rsplit("/", 1)[-1] in known else None)
     missing = [index for index, result in enumerate(results) if result is None]
     run = partial(_run_and_record, function=function, context=inner, phase=phase)
     for index, result in zip(missing, context.engine.map_units(run, [units[index] for index in missing]), strict=True):
@@ -40,12 +40,12 @@ def run_units(
     return [result for result in results if result is not None], len(units) - len(missing)
 
 
-def _taken_over(record: str) -> dict[str, Any] | None:
+def _taken_over(record: str, context: StageContext) -> dict[str, Any] | None:
     """What a record says, if its files are there; a record that cannot be used is removed, and the unit runs again."""
     try:
         saved = storage.read_json(record)
         result: dict[str, Any] = saved["result"]
-        lasting = not result.get("boot") or result["boot"] == storage.boot_of(record)
+        lasting = not result.get("boot") or result["boot"] == storage.boot_of(context.target.uri)
         if lasting and all(storage.size(path) == size for path, size in saved["sizes"].items()):
             return result
     except (DataError, KeyError, TypeError, FileNotFoundError, NotADirectoryError):
@@ -63,15 +63,15 @@ def _run_and_record(
     unit: dict[str, Any], *, function: UnitFunction, context: StageContext, phase: str
 ) -> dict[str, Any]:
     record = _record_path(context, phase, unit)
-    if storage.exists(record):  # this task is run again, or twice
-        taken = _taken_over(record)
+    if storage.is_file(record):  # this task is run again, or twice
+        taken = _taken_over(record, context)
         if taken is not None:
             return taken
     result = function(unit)
     saved = {"result": result, "sizes": {path: storage.size(path) for path in result["files"]}}
     # a record that a crash of the machine loses, or leaves damaged, costs its unit
-    if not storage.create_once(record, storage.pretty_json(saved), durable=not storage.boot_of(record)):
-        taken = _taken_over(record)
+    if not storage.create_once(record, storage.pretty_json(saved), durable=not storage.boot_of(context.target.uri)):
+        taken = _taken_over(record, context)
         if taken is not None:
             return taken
     return result

@@ -116,6 +116,8 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
             "spark.dynamicAllocation.minExecutors": str(config.min_executors),
             "spark.dynamicAllocation.maxExecutors": str(config.max_executors),
             "spark.dynamicAllocation.executorIdleTimeout": f"{config.idle_seconds}s",
+            # units share tasks as far as every core has some: those that are still to come count too
+            "spark.default.parallelism": str(config.max_executors * config.executor_cores),
             "spark.sql.shuffle.partitions": str(2 * config.max_executors * config.executor_cores),
         }
     else:

@@ -83,7 +83,7 @@ class Planned:
 def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context: StageContext) -> Planned:
     """Count tokens, hold out validation, plan, and find where each leaf ends; no text moves."""
     units = [
-        {"identity": {"checksum": entry.checksum}, "path": path, "bucket": entry.bucket or 0}
+        {"identity": {"checksum": entry.checksum}, "path": path, "bucket": entry.bucket or 0, "weight": entry.bytes}
         for entry, path in zip(documents.table("documents").files, documents.files(), strict=True)
     ]
     inner = context.for_workers()

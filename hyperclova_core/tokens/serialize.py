@@ -92,7 +92,9 @@ def write_shards(
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
     inner = context.for_workers()
-    staged, _ = run_units(context, partial(encode_unit, tokenizer=tokenizer, context=inner), units, "encode")
+    boot = storage.boot_of(context.target.root(False))
+    encode = partial(encode_unit, tokenizer=tokenizer, boot=boot, context=inner)
+    staged, _ = run_units(context, encode, units, "encode")
     runs = [run for result in staged for run in result["runs"]]
     index = storage.join(context.target.root(False), context.attempt_path, "staged", "index.json")
     storage.write_json(index, runs)

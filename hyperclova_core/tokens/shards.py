@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import Layout, TableWriter, abandoned_on_error
+from hyperclova_core.foundation.errors import TransientError
 from hyperclova_core.foundation.stages import StageContext
 from hyperclova_core.tokens.megatron import ShardWriter, id_type
 from hyperclova_core.tokens.staging import place_rows, unpacked
@@ -152,7 +153,7 @@ def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], i
         ends = np.cumsum(sizes[cut])
         first = before + int(sizes[: cut.start].sum())
         rows_cut = table.slice(cut.start, cut.stop - cut.start)
-        runs.append(_Run(_ids(run["ids"], dtype), rows_cut, sizes[cut], ends, first, mine[cut]))
+        runs.append(_Run(_ids(run, dtype), rows_cut, sizes[cut], ends, first, mine[cut]))
     inner = ordered[inside]
     return runs, int(starts[inside][0]), np.concatenate([[0], np.cumsum(inner)])
 
@@ -162,7 +163,20 @@ def _rows(path: str, first: int, count: int) -> pa.Table:
     return pa.ipc.open_file(source).read_all().slice(first, count)
 
 
-def _ids(path: str, dtype: Any) -> Any:
+def _ids(run: dict[str, Any], dtype: Any) -> Any:
+    """The ids of a run.
+
+    Raises:
+        TransientError: some are lacking, because a machine stopped before they were on its disk.
+    """
+    path, size = run["ids"], int(unpacked(run["tokens"]).sum()) * np.dtype(dtype).itemsize
+    if storage.size(path) != size:
+        raise TransientError(
+            "A staged run of token ids is not whole",
+            where=path,
+            why=f"{storage.size(path)} bytes instead of {size}",
+            remedy="run again: its unit is encoded anew",
+        )
     if not storage.is_remote(path):
         return np.memmap(storage.local_path(path), dtype, "r")
     return storage.open_binary(path)

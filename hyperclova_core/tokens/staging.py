@@ -68,8 +68,14 @@ def place_rows(source, starts, lengths, target, places):  # type: ignore[no-unty
             target[place + at] = source[start + at]
 
 
-def encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) -> dict[str, Any]:
-    """Encode one file of documents: runs, each with its files and sums by split and range."""
+def encode_unit(unit: dict[str, Any], *, tokenizer: str, boot: str, context: StageContext) -> dict[str, Any]:
+    """Encode one file of documents: runs, each with its files and sums by split and range.
+
+    Args:
+        boot: the driver's (`storage.boot_of`). Runs are synced, unless this process is told the same: then they are read on this
+            machine, or, when it has stopped, made again.
+    """
+    boot = boot if boot == storage.boot_of(context.target.root(False)) else ""
     loaded, encoder = kept_encoder(tokenizer)
     held = _Held([], [], [])
     runs: list[dict[str, Any]] = []
@@ -95,13 +101,13 @@ def encode_unit(unit: dict[str, Any], *, tokenizer: str, context: StageContext) 
         )
         held.tokens += len(encoded.ids)
         if held.tokens >= RUN_TOKENS:
-            runs += _put_down(held, f"{name}-{len(runs):05d}", context)
+            runs += _put_down(held, f"{name}-{len(runs):05d}", context, durable=not boot)
             held = _Held([], [], [])
     if held.rows:
-        runs += _put_down(held, f"{name}-{len(runs):05d}", context)
+        runs += _put_down(held, f"{name}-{len(runs):05d}", context, durable=not boot)
     tally = encoder.tally
     return {
-        "boot": storage.boot_of(context.target.root(False)),
+        "boot": boot,
         "files": [path for run in runs for path in (run["ids"], run["rows"])],
         "runs": runs,
         "units": tally.units,
@@ -156,14 +162,13 @@ def _check(batch: pa.RecordBatch, chosen: pa.RecordBatch, lengths: npt.NDArray[n
         )
 
 
-def _put_down(held: _Held, name: str, context: StageContext) -> list[dict[str, Any]]:
+def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> list[dict[str, Any]]:
     """Write a run a split: its ids in one file, its rows in another, both by key."""
     ids, lengths = np.concatenate(held.ids), np.concatenate(held.lengths)
     rows = pa.Table.from_batches(held.rows).combine_chunks()
     starts = np.cumsum(lengths) - lengths
     copies = rows.column("copies").to_numpy().astype(np.int64)
     split = rows.column("split")
-    durable = not storage.boot_of(context.target.root(False))
     runs = []
     for which in SPLITS:
         mine = np.flatnonzero(pc.equal(split, which).to_numpy(zero_copy_only=False))

@@ -70,6 +70,7 @@ def test_settings_say_sizes_names_and_accounts() -> None:
     assert found["spark.dynamicAllocation.maxExecutors"] == "10"
     assert found["spark.dynamicAllocation.shuffleTracking.enabled"] == "true"
     assert found["spark.sql.shuffle.partitions"] == "160"
+    assert found["spark.default.parallelism"] == "80"
     assert found["spark.kubernetes.container.image.pullSecrets"] == "registry"
     assert not any("secretKeyRef" in key or "password" in key.lower() for key in found), (
         "secrets are the templates', by name"

@@ -34,10 +34,10 @@ def main() -> None:
     if point == "the driver, at the commit of a Spark stage":
         inner = datasets.storage.create_once
 
-        def commit(uri: str, data: bytes) -> bool:
+        def commit(uri: str, data: bytes, durable: bool = True) -> bool:
             if "/deduplicate/" in uri and uri.endswith("manifest.json"):
                 _die()
-            return inner(uri, data)
+            return inner(uri, data, durable)
 
         datasets.storage.create_once = commit  # type: ignore[assignment]
     chain(Warehouse(warehouse), folder, engine, BUCKETS, deduplicated=True)

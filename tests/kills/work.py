@@ -176,7 +176,7 @@ class Points:
 
         self.around(pq.ParquetWriter, "__init__", lambda _, path, *a, **k: f"opening {base(path)}")
         self.around(pq.ParquetWriter, "write_table", lambda writer, *a, **k: "a row group")
-        self.around(disk, "install", lambda temporary, path: f"naming {base(path)}")
+        self.around(disk, "install", lambda temporary, path, durable=True: f"naming {base(path)}")
         self.around(os, "link", lambda source, target, **k: f"committing {base(target)}")
         self.around(disk, "sync_folder", lambda path: "the sync of a folder")
         self.around(storage, "remove", lambda uri: "removing staged files")

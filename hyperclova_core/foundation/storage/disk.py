@@ -8,15 +8,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-OF_ONE_MACHINE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
+OF_ONE_MACHINE = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "overlay"})
 """File systems that one machine mounts at a time."""
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 @contextmanager
@@ -92,11 +92,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@lru_cache(maxsize=64)
 def _file_system(device: int) -> str:
-    """Its type, as Linux names it; unknown ones are empty."""
+    """Its type, as Linux names it; unknown ones are empty (numbers are used again, so it is asked each time)."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        lines = MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     name = f"{os.major(device)}:{os.minor(device)}"
@@ -107,7 +106,8 @@ def _file_system(device: int) -> str:
 def boot_of(path: Path) -> str:
     """Names the boot of this machine, where the disk is one that no other machine sees while this one runs, else empty.
 
-    What was written since then is seen by every process, synced or not, until the machine stops.
+    What was written since then is seen by every process of this machine, synced or not, until it stops. Whether others see the disk too,
+    because this one exports it, cannot be told from here: compare what two processes are told.
     """
     folder = path
     while not folder.exists():
