@@ -29,7 +29,7 @@ def compiled(inline: bool = False, allocates: bool = False) -> Callable[[Callabl
 
     Args:
         inline: its body is put into its callers.
-        allocates: it makes arrays. Otherwise those it is given are not counted as in use by each call: their owners hold them, and
+        allocates: it makes or returns arrays. Otherwise those it is given are not counted as in use by each call: their owners hold them, and
             to count them took a seventh of the time of encoding new words.
     """
 

@@ -1,4 +1,5 @@
-"""The dictionary of mecab-ko, read from its binary files as arrays that all processes of a machine map from the same pages.
+"""The dictionary of mecab-ko, read from its binary files: the lexicon (30 MB) is mapped, so all processes of a machine share its pages;
+tokens and matrix (14 MB) are numbered anew, for each process.
 
 Formats: MeCab 0.996, dictionary.cpp, darts.h, char_property.h, connector.cpp. Little-endian.
 """

@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass
 class Tally:
-    """What an encoder has met: units, those the memo did not know, and bytes of the distinct ones it had to learn."""
+    """What an encoder has met: units, those the memo did not know, bytes of those it had to learn (again, where it had forgotten)."""
 
     units: int = 0
     missed: int = 0

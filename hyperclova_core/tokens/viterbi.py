@@ -22,7 +22,7 @@ LONGEST_GROUP = 24
 """Characters of one kind that may form one unknown word (MeCab's `max-grouping-size`)."""
 NONE = -1
 TYPES = 0x3FFFF
-NODE_BITS, START_BITS = 22, 14
+NODE_BITS, START_BITS = 22, 13
 COST_AT = np.int64(NODE_BITS + START_BITS)
 NODE, LAST = np.int64((1 << NODE_BITS) - 1), np.int64((1 << START_BITS) - 1)
 FAR = np.int64((1 << 63) - 1)
@@ -33,7 +33,7 @@ class Search(NamedTuple):
     """What one thread searches with. Numbers that may be none are kept plus one.
 
     Attributes:
-        keys: of each word in the lattice: cost of the best way to its end << 36 | (LAST - start) << 22 | its number. So the
+        keys: of each word in the lattice: cost of the best way to its end << 35 | (LAST - start) << 22 | its number. So the
             least key is what MeCab chooses: the least cost, then the later start, then the word that was added first. Word 0
             is the beginning.
         rights, befores: right context of each word, and the word before it, shape (capacity,).
@@ -76,7 +76,7 @@ def search_for(left_contexts: int, longest: int, nodes: int = 1 << 16) -> Search
     """Room for words of up to `longest` bytes; `best_cut` says so when `nodes` are too few.
 
     Raises:
-        ValueError: more than a key can tell apart.
+        ValueError: more than a key can tell apart (mecab-ko's costs are at most 20,055 a word, a key has room for ±268 million).
     """
     if nodes > NODE + 1 or longest > LAST:
         raise ValueError(f"a lattice has at most {NODE + 1} words and {LAST} bytes, not {nodes} and {longest}")
@@ -302,6 +302,7 @@ def best_cut(data, start, end, dictionary, search):
         if heads[here] == 0:
             continue
         moment += ONE
+        search.clock[0] = moment
         neighbours = _neighbours(search, here)
         if found + np.uint64(18) > capacity:
             return NONE
@@ -329,7 +330,6 @@ def best_cut(data, start, end, dictionary, search):
                 rights[used] = (entry >> np.uint64(16)) & np.uint64(0xFFFF)
                 befores[used] = best & NODE
                 used += ONE
-    search.clock[0] = moment
     neighbours = _neighbours(search, np.uint64(size))
     last = np.uint64(_best(np.uint64(0), neighbours, matrix, near_keys, near_rights) & NODE)
     words, at = 0, last

@@ -94,6 +94,27 @@ def _encoder(tokenizer: Tokenizer, room: int) -> ColumnEncoder:
     return encoder
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("tokenizer", KINDS, ids=lambda tokenizer: tokenizer.kind)
+def test_ids_are_the_same_however_often_room_runs_out(tokenizer: Tokenizer, wide: bool) -> None:
+    """Little room for ids, for those aside, for words in the lattice and in the memo; 16 and 32 bits an id; slices of columns."""
+    texts = [*ODD, *TEXTS[:200], "漢字一二三四" * 3000, "가 나" * 2000, "x" * 100]
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    want = [[*ids, 0] for ids in tokenizer.encode_batch(texts)]
+    for kind in (pa.large_binary(), pa.binary()):
+        encoder = _encoder(tokenizer, 1)
+        if wide:
+            encoder.dtype, encoder._bits = np.int32, 32
+        encoder._out, encoder._aside = np.empty(1024, encoder.dtype), np.empty(1, encoder.dtype)
+        column = pa.array([b"before", *raw, b"behind"], kind).slice(1, len(raw))
+        for _ in range(2):
+            encoded = encoder.encode(column, 0)
+            ends = np.cumsum(encoded.lengths)
+            got = [encoded.ids[end - size : end].tolist() for end, size in zip(ends, encoded.lengths, strict=True)]
+            assert got == want
+        assert encoder.tally.forgot > 0
+
+
 def test_rows_keep_their_borders_and_slices_their_offsets() -> None:
     column = pa.array([*ODD[:15], "끝"], pa.large_string()).slice(2, 12)
     encoder = TOKENIZER.columns()
@@ -234,8 +255,10 @@ def test_a_hundred_megabytes_without_a_space_are_cut_and_come_back() -> None:
     text = "가나다라마바사아자차카타파하" * 2_400_000
     assert len(text.encode()) > 100_000_000
     encoder = TOKENIZER.columns()
-    encoded = encoder.encode(pa.array([text], pa.large_string()))
-    assert TOKENIZER.decode(encoded.ids.tolist()) == text
+    encoded = encoder.encode(
+        pa.array([text, "끝" * 40], pa.large_string())
+    )  # what does not lie at the end is scanned 64 bytes at a time
+    assert TOKENIZER.decode(encoded.ids[: encoded.lengths[0]].tolist()) == text
     assert encoder.tally.learnt_bytes < 100_000
 
 
