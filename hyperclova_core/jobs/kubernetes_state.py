@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from hyperclova_core.foundation.errors import PreemptedError
 from hyperclova_core.jobs.causes import PREEMPTED, cause_of
 from hyperclova_core.jobs.render import ATTEMPT_LABEL, CONTAINER, HASH_ANNOTATION, INDEX_ANNOTATION
 
@@ -217,13 +218,13 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
         (ended for ended in (ended_of(pod) for pod in pods) if ended is not None and ended.code),
         key=lambda ended: (
             ended.code == 72,
-            ended.code in (143, 137) and not ended.cause.get("type"),
+            _asked(ended),
             ended.at,
             ended.rank,
         ),
     )
     named = _named_by(message)
-    if found and (named is None or found[0].code == named[0] or found[0].code != 72):
+    if found and (named is None or found[0].code == named[0] or not (found[0].code == 72 or _asked(found[0]))):
         return found[0]
     if named is not None:
         code, pod = named
@@ -238,6 +239,11 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
         return Ended("", "", 0, 72, cause, condition.get("lastTransitionTime", ""))
     cause = {"what": "The job failed", "why": f"{reason}: {message}"}
     return Ended("", "", 0, 1, cause, condition.get("lastTransitionTime", ""))
+
+
+def _asked(ended: Ended) -> bool:
+    """Whether a pod ended because it was asked to, or was killed: what its peers' failure brings with it, in the same second too."""
+    return ended.code in (143, 137) and ended.cause.get("type") in (None, "", PreemptedError.__name__)
 
 
 def _may_be_ending(failed: Object, pods: Sequence[Object], now: datetime) -> bool:

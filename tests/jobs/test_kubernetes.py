@@ -441,6 +441,25 @@ def test_a_pod_that_is_gone_is_named_by_the_jobs_own_message() -> None:
     assert (lost.code, lost.bad_nodes) == (72, ("node-0",))
 
 
+def test_a_pod_that_was_taken_away_is_the_cause_and_not_its_peer_that_was_asked_to_end_in_that_second() -> None:
+    now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)
+    peer = pod(0, "Failed", 143)
+    told = {"cause": {"type": "PreemptedError", "what": "Training was stopped and saved a checkpoint"}}
+    peer["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = json.dumps(told)
+    gone = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"}
+    taken = pod(1, "Failed", 143, conditions=[{**gone, "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    message = "Pod hyperclova/p-1 has condition DisruptionTarget matching FailJob rule at index 1"
+    failed = raw_job({"type": "Failed", "reason": "PodFailurePolicy", "message": message})
+    for pods in ([peer, taken], [peer]):
+        state = state_of(failed, pods, (), now)
+        assert (state.code, state.failed_pod) == (75, "p-1")
+    # nobody was taken away: a person has ended the job
+    alone = state_of(
+        raw_job({"type": "Failed", "reason": "BackoffLimitExceeded", "message": ""}, completions=1), [peer]
+    )
+    assert (alone.code, alone.failed_pod) == (143, "p-0")
+
+
 def test_an_evicted_pod_says_what_it_used_too_much_of() -> None:
     gone = pod(0, "Failed", 137, reason="Evicted", message="Usage of EmptyDir volume scratch exceeds the limit 50Gi")
     state = state_of(

@@ -82,8 +82,8 @@ def own_disk(number: int) -> None:
     """What this rank writes is not seen by the others."""
     before = checkpoints.storage.install
 
-    def install(temporary: str, uri: str, checksum: str | None = None) -> None:
-        before(temporary, uri, checksum)
+    def install(temporary: str, uri: str, checksum: str | None = None, durable: bool = True) -> None:
+        before(temporary, uri, checksum, durable)
         if mine() and "checkpoints" in uri:
             os.unlink(uri)
 
@@ -121,12 +121,12 @@ def kill_in_export(number: int) -> None:
     before = export.storage.install
     names: list[str] = []
 
-    def install(temporary: str, uri: str, checksum: str | None = None) -> None:
+    def install(temporary: str, uri: str, checksum: str | None = None, durable: bool = True) -> None:
         if "/model/" in uri:
             names.append(uri)
             if len(names) > 1:
                 die()
-        before(temporary, uri, checksum)
+        before(temporary, uri, checksum, durable)
 
     export.storage.install = install  # type: ignore[attr-defined]
 
