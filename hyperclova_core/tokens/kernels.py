@@ -184,9 +184,8 @@ def _scan(data, offsets, classes, limit, row, at, starts, ends, unsure):
             at, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
             core = block = at
             continue
-        if (
-            end + 64 > data.shape[0] or block - at > limit
-        ):  # at the end of the data, or within a word that is longer than one may be
+        # at the end of the data, or within a word that is longer than one may be
+        if end + 64 > data.shape[0] or block - at > limit:
             stop, doubtful = _unit_end(data, at, end, classes, limit)
             unsure[row] |= doubtful
             starts[count], ends[count] = at, stop

@@ -29,7 +29,7 @@ UNIT_ROOM = 5 * LONGEST_UNIT
 """Bytes of `more` that one unit takes at most: itself, and an id a byte; so many are kept free, for reads ahead."""
 SHORT = 16
 FULL_AT = 0.5
-FOUND, ABSENT = 0, -1
+ABSENT = -1
 
 _FIRST = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(SHORT + 1)], np.uint64)
 _SECOND = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(SHORT + 1)], np.uint64)

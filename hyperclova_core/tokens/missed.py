@@ -22,7 +22,7 @@ from hyperclova_core.tokens.viterbi import Search
 MISSED_AT_ONCE = 4096
 DONE, OUT_FULL, MEMO_FULL, TOO_LITTLE_ROOM = 0, 1, 2, 3
 ROW, PLACE, WRITTEN, ROW_BEGAN, NEEDED, MISSED, UNITS, LEARNT_BYTES, CLEARED, NOTED, LEARNT, FILLED, LACKING = range(13)
-STATES = 13
+STATES = LACKING + 1
 """What `state` holds: the row in work and the place in it, ids written, where the row's ids begin; room that is needed (bytes of a unit;
 negative: ids aside; 0: nodes); counted on, units that the memo did not know, all units, bytes of those that were learnt; whether the memo
 of learnt units was just cleared: units at once that are more than it holds are not remembered then; and of the units in `Missed`, how many
