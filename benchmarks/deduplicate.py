@@ -34,10 +34,10 @@ from peers import peer
 from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig, ContainmentConfig, DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.sketches import make_sketches
 from hyperclova_core.corpus.deduplicate.stage import deduplicate
-from hyperclova_core.foundation.datasets import Dataset, Target, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import StageContext, definition_of
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageContext, definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.history import first_version, next_version
 

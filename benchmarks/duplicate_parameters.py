@@ -19,8 +19,8 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hyperclova_core.corpus.deduplicate.candidates import _pairs
-from hyperclova_core.corpus.deduplicate.signatures import Sketches, band_keys, sketch
+from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import _pairs
+from hyperclova_core.corpus.deduplicate.minhash.signatures import Sketches, band_keys, sketch
 from hyperclova_core.korean.hangul import NEITHER_LETTER_NOR_DIGIT, nfc
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -21,24 +21,26 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hyperclova_core.foundation import datasets, runner, storage
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import (
+from hyperclova_core.foundation.datasets import dataset
+from hyperclova_core.foundation.datasets.dataset import Target
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import (
     Counters,
     FileEntry,
     InputReference,
     Manifest,
     Table,
-    Target,
     content_digest,
     read_manifest,
-    write_table,
 )
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.hashing import digest_parts
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.stages import runner
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.storage import s3
 
 FILES = 100_000
@@ -61,7 +63,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def documents(target: Target, megabytes: int, buckets: int) -> datasets.Dataset:
+def documents(target: Target, megabytes: int, buckets: int) -> dataset.Dataset:
     """A committed dataset of made-up Korean text, about as compressible as prose."""
     words = ["".join(map(chr, np.random.default_rng(n).integers(0xAC00, 0xD7A4, 3))) for n in range(4000)]
     generator = np.random.default_rng(0)
@@ -80,7 +82,7 @@ def documents(target: Target, megabytes: int, buckets: int) -> datasets.Dataset:
     return make(target, {"documents": Table(files=tuple(entries))}, counters, buckets)
 
 
-def make(target: Target, tables: dict[str, Table], counters: Counters, buckets: int) -> datasets.Dataset:
+def make(target: Target, tables: dict[str, Table], counters: Counters, buckets: int) -> dataset.Dataset:
     """Commit tables that are written already."""
     manifest = Manifest(
         stage="bench",
@@ -93,7 +95,7 @@ def make(target: Target, tables: dict[str, Table], counters: Counters, buckets: 
         digest=content_digest(tables, counters),
         buckets=buckets,
     )
-    return datasets.commit(target, manifest, "a", {})[0]
+    return dataset.commit(target, manifest, "a", {})[0]
 
 
 def bench_commit(folder: str, megabytes: int) -> None:

@@ -19,18 +19,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from hyperclova_core.foundation.datasets import (
-    Counters,
-    Dataset,
-    InputReference,
-    Manifest,
-    Table,
-    Target,
-    commit,
-    content_digest,
-    write_table,
-)
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, bucket_of, content_hash, document_id
+from hyperclova_core.foundation.datasets.commit import commit
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, bucket_of, content_hash, document_id
+from hyperclova_core.foundation.datasets.manifest import Counters, InputReference, Manifest, Table, content_digest
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "corpus"

@@ -23,7 +23,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from tokenizers import Tokenizer
 
-from hyperclova_core.tokens.units import Cutter
+from hyperclova_core.tokens.pretokens.rules import Cutter
 
 
 def encoder_a(folder: Path):  # type: ignore[no-untyped-def]

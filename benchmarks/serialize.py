@@ -24,6 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
@@ -32,17 +34,17 @@ import pyarrow.compute as pc
 from peers import ROOT, peer
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
-from hyperclova_core.foundation.datasets import Dataset, Target
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import StageContext, definition_of
-from hyperclova_core.tokens.encoder import buffers_of
-from hyperclova_core.tokens.learning import cutter_of, learn, memo_order
-from hyperclova_core.tokens.memo import write_memo
-from hyperclova_core.tokens.serialize import Serialized, write_shards
-from hyperclova_core.tokens.staging import training_keys
-from hyperclova_core.tokens.tokenizer import MEMO_FILE, Tokenizer
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageContext, definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
+from hyperclova_core.tokens.encoder.column_encoder import buffers_of
+from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
+from hyperclova_core.tokens.serialize.stage import Serialized, write_shards
+from hyperclova_core.tokens.serialize.staging import training_keys
+from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE, Tokenizer
+from hyperclova_core.tokens.tokenizer_training.learning import cutter_of, learn, memo_order
 
 CORPUS = ROOT.parent / "shared" / "data" / "corpus"
 MEGABYTES = int(os.environ.get("BENCH_MB", "100"))
@@ -150,7 +152,7 @@ class Bench:
         if not (folder / MEMO_FILE).exists():
             tokenizer.save(str(folder))
             with (folder / MEMO_FILE).open("wb") as file:
-                write_memo(tokenizer.columns().memo_of(units), file, tokenizer.identity)
+                write_memo(column_encoder(tokenizer).memo_of(units), file, tokenizer.identity)
         return folder
 
     def memos(self, kind: str) -> dict[str, Path]:
@@ -206,7 +208,7 @@ def _analysers(bench: Bench) -> None:
     """Our Viterbi and mecab on the same words; BPE engines on the same pieces."""
     import MeCab
 
-    from hyperclova_core.tokens.analyser import dictionary_folder
+    from hyperclova_core.tokens.pretokens.analyser import dictionary_folder
 
     units, _ = bench.counts("morpheme")
     words = sorted({unit.as_py().decode().strip() for unit in units.slice(0, 200_000)} - {""})

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
@@ -22,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from serialize import counted, texts_of
 
-from hyperclova_core.tokens.learning import learn
-from hyperclova_core.training.model import WholeModel
-from hyperclova_core.training.sizes import ModelSize
+from hyperclova_core.tokens.tokenizer_training.learning import learn
+from hyperclova_core.training.model.gpt import WholeModel
+from hyperclova_core.training.model.sizes import ModelSize
 
 MEGABYTES = float(os.environ.get("BENCH_MB", "12"))
 VOCABULARY = int(os.environ.get("VOCABULARY", "4096"))
@@ -65,7 +67,7 @@ def main() -> None:
     for kind in ("morpheme", "byte", "character"):
         units, often = counted(train, kind)
         tokenizer = learn(kind, VOCABULARY, 3, units, often, {})
-        encoder = tokenizer.columns(memo=False)
+        encoder = column_encoder(tokenizer, memo=False)
         ids = torch.from_numpy(encoder.encode(pa.array(train), 0).ids.astype(np.int64))
         test = torch.from_numpy(encoder.encode(pa.array(held), 0).ids.astype(np.int64))
         model = WholeModel(SIZE, tokenizer.padded_vocabulary_size, CONTEXT, seed=1)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from peers import peer
 
-from hyperclova_core.tokens.megatron import ShardWriter
-from hyperclova_core.training.data import Samples
-from hyperclova_core.training.stream import TokenStream
+from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
+from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.token_stream import TokenStream
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))

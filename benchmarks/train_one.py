@@ -66,10 +66,10 @@ def plain(config: Any, clock: Clock) -> None:
     """The loop that anybody would write."""
     import torch
 
-    from hyperclova_core.training.data import Samples
-    from hyperclova_core.training.model import WholeModel
-    from hyperclova_core.training.schedule import learning_rate
-    from hyperclova_core.training.stream import TokenStream
+    from hyperclova_core.training.data.samples import Samples
+    from hyperclova_core.training.data.token_stream import TokenStream
+    from hyperclova_core.training.learning_rate import learning_rate
+    from hyperclova_core.training.model.gpt import WholeModel
 
     torch.set_num_threads(1)
     train = config.train
@@ -101,8 +101,8 @@ def engine(config: Any, clock: Clock) -> None:
     """The product's own loop, with all that it watches and tells."""
     import logging
 
-    from hyperclova_core.training.engine import build_engine, start_processes
-    from hyperclova_core.training.health import Watch, store_of_ranks
+    from hyperclova_core.training.engine.engine import build_engine, start_processes
+    from hyperclova_core.training.health.watchdog import Watch, store_of_ranks
     from hyperclova_core.training.loop import Stop, Training
 
     logging.disable(logging.INFO)

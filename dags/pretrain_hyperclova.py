@@ -95,7 +95,7 @@ def pretrain_hyperclova() -> None:
     @task
     def finish() -> dict:  # type: ignore[type-arg]
         """Sum the run up, name it in refs/, send summary and figures to MLflow."""
-        from hyperclova_core.pipeline.run import finish_run
+        from hyperclova_core.pipeline.finish import finish_run
         from operators.warehouse import warehouse
 
         house = warehouse()

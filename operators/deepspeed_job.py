@@ -18,9 +18,9 @@ from operators.warehouse import as_airflow_error, warehouse
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from hyperclova_core.foundation.runner import Outcome
+    from hyperclova_core.foundation.stages.runner import Outcome
     from hyperclova_core.foundation.warehouse import Warehouse
-    from hyperclova_core.jobs.backends import JobStatus
+    from hyperclova_core.jobs.backend import JobStatus
     from hyperclova_core.jobs.spec import TrainJobSpec
     from hyperclova_core.pipeline.attempts import Attempts
 
@@ -93,7 +93,8 @@ class DeepSpeedJobOperator(BaseOperator):
         Raises:
             AirflowFailException: the last one failed; nothing that another try of the task would mend.
         """
-        from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
+        from hyperclova_core.jobs.backend import wait
+        from hyperclova_core.jobs.backends import LocalBackend, log_end
 
         backend = LocalBackend()
         while True:
@@ -140,7 +141,7 @@ class DeepSpeedJobOperator(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any], started: float) -> dict[str, Any]:
         """The job has ended for good: take its result, or say why there is none."""
-        from hyperclova_core.jobs.backends import JobStatus
+        from hyperclova_core.jobs.backend import JobStatus
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
 
         house = warehouse()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyperclova_core.jobs.kubernetes_api import Api
-    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+    from hyperclova_core.jobs.kubernetes.api import Api
+    from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 
 _ONE_AT_A_TIME = threading.Lock()
 """The hook passes a cluster's address through the client library's global default: two connections at once would mix."""
@@ -22,7 +22,7 @@ def api_of(conn_id: str) -> Api:
     cluster (a file, its text, in-cluster, context) counts in both; call it in a thread of its own from asynchronous code."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    from hyperclova_core.jobs.kubernetes_api import Api
+    from hyperclova_core.jobs.kubernetes.api import Api
 
     with _ONE_AT_A_TIME:
         client = KubernetesHook(conn_id=conn_id).get_conn()
@@ -31,7 +31,7 @@ def api_of(conn_id: str) -> Api:
 
 def backend_of(conn_id: str) -> KubernetesBackend:
     """Jobs on the cluster of a connection."""
-    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+    from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 
     return KubernetesBackend(api_of(conn_id))
 

@@ -13,16 +13,16 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk.exceptions import AirflowException
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.engines import SPARK_SETTINGS
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
 from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.foundation.stages.engines import SPARK_SETTINGS
 from operators.kubernetes import DEFAULT_CONNECTION
 from operators.warehouse import as_airflow_error, warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from hyperclova_core.jobs.spark_driver import SparkDriver
+    from hyperclova_core.jobs.spark.driver import SparkDriver
     from hyperclova_core.pipeline.recipe import Recipe
 
 SUBMIT_SECONDS = 600
@@ -65,9 +65,10 @@ class SparkStageOperator(SparkSubmitOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Reuse or run the stage; what the next tasks and the UI may know of it."""
-        from hyperclova_core.foundation.runner import execute
+        from hyperclova_core.foundation.stages.runner import execute
         from hyperclova_core.pipeline import spark_application
-        from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
+        from hyperclova_core.pipeline.outcomes import record_outcome
+        from hyperclova_core.pipeline.stage_requests import plan_key, recipe_of
 
         house = warehouse()
         run = house.run(self.run_id)
@@ -118,9 +119,9 @@ class SparkStageOperator(SparkSubmitOperator):
         Args:
             conf: this operator's own settings, which count most; before: called before something new is submitted.
         """
-        from hyperclova_core.jobs import spark_cluster
-        from hyperclova_core.jobs.cluster import passed_on
-        from hyperclova_core.jobs.spark_driver import SparkDriver
+        from hyperclova_core.jobs.config import passed_on
+        from hyperclova_core.jobs.spark import pods
+        from hyperclova_core.jobs.spark.driver import SparkDriver
         from operators.kubernetes import api_of, place_of
 
         told = recipe.spark_cluster
@@ -134,16 +135,16 @@ class SparkStageOperator(SparkSubmitOperator):
         config = told.model_copy(
             update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
         )
-        name = spark_cluster.driver_name(warehouse().uri, self.run_id, self.stage)
+        name = pods.driver_name(warehouse().uri, self.run_id, self.stage)
         self._driver = SparkDriver(api_of(self.kubernetes_conn_id), config, name)
         if self._driver.adopt(fingerprint):
             self.log.info("Adopted running driver %s", name)
         else:
             before()
             with tempfile.TemporaryDirectory(prefix="hyperclova-templates-") as folder:
-                for role, template in spark_cluster.templates(config, self.stage).items():
+                for role, template in pods.templates(config, self.stage).items():
                     storage.write_json(storage.join(folder, f"{role}.json"), template)
-                own = spark_cluster.settings(config, name, self.stage, fingerprint, folder)
+                own = pods.settings(config, name, self.stage, fingerprint, folder)
                 # sizes are what the recipe says of this cluster; a number of partitions is what it says of its data
                 chosen = {key: recipe.spark[key] for key in (PARTITIONS,) if key in recipe.spark}
                 place = place_of(self.kubernetes_conn_id, folder)

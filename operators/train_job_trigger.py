@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.backends import JobStatus
+from hyperclova_core.jobs.backend import JobStatus
 from operators.kubernetes import backend_of
 
 if TYPE_CHECKING:
-    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+    from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
     from hyperclova_core.jobs.spec import TrainJobSpec
     from hyperclova_core.pipeline.attempts import Attempts
 

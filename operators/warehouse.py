@@ -28,7 +28,7 @@ def warehouse() -> Warehouse:
 def close_failed_run(context: dict[str, Any]) -> None:
     """Mark the parent run in MLflow as failed; nothing to do where the run had not been recorded."""
     from hyperclova_core.foundation import storage
-    from hyperclova_core.pipeline.run import fail_run
+    from hyperclova_core.pipeline.finish import fail_run
 
     house = warehouse()
     run = house.run(context["run_id"])

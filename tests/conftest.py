@@ -22,10 +22,10 @@ os.environ["HYPERCLOVA_PSEUDONYM_KEY"] = "a key for tests, of no worth"
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
 from hyperclova_core.corpus.ingest.stage import ingest
-from hyperclova_core.foundation.datasets import Dataset, Target
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.kinds import definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.storage import s3
 from tests.object_store import ACCESS, SECRET, FaultProxy, ObjectStore, weed_program
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from hyperclova_core.cli.main import cli
-from hyperclova_core.tokens.specials import SPECIAL_TOKENS
+from hyperclova_core.tokens.special_tokens import SPECIAL_TOKENS
 from tests.conftest import ROOT
 
 DAGS = sorted((ROOT / "dags").glob("*.py"))

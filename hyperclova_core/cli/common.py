@@ -14,10 +14,11 @@ from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, fin
 from hyperclova_core.corpus.ingest.stage import ingest
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
-from hyperclova_core.foundation.datasets import MANIFEST, Dataset, Target, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
-from hyperclova_core.foundation.runner import Outcome, StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import StageDefinition, definition_of
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
+from hyperclova_core.foundation.datasets.manifest import MANIFEST
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageDefinition, definition_of
+from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -8,9 +8,10 @@ import click
 
 from hyperclova_core.cli.runs import default_warehouse
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import MANIFEST, open_dataset
+from hyperclova_core.foundation.corpora.retention import DEFAULT_DAYS, find_garbage, remove
+from hyperclova_core.foundation.datasets.dataset import open_dataset
+from hyperclova_core.foundation.datasets.manifest import MANIFEST
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
-from hyperclova_core.foundation.retention import DEFAULT_DAYS, find_garbage, remove
 from hyperclova_core.foundation.warehouse import Warehouse
 
 warehouse_option = click.option("--warehouse", default=default_warehouse, show_default="as for `hyperclova run`")

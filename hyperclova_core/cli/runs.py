@@ -9,16 +9,17 @@ import time
 import click
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.engines import SparkEngine
 from hyperclova_core.foundation.errors import HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.secrets import home
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.local.demo_text import gather
+from hyperclova_core.pipeline.finish import fail_run, finish_run
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
 from hyperclova_core.pipeline.recipe import conf_folder, load_recipe, recipe_path
-from hyperclova_core.pipeline.run import fail_run, finish_run, prepare_run, run_key, run_keys
+from hyperclova_core.pipeline.run import prepare_run, run_key, run_keys
 from hyperclova_core.pipeline.summary import to_markdown
 
 

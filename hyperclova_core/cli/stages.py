@@ -26,9 +26,9 @@ from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.stage import ingest as ingest_stage
 from hyperclova_core.corpus.select import select as select_stage
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset
+from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline import history as index
 

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 
 from hyperclova_core.cli.common import config_of, input_dataset, run_stage, stage_options, worker_for
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Target, open_dataset
+from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.runner import StageRequest
-from hyperclova_core.foundation.stages import StageContext, definition_of
-from hyperclova_core.tokens.mix_stage import mix as mix_stage
-from hyperclova_core.tokens.mix_stage import plan_mixture
-from hyperclova_core.tokens.serialize import serialize as serialize_stage
-from hyperclova_core.tokens.serialize import write_shards
-from hyperclova_core.tokens.train_stage import tokenizer_folder, train_tokenizer
+from hyperclova_core.foundation.stages.kinds import StageContext, definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest
+from hyperclova_core.tokens.mixture.stage import mix as mix_stage
+from hyperclova_core.tokens.mixture.stage import plan_mixture
+from hyperclova_core.tokens.serialize.stage import serialize as serialize_stage
+from hyperclova_core.tokens.serialize.stage import write_shards
+from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
+from hyperclova_core.tokens.tokenizer_training.stage import train_tokenizer
 
 
 @click.command()
@@ -169,7 +170,7 @@ def tokenizer_train(path: tuple[str, ...], vocab_size: int, kind: str, **options
 @click.argument("text", required=False)
 def tokenizer_encode(folder: str, text: str | None) -> None:
     """Print the ids of TEXT, or of each line of standard input, as JSON lists."""
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     encoder = Tokenizer.load(folder)
     for line in [text] if text is not None else (line.rstrip("\n") for line in sys.stdin):
@@ -182,7 +183,7 @@ def tokenizer_encode(folder: str, text: str | None) -> None:
 def tokenizer_decode(folder: str, ids: str | None) -> None:
     """Print the text of a JSON list of IDS, or of each line of standard input."""
     from hyperclova_core.foundation.errors import DataError
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     decoder = Tokenizer.load(folder)
     for line in [ids] if ids is not None else sys.stdin:
@@ -220,7 +221,7 @@ def serialize(
 
     Killed in the middle, the same command goes on where it was; the shards appear when all are whole.
     """
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     dataset, loaded = input_dataset(path, f"{output}.work", seed), Tokenizer.load(folder)
     facts = {"identity": loaded.identity, "vocabulary_size": loaded.vocabulary_size}
@@ -259,7 +260,7 @@ def serialize(
 
 def publish_shard(source: str, target: str, shard: dict[str, Any], facts: dict[str, Any], seed: int) -> None:
     """Give a shard's files their names; its PREFIX.json, which says that it is whole, comes last."""
-    from hyperclova_core.tokens.serialize import side_of
+    from hyperclova_core.tokens.serialize.stage import side_of
 
     storage.remove(f"{target}.json")
     name = target.rsplit("/", 1)[-1]
@@ -288,9 +289,9 @@ def tokens() -> None:
 @click.option("--ids", is_flag=True, help="Print the ids too.")
 def tokens_show(prefix: str, number: int, folder: str, ids: bool) -> None:
     """Decode document NUMBER (from 0) of the shard PREFIX, and name its doc_id and source."""
-    from hyperclova_core.tokens.megatron import Shard
-    from hyperclova_core.tokens.shard_files import document_of
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+    from hyperclova_core.tokens.serialize.megatron_format import Shard
+    from hyperclova_core.tokens.serialize.shard_files import document_of
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     row, text = document_of(prefix, number, Tokenizer.load(folder))
     for key in ("doc_id", "source", "content_hash", "copy", "document", "first_token", "tokens", "bytes"):
@@ -305,7 +306,7 @@ def tokens_show(prefix: str, number: int, folder: str, ids: bool) -> None:
 @click.option("--output", required=True, type=click.Path(), help="Prefix of the shard to write.")
 def tokens_merge(prefixes: tuple[str, ...], output: str) -> None:
     """One shard out of several, in the order given."""
-    from hyperclova_core.tokens.shard_files import merge
+    from hyperclova_core.tokens.serialize.shard_files import merge
 
     made = merge(prefixes, output)
     click.echo(f"{made['documents']:,} documents, {made['tokens']:,} tokens: {output}")
@@ -317,7 +318,7 @@ def tokens_merge(prefixes: tuple[str, ...], output: str) -> None:
 @click.option("--output", required=True, type=click.Path(), help="Prefix of the shards to write: PREFIX-00000 …")
 def tokens_split(prefix: str, shard_tokens: int, output: str) -> None:
     """Several shards out of one; documents stay whole."""
-    from hyperclova_core.tokens.shard_files import split
+    from hyperclova_core.tokens.serialize.shard_files import split
 
     written = split(prefix, shard_tokens, output)
     click.echo(f"{len(written)} shards: {written[0]} … {written[-1]}")

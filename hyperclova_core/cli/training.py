@@ -14,12 +14,13 @@ import click
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.jobs.backends import LocalBackend, log_end, wait
+from hyperclova_core.jobs.backend import wait
+from hyperclova_core.jobs.backends import LocalBackend, log_end
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
-from hyperclova_core.tokens.tokenizer import DESCRIPTION_FILE
+from hyperclova_core.tokens.tokenizer.tokenizer import DESCRIPTION_FILE
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.sizes import ModelSize, size_named
+from hyperclova_core.training.model.sizes import ModelSize, size_named
 from hyperclova_core.training.stage import PROGRAM
 
 
@@ -71,7 +72,7 @@ def _completed(told: dict[str, Any]) -> dict[str, Any]:
             found[key] = [storage.absolute(str(item)) for item in found[key]]
     described = storage.join(str(found.get("tokenizer", "")), DESCRIPTION_FILE)
     if found.get("tokenizer") and storage.exists(described):
-        from hyperclova_core.tokens.tokenizer import Tokenizer
+        from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.load(found["tokenizer"])
         found.setdefault("tokenizer_identity", tokenizer.identity)
@@ -163,7 +164,7 @@ def plan(
 @click.option("--tokenizer", type=click.Path(), help="Folder of the tokenizer, to go with the model.")
 def export(checkpoint: str, output: str, tokenizer: str | None) -> None:
     """Write a checkpoint (its folder, or a training's: the newest) as GPT2LMHeadModel, if its loss is the trained model's."""
-    from hyperclova_core.training.export import export_checkpoint
+    from hyperclova_core.training.export.export import export_checkpoint
 
     told, result = (
         storage.read_json(path) if storage.exists(path) else {}
@@ -216,8 +217,8 @@ def generate(
     from dataclasses import asdict
 
     from hyperclova_core.evaluation.generation import Sampling, generate_texts
-    from hyperclova_core.tokens.tokenizer import Tokenizer
-    from hyperclova_core.training.export import load_model
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+    from hyperclova_core.training.export.export import load_model
 
     texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
     sampling = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(filter(None, stops)))
@@ -253,8 +254,8 @@ def nsmc(model: str, shots_path: str, test_path: str, count: int, sets: int, see
     from dataclasses import asdict
 
     from hyperclova_core.evaluation import nsmc as task
-    from hyperclova_core.tokens.tokenizer import Tokenizer
-    from hyperclova_core.training.export import load_model
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+    from hyperclova_core.training.export.export import load_model
 
     result = task.evaluate(
         load_model(model),

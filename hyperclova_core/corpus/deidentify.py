@@ -8,8 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, content_hash
-from hyperclova_core.foundation.stages import StageBatch, StageContext, document_stage
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, content_hash
+from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, document_stage
 from hyperclova_core.korean.personal_data import TYPES, Span, find_personal_data, replace_spans
 
 AUDIT_SCHEMA = pa.schema(

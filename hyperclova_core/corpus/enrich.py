@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.stages import Decisions, StageContext, corpus_stage
+from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, corpus_stage
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -6,9 +6,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import file_checksum
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
-from hyperclova_core.foundation.stages import StageBatch, StageContext, document_stage
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import file_checksum
+from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, document_stage
 from hyperclova_core.korean import text_signals
 from hyperclova_core.korean.hangul import hangul_share
 

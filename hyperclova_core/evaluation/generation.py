@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.tokens.tokenizer import Tokenizer
-from hyperclova_core.training.model import Block, WholeModel
-from hyperclova_core.training.parallel import project
+from hyperclova_core.tokens.special_tokens import EOD_ID
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+from hyperclova_core.training.model.gpt import Block, WholeModel
+from hyperclova_core.training.model.tensor_parallel import project
 
 STOPPED, MARK, FULL, LENGTH = "stop text", "end of document", "context is full", "max tokens"
 BATCH = 32

@@ -51,8 +51,8 @@ def run(config: EvaluationJobConfig) -> dict[str, Any]:
 
 def _few_shot(config: EvaluationJobConfig) -> dict[str, Any]:
     from hyperclova_core.evaluation.nsmc import evaluate, read_reviews
-    from hyperclova_core.tokens.tokenizer import Tokenizer
-    from hyperclova_core.training.export import load_model
+    from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+    from hyperclova_core.training.export.export import load_model
 
     settings = config.evaluate
     if not settings.nsmc_shots or not settings.nsmc_test:

@@ -17,9 +17,9 @@ import torch
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.tokens.tokenizer import Tokenizer
-from hyperclova_core.training.model import WholeModel
+from hyperclova_core.tokens.special_tokens import EOD_ID
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+from hyperclova_core.training.model.gpt import WholeModel
 
 ANSWERS = (" (부정)", " (긍정)")
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from hyperclova_core.evaluation.config import EvaluateConfig, EvaluationJobConfig, ModelEntry, data_path
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Counters, Dataset, file_checksum, plain_file_entry
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters, file_checksum
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 from hyperclova_core.training.stage import history_path, model_folder
 
 PROGRAM = "hyperclova_core.evaluation.job"

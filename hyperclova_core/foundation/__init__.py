@@ -1,1 +1,1 @@
-"""What every stage stands on: configuration, storage, datasets, Spark, lineage, gates and the stage runner."""
+"""What every stage stands on. Read: storage, datasets, stages, corpora; then warehouse and lineage."""

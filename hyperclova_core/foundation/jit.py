@@ -1,4 +1,4 @@
-"""Compiled functions that are kept on disk, and made again when any file of their folder has changed.
+"""Compiled functions that are kept on disk, and made again when a file of their folder, or one that it imports, has changed.
 
 Numba keeps a function's machine code until the function's own file changes. What it calls in other files is compiled into it, so
 after an update of one of those the old code would go on working on the new layout of the data, and corrupt memory.
@@ -7,6 +7,7 @@ after an update of one of those the old code would go on working on the new layo
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -14,13 +15,34 @@ from typing import Any
 
 import numba
 
+PACKAGE = Path(__file__).resolve().parents[1]
+_IMPORT = re.compile(rb"^\s*from hyperclova_core\.([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+
+
+def _imported(path: Path) -> tuple[bytes, tuple[Path, ...]]:
+    """A file's bytes, and the files of this package that it imports from."""
+    content = path.read_bytes()
+    found = []
+    for name, names in sorted(set(_IMPORT.findall(content))):
+        module = PACKAGE.joinpath(*name.decode().split("."))
+        files = [module.with_suffix(".py"), *(module / f"{part}.py" for part in re.findall(r"\w+", names.decode()))]
+        found += [file for file in files if file.is_file()]
+    return content, tuple(found)
+
 
 @lru_cache(maxsize=64)
-def _stamp(folder: Path) -> str:
-    """Hash of all Python files of a folder, and of this one."""
+def _stamp(path: Path) -> str:
+    """Hash of a file, its neighbours, and all that they import of this package: what may have been compiled into its functions."""
+    contents: dict[Path, bytes] = {}
+    left = [Path(__file__).resolve(), *(file.resolve() for file in path.parent.glob("*.py"))]
+    while left:
+        file = left.pop()
+        if file not in contents:
+            contents[file], imported = _imported(file)
+            left += imported
     hasher = hashlib.blake2b(digest_size=16)
-    for path in sorted({*folder.glob("*.py"), Path(__file__)}):
-        hasher.update(path.name.encode() + b"\0" + path.read_bytes())
+    for file, content in sorted(contents.items()):
+        hasher.update(file.name.encode() + b"\0" + content)
     return hasher.hexdigest()
 
 
@@ -40,7 +62,7 @@ def compiled(inline: bool = False, allocates: bool = False) -> Callable[[Callabl
         if cache is None:  # NUMBA_DISABLE_JIT: the function itself
             return made
         files = cache._cache_file
-        files._source_stamp = (files._source_stamp, _stamp(Path(function.__code__.co_filename).parent))
+        files._source_stamp = (files._source_stamp, _stamp(Path(function.__code__.co_filename)))
         return made
 
     return declare

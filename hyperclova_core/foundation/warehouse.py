@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, Target, open_dataset
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest_parts
 

@@ -1,1 +1,1 @@
-"""GPU jobs: what to run (`spec`), where (`backends`), the program that runs it (`launcher`), and why it ended (`causes`)."""
+"""GPU jobs and Spark drivers. Read: spec, config, backend (the protocol), backends (this machine), launcher, failure_causes, gpu_hours; kubernetes, spark."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
-from hyperclova_core.jobs.causes import PREEMPTED
-from hyperclova_core.jobs.kubernetes_state import ended_of, moment
+from hyperclova_core.jobs.failure_causes import PREEMPTED
 
 
 @dataclass(frozen=True)
@@ -47,39 +45,6 @@ class Usage:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)
-
-
-def usage_of(
-    job: Mapping[str, Any],
-    pods: Sequence[Mapping[str, Any]],
-    name: str,
-    attempt: int,
-    devices: int,
-    code: int,
-    now: datetime,
-) -> Usage:
-    """What an attempt on a cluster took, by the times that the cluster gives."""
-    created = moment(job["metadata"].get("creationTimestamp")) or now
-    begun = [moment((pod.get("status") or {}).get("startTime")) for pod in pods]
-    known = [time for time in begun if time is not None]
-    ends = [moment(ended.at) for ended in (ended_of(pod) for pod in pods) if ended is not None]
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    ends += [
-        moment(item.get("lastTransitionTime"))
-        for item in conditions
-        if item.get("type") in ("Complete", "Completed", "Failed")
-    ]
-    end = max((time for time in ends if time is not None), default=now)
-    # pods that are gone took their times along: the job's own is the nearest
-    start = max(known, default=moment((job.get("status") or {}).get("startTime")) or end)
-    return Usage(
-        name,
-        attempt,
-        devices,
-        max(0.0, (start - created).total_seconds()),
-        max(0.0, (end - start).total_seconds()),
-        code,
-    )
 
 
 def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

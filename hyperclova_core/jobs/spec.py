@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.hashing import digest_parts, fingerprint
-from hyperclova_core.jobs.cluster import ClusterConfig
+from hyperclova_core.jobs.config import ClusterConfig
 
 LONGEST_NAME = 44
 """A pod's host name is the job's with attempt and index, and has at most 63 characters (RFC 1123); a JobSet's (`-a12-n-0-999`) at most 57,

@@ -1,1 +1,1 @@
-"""The pipeline as a whole: recipes, what runs after what, and running it. Used by the command line and by Airflow alike."""
+"""Recipes and their runs. Read: recipe, graph, run, stage_requests, outcomes, finish; jobs and attempts; refresh and history; summary, funnel, usage."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
-from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.causes import PREEMPTED, Decision, counted_as, decide
+from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.failure_causes import PREEMPTED, Decision, counted_as, decide
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.usage import (
     decided,
@@ -27,7 +27,7 @@ from hyperclova_core.pipeline.usage import (
 )
 
 if TYPE_CHECKING:
-    from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+    from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 
 SHORT_SECONDS, SHORT_ENDS = 120.0, 5
 """Attempts taken away so soon, so often in a row, are not taken away for the cluster's sake."""

@@ -22,7 +22,7 @@ NODES: dict[str, Node] = {
         Node("deduplicate", "hyperclova_core.corpus.deduplicate.stage:deduplicate", (("documents", "ingest"),)),
         Node(
             "history",
-            "hyperclova_core.corpus.deduplicate.history:history",
+            "hyperclova_core.corpus.deduplicate.history.stage:history",
             (("night", "deduplicate"),),
             "night",
         ),
@@ -30,11 +30,13 @@ NODES: dict[str, Node] = {
         Node("enrich", "hyperclova_core.corpus.enrich:enrich", (("documents", "deidentify"),)),
         Node("filter", "hyperclova_core.corpus.filter:filter_documents", (("documents", "enrich"),)),
         Node("select", "hyperclova_core.corpus.select:select", (("documents", "filter"),)),
-        Node("tokenizer", "hyperclova_core.tokens.train_stage:train_tokenizer", (("documents", "select"),)),
-        Node("mix", "hyperclova_core.tokens.mix_stage:mix", (("documents", "select"), ("tokenizer", "tokenizer"))),
+        Node(
+            "tokenizer", "hyperclova_core.tokens.tokenizer_training.stage:train_tokenizer", (("documents", "select"),)
+        ),
+        Node("mix", "hyperclova_core.tokens.mixture.stage:mix", (("documents", "select"), ("tokenizer", "tokenizer"))),
         Node(
             "serialize",
-            "hyperclova_core.tokens.serialize:serialize",
+            "hyperclova_core.tokens.serialize.stage:serialize",
             (("documents", "select"), ("tokenizer", "tokenizer"), ("mix", "mix")),
         ),
         Node(

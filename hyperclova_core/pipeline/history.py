@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.history import history as history_stage
+from hyperclova_core.corpus.deduplicate.history.stage import history as history_stage
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import Engine, definition_of
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import Engine, definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 
 INDEX = "index"
@@ -105,7 +105,7 @@ def tombstones_of(warehouse: Warehouse, path: str) -> Dataset:
     Raises:
         ConfigError: a line is no doc_id.
     """
-    from hyperclova_core.foundation.growing import TOMBSTONES, write_tombstones
+    from hyperclova_core.foundation.corpora.versions import TOMBSTONES, write_tombstones
 
     ids = sorted(set(storage.read_bytes(path).decode().split()))
     check_ids(ids, path)

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from hyperclova_core.evaluation import stage as evaluation
 from hyperclova_core.evaluation.config import EvaluateConfig
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import new_attempt, open_dataset
+from hyperclova_core.foundation.datasets.commit import new_attempt
+from hyperclova_core.foundation.datasets.dataset import open_dataset
 from hyperclova_core.foundation.errors import HyperclovaError, from_dict
 from hyperclova_core.foundation.lineage import deliver
-from hyperclova_core.foundation.runner import Outcome, StagePlan, commit_artifact
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.runner import Outcome, StagePlan, commit_artifact
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
-from hyperclova_core.jobs.backends import Backend, JobStatus, LocalBackend, log_end, wait
-from hyperclova_core.jobs.cluster import passed_on
-from hyperclova_core.jobs.render import SCRATCH
+from hyperclova_core.jobs.backend import Backend, JobStatus, wait
+from hyperclova_core.jobs.backends import LocalBackend, log_end
+from hyperclova_core.jobs.config import passed_on
+from hyperclova_core.jobs.kubernetes.manifests import SCRATCH
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.pipeline.run import plan_key, recipe_of, record_outcome
+from hyperclova_core.pipeline.outcomes import record_outcome
+from hyperclova_core.pipeline.stage_requests import plan_key, recipe_of
 from hyperclova_core.training import stage as training
 from hyperclova_core.training.config import TrainConfig
 

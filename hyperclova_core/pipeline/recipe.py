@@ -14,17 +14,17 @@ from hyperclova_core.corpus.deidentify import DeidentifyConfig
 from hyperclova_core.corpus.enrich import EnrichConfig
 from hyperclova_core.corpus.filter import FilterConfig
 from hyperclova_core.corpus.ingest.config import IngestConfig
-from hyperclova_core.corpus.mix import MixConfig
 from hyperclova_core.corpus.select import SelectConfig
 from hyperclova_core.evaluation.config import EvaluateConfig
 from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.gates import GateConfig
-from hyperclova_core.jobs.cluster import JobsConfig
-from hyperclova_core.jobs.spark_cluster import SparkClusterConfig
+from hyperclova_core.foundation.stages.gates import GateConfig
+from hyperclova_core.jobs.config import JobsConfig
+from hyperclova_core.jobs.spark.pods import SparkClusterConfig
 from hyperclova_core.jobs.spec import merged
-from hyperclova_core.tokens.serialize import SerializeConfig
-from hyperclova_core.tokens.train_stage import TokenizerConfig
+from hyperclova_core.tokens.mixture.plan import MixConfig
+from hyperclova_core.tokens.serialize.stage import SerializeConfig
+from hyperclova_core.tokens.tokenizer_training.stage import TokenizerConfig
 from hyperclova_core.training.config import LadderConfig
 
 MAX_BUCKETS = 1 << 16

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 
 from hyperclova_core.corpus.ingest.config import find_files
-from hyperclova_core.foundation.growing import CorpusVersion, Part, current, publish
+from hyperclova_core.foundation.corpora.versions import CorpusVersion, Part, current, publish
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.pipeline.finish import finish_run
 from hyperclova_core.pipeline.graph import CORPUS_STAGES
 from hyperclova_core.pipeline.history import first_version
 from hyperclova_core.pipeline.recipe import Recipe
-from hyperclova_core.pipeline.run import finish_run, prepare_run, recipe_of
+from hyperclova_core.pipeline.run import prepare_run
+from hyperclova_core.pipeline.stage_requests import recipe_of
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ import traceback
 import warnings
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.engines import SparkEngine
 from hyperclova_core.foundation.errors import HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
-from hyperclova_core.pipeline.run import recipe_of, run_key
+from hyperclova_core.pipeline.run import run_key
+from hyperclova_core.pipeline.stage_requests import recipe_of
 
 
 def failure_path(run: RunFolder, key: str) -> str:

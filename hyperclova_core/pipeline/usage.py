@@ -9,8 +9,8 @@ from typing import Any
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.lineage import deliver, record_event
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
-from hyperclova_core.jobs.causes import Decision
-from hyperclova_core.jobs.ledger import table, totals
+from hyperclova_core.jobs.failure_causes import Decision
+from hyperclova_core.jobs.gpu_hours import table, totals
 
 
 def note_decision(run: RunFolder, key: str, attempt: int | None, codes: Sequence[int], decision: Decision) -> None:

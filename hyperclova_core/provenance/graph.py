@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hyperclova_core.foundation import growing, storage
-from hyperclova_core.foundation.datasets import (
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.corpora import versions
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import (
     ATTEMPT,
     EXPIRED,
     MANIFEST,
-    Dataset,
     Manifest,
     manifest_from,
     read_manifest,
@@ -110,8 +111,8 @@ def _resolve(warehouse: Warehouse, name: str) -> Resolved:
         if trained:
             return ("model", name), [("weights", trained)], {}
     corpus, _, number = name.removeprefix("corpus/").partition("@")
-    if corpus in growing.names(warehouse) and (not number or number.isdigit()):
-        version = growing.version_of(warehouse, corpus, int(number)) if number else growing.current(warehouse, corpus)
+    if corpus in versions.names(warehouse) and (not number or number.isdigit()):
+        version = versions.version_of(warehouse, corpus, int(number)) if number else versions.current(warehouse, corpus)
         assert version is not None
         facts = {"documents": version.documents, "published_at": version.published_at, "change": version.change}
         parts: list[tuple[str, str]] = [(part.kind, part.uri) for part in version.parts]

@@ -1,1 +1,1 @@
-"""From text to token ids on disk: morphemes → tokenizer → encoder → mix plan → Megatron shards in training order."""
+"""From documents to token ids. Read: special_tokens, pretokens, bpe, tokenizer, encoder; mixture, tokenizer_training, serialize."""

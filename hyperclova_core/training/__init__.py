@@ -1,1 +1,1 @@
-"""Training: data → model (split over data, tensor and pipeline) → engine → checkpoints → export. `rank` is the program."""
+"""One GPT, trained. Read: config, model, data, engine, loop, rank; checkpoints, export, health beside them; planner for layouts."""

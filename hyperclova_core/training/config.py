@@ -8,27 +8,10 @@ from pydantic import Field, model_validator
 
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.training.refusals import refuse_engine_settings, refuse_layout
-from hyperclova_core.training.schedule import BatchPlan
-from hyperclova_core.training.sizes import ModelSize, size_named
-
-
-class ParallelConfig(Config):
-    """How a model is spread: pipeline × tensor × data parallel processes, micro-batches, and what is computed twice."""
-
-    pipeline: int = Field(1, ge=1)
-    tensor: int = Field(1, ge=1)
-    data: int = Field(1, ge=1)
-    micro_batch: int = Field(4, ge=1, description="sequences a process takes at once")
-    recompute: Literal["none", "attention", "block"] = Field(
-        "none",
-        description="activations that are computed again backwards instead of kept: none, of attention, of whole blocks",
-    )
-
-    @property
-    def processes(self) -> int:
-        """World size."""
-        return self.pipeline * self.tensor * self.data
+from hyperclova_core.training.config_checks import refuse_engine_settings, refuse_layout
+from hyperclova_core.training.learning_rate import BatchPlan
+from hyperclova_core.training.model.layout import ParallelConfig
+from hyperclova_core.training.model.sizes import ModelSize, size_named
 
 
 class SizeConfig(Config):

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyperclova_core.training.config import ParallelConfig
-    from hyperclova_core.training.schedule import BatchPlan
-    from hyperclova_core.training.sizes import ModelSize
+    from hyperclova_core.training.learning_rate import BatchPlan
+    from hyperclova_core.training.model.layout import ParallelConfig
+    from hyperclova_core.training.model.sizes import ModelSize
 
 OURS = {
     "train_batch_size": "global_batch",

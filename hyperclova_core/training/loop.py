@@ -13,26 +13,26 @@ import torch
 import torch.distributed as dist
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import file_checksum
+from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.errors import DataError, PreemptedError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.warehouse import RunFolder
-from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.training.checkpoint_files import complete_checkpoints, prune, remove_checkpoint, steps_in
-from hyperclova_core.training.checkpoints import Place, load_newest, save_checkpoint
+from hyperclova_core.tokens.special_tokens import EOD_ID
+from hyperclova_core.training.checkpoints.fence import Fence
+from hyperclova_core.training.checkpoints.files import complete_checkpoints, prune, remove_checkpoint, steps_in
+from hyperclova_core.training.checkpoints.save_and_load import Place, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.data import Samples
-from hyperclova_core.training.engine import device_kind, is_bf16, set_learning_rate
-from hyperclova_core.training.fence import Fence
-from hyperclova_core.training.health import Watch, slow_ranks
+from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.token_stream import TokenStream
+from hyperclova_core.training.engine.engine import device_kind, is_bf16, set_learning_rate
+from hyperclova_core.training.engine.pipeline_engine import StepReport, TrainingEngine
+from hyperclova_core.training.engine.throughput import memory_bytes, peak_flops
+from hyperclova_core.training.health.non_finite import find_first
+from hyperclova_core.training.health.spikes import Spike, SpikeGuard
+from hyperclova_core.training.health.watchdog import Watch, slow_ranks
+from hyperclova_core.training.learning_rate import learning_rate
 from hyperclova_core.training.metrics import MetricsLog
-from hyperclova_core.training.micro_batch import MicroBatch
-from hyperclova_core.training.non_finite import find_first
-from hyperclova_core.training.pipeline import StepReport, TrainingEngine
-from hyperclova_core.training.schedule import learning_rate
-from hyperclova_core.training.spikes import Spike, SpikeGuard
-from hyperclova_core.training.stream import TokenStream
-from hyperclova_core.training.throughput import memory_bytes, peak_flops
+from hyperclova_core.training.model.micro_batch import MicroBatch
 from hyperclova_core.training.validation import Validation, ValidationResult
 
 log = logging.getLogger("hyperclova.train")

@@ -35,9 +35,9 @@ def train(job: JobConfig) -> dict[str, Any]:
     """Train, evaluate, checkpoint and export; the summary that rank 0 writes as `result.json`."""
     import torch.distributed as dist
 
-    from hyperclova_core.training.engine import build_engine, start_processes
-    from hyperclova_core.training.export import export_checkpoint
-    from hyperclova_core.training.health import Watch, store_of_ranks
+    from hyperclova_core.training.engine.engine import build_engine, start_processes
+    from hyperclova_core.training.export.export import export_checkpoint
+    from hyperclova_core.training.health.watchdog import Watch, store_of_ranks
     from hyperclova_core.training.loop import Stop, Training
 
     started, stop = time.monotonic(), Stop()

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.tokens.serialize import shard_prefixes
-from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.tokens.serialize.stage import shard_prefixes
+from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 from hyperclova_core.training.config import JobConfig, TrainConfig
 
 PROGRAM = "hyperclova_core.training.rank"

@@ -14,11 +14,11 @@ import torch.distributed as dist
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.data import Samples
-from hyperclova_core.training.health import moved
-from hyperclova_core.training.micro_batch import MicroBatch
-from hyperclova_core.training.parallel import tensor_group
-from hyperclova_core.training.stream import TokenStream
+from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.token_stream import TokenStream
+from hyperclova_core.training.health.watchdog import moved
+from hyperclova_core.training.model.micro_batch import MicroBatch
+from hyperclova_core.training.model.tensor_parallel import tensor_group
 
 MOST_SOURCES = 12
 

@@ -12,8 +12,8 @@ from hyperclova_core.corpus.deduplicate.stage import deduplicate
 from hyperclova_core.corpus.enrich import EnrichConfig, enrich
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.corpus.select import SelectConfig, select
-from hyperclova_core.foundation.datasets import Dataset
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.korean.hangul import comparison_form
 from tests.conftest import ingested, run_function, write_lines
 

@@ -14,7 +14,7 @@ from hyperclova_core.corpus.deidentify import DeidentifyConfig, deidentify
 from hyperclova_core.corpus.filter import FilterConfig, filter_documents, judge, score
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.corpus.quality_model import QualityModel, train_quality_model
-from hyperclova_core.foundation.datasets import Dataset
+from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.korean.hangul import comparison_form, language_of
 from hyperclova_core.korean.personal_data import (

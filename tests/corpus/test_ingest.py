@@ -13,8 +13,8 @@ from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, fin
 from hyperclova_core.corpus.ingest.extract import ExtractionTimeoutError, Extractor
 from hyperclova_core.corpus.ingest.markup import wikitext_to_plain
 from hyperclova_core.corpus.ingest.text import decode_page
-from hyperclova_core.foundation.datasets import Dataset
-from hyperclova_core.foundation.documents import bucket_of
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import bucket_of
 from hyperclova_core.foundation.errors import DataError
 from tests.conftest import ingested, write_lines
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hyperclova_core.foundation.datasets import Dataset, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.corpora.versions import compact, publish
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
-from hyperclova_core.foundation.growing import compact, publish
 from hyperclova_core.foundation.lineage import deliver, record_event
-from hyperclova_core.foundation.runner import execute, plan_stage
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.runner import execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.foundation.test_growing import increment, part_of
 from tests.foundation.test_lineage import event

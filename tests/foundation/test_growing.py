@@ -10,12 +10,12 @@ import pytest
 
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset
-from hyperclova_core.foundation.documents import document_id
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.corpora.retention import find_garbage, remove
+from hyperclova_core.foundation.corpora.versions import Part, bury, compact, current, publish, read, versions
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import document_id
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.growing import Part, bury, compact, current, publish, read, versions
-from hyperclova_core.foundation.retention import find_garbage, remove
+from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import ingested, write_lines
 
@@ -147,21 +147,21 @@ def test_of_two_racing_compactions_the_later_yields(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = grow(warehouse, tmp_path)
-    from hyperclova_core.foundation import growing
+    from hyperclova_core.foundation.corpora import versions
 
-    inner, raced = growing.execute, []
+    inner, raced = versions.execute, []
 
     def slow(plan: object, engine: object) -> object:
         if not raced:
             raced.append(True)
-            growing.compact(warehouse, "c", LocalEngine(), buckets=16)
+            versions.compact(warehouse, "c", LocalEngine(), buckets=16)
             late = increment(tmp_path / "late", {"d0": "그사이에 고친 글"}, 2)
             publish(warehouse, "c", part_of(late, "late"), "night")
-            growing.compact(warehouse, "c", LocalEngine(), buckets=16)
+            versions.compact(warehouse, "c", LocalEngine(), buckets=16)
         return inner(plan, engine)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(growing, "execute", slow)
-    version, _ = growing.compact(warehouse, "c", LocalEngine())
+    monkeypatch.setattr(versions, "execute", slow)
+    version, _ = versions.compact(warehouse, "c", LocalEngine())
     assert [part.kind for part in version.parts] == ["base"]
     assert texts_of(read(version)) == {**expected, "d0": "그사이에 고친 글"}
 

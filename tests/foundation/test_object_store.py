@@ -11,16 +11,13 @@ import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import (
-    Target,
-    commit,
-    content_digest,
-    open_dataset,
-    write_table,
-)
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.datasets.commit import commit
+from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
+from hyperclova_core.foundation.datasets.manifest import content_digest
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
-from hyperclova_core.foundation.runner import execute, plan_stage
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.runner import execute, plan_stage
 from hyperclova_core.foundation.storage import retries, s3
 from tests import object_store as faulty
 from tests.foundation.test_runner import KeepConfig, request
@@ -235,11 +232,11 @@ def test_two_writers_of_one_fingerprint_commit_once(portal, place: str, tmp_path
 def test_a_job_that_comes_second_does_not_overwrite_what_the_first_committed(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hyperclova_core.foundation.datasets import plain_file_entry
-    from hyperclova_core.foundation.runner import StageRequest
-    from hyperclova_core.foundation.stages import Artifact, StageContext, StageDefinition
+    from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
+    from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, StageDefinition
+    from hyperclova_core.foundation.stages.runner import StageRequest
     from hyperclova_core.foundation.warehouse import Warehouse
-    from hyperclova_core.jobs.backends import JobStatus
+    from hyperclova_core.jobs.backend import JobStatus
     from hyperclova_core.jobs.spec import TrainJobSpec
     from hyperclova_core.pipeline import jobs
     from hyperclova_core.training.config import SizeConfig

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from hyperclova_core.cli.main import cli
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.corpora.retention import find_garbage, remove
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.errors import DataError, TransientError
-from hyperclova_core.foundation.retention import find_garbage, remove
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.foundation.test_runner import KeepConfig, keep
 

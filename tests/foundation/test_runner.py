@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, Target, open_dataset
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError, GateError
-from hyperclova_core.foundation.gates import GateConfig
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.gates import GateConfig
+from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 
 
 class KeepConfig(Config):

@@ -9,16 +9,10 @@ import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import (
-    Counters,
-    Manifest,
-    Table,
-    Target,
-    commit,
-    content_digest,
-    open_dataset,
-    write_table,
-)
+from hyperclova_core.foundation.datasets.commit import commit
+from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
+from hyperclova_core.foundation.datasets.manifest import Counters, Manifest, Table, content_digest
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.errors import ConfigError, DataError
 
 
@@ -87,7 +81,7 @@ def test_a_scheme_that_is_not_read_is_said(tmp_path: Path) -> None:
 
 
 def test_the_bytes_of_a_table_do_not_depend_on_batches(tmp_path: Path) -> None:
-    from hyperclova_core.foundation.datasets import TableWriter
+    from hyperclova_core.foundation.datasets.parquet_writer import TableWriter
 
     table = pa.table({"n": list(range(10_000)), "text": [f"글 {n}" for n in range(10_000)]})
     entries = []

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Target
-from hyperclova_core.foundation.engines import TASK_WEIGHT, LocalEngine, SparkEngine, grouped, tasks_for
-from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.datasets.dataset import Target
+from hyperclova_core.foundation.stages.engines import TASK_WEIGHT, LocalEngine, SparkEngine, grouped, tasks_for
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.work_units import run_units
 
 
 def context(folder: Path, engine: LocalEngine | None = None) -> StageContext:

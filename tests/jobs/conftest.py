@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from tests.chart.render import rendered, rules_of
 from tests.jobs.fake_cluster import FakeCluster
 from tests.jobs.programs import PROGRAM

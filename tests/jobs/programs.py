@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hyperclova_core.jobs.cluster import ClusterConfig
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.config import ClusterConfig
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
 from tests.jobs.fake_cluster import until
 

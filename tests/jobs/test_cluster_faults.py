@@ -14,14 +14,14 @@ import pytest
 
 from hyperclova_core.foundation.errors import TransientError
 from hyperclova_core.foundation.warehouse import Warehouse
-from hyperclova_core.jobs import kubernetes_api
-from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend, _waits_since
-from hyperclova_core.jobs.kubernetes_state import State, ended_of, pods_of, state_of
-from hyperclova_core.jobs.ledger import Usage
-from hyperclova_core.jobs.rank_logs import RankLogs
-from hyperclova_core.jobs.render import STOP_SECONDS
+from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.gpu_hours import Usage
+from hyperclova_core.jobs.kubernetes import api as kubernetes_api
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend, _waits_since
+from hyperclova_core.jobs.kubernetes.manifests import STOP_SECONDS
+from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
+from hyperclova_core.jobs.kubernetes.state import State, ended_of, pods_of, state_of
 from hyperclova_core.pipeline.attempts import Attempts
 from operators import train_job_trigger
 from tests.jobs.fake_cluster import FakeCluster, until

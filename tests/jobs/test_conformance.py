@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from hyperclova_core.jobs.cluster import ClusterConfig
-from hyperclova_core.jobs.kubernetes_api import Api, NotThereError, TakenError
-from hyperclova_core.jobs.kubernetes_state import state_of
-from hyperclova_core.jobs.rank_logs import RankLogs
-from hyperclova_core.jobs.render import ATTEMPT_LABEL, JOB_LABEL, render
+from hyperclova_core.jobs.config import ClusterConfig
+from hyperclova_core.jobs.kubernetes.api import Api, NotThereError, TakenError
+from hyperclova_core.jobs.kubernetes.manifests import ATTEMPT_LABEL, JOB_LABEL, render
+from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
+from hyperclova_core.jobs.kubernetes.state import state_of
 from hyperclova_core.jobs.spec import TrainJobSpec
 from tests.jobs.fake_cluster import FakeCluster, until
 

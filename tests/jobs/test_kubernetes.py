@@ -13,14 +13,14 @@ import pytest
 
 from hyperclova_core.foundation.config import parse
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.causes import decide
-from hyperclova_core.jobs.cluster import ClusterConfig
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
-from hyperclova_core.jobs.kubernetes_state import scheduling, state_of
+from hyperclova_core.jobs.config import ClusterConfig
+from hyperclova_core.jobs.failure_causes import decide
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
+from hyperclova_core.jobs.kubernetes.manifests import attempt_name, render
+from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs, utc
+from hyperclova_core.jobs.kubernetes.state import scheduling, state_of
 from hyperclova_core.jobs.launcher import own_address
-from hyperclova_core.jobs.rank_logs import RankLogs, utc
-from hyperclova_core.jobs.render import attempt_name, render
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
 from tests.jobs import schemas
 from tests.jobs.fake_cluster import BAD_SHARD, FakeCluster, until
@@ -492,7 +492,7 @@ def test_no_line_is_lost_or_given_twice_across_readers(
 def test_many_lines_of_one_second_are_read_in_bounded_pieces(
     cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hyperclova_core.jobs import rank_logs
+    from hyperclova_core.jobs.kubernetes import rank_logs
 
     one = job(tmp_path, lines=500)
     backend.submit(one)

@@ -12,8 +12,9 @@ import pytest
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.jobs.backends import JobStatus, LocalBackend, is_alive, members, start_time, wait
-from hyperclova_core.jobs.causes import cause_of
+from hyperclova_core.jobs.backend import JobStatus, wait
+from hyperclova_core.jobs.backends import LocalBackend, is_alive, members, start_time
+from hyperclova_core.jobs.failure_causes import cause_of
 from hyperclova_core.jobs.launcher import command_of
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.spark_cluster import SparkClusterConfig, driver_name, settings, templates
-from hyperclova_core.jobs.spark_driver import SparkDriver
-from hyperclova_core.jobs.spark_entry import command_of
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.spark.driver import SparkDriver
+from hyperclova_core.jobs.spark.entry import command_of
+from hyperclova_core.jobs.spark.pods import SparkClusterConfig, driver_name, settings, templates
 from hyperclova_core.pipeline import spark_application
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.run import prepare_run

@@ -14,10 +14,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from hyperclova_core.foundation.warehouse import Warehouse
-from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.causes import decide
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.failure_causes import decide
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.attempts import Attempts
 from hyperclova_core.pipeline.usage import last_attempt, note_decision, unfinished

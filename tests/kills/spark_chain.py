@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hyperclova_core.foundation import corpus_stages, datasets
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.datasets import dataset
+from hyperclova_core.foundation.stages import corpus_stages
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import SMALL_JVM
 from tests.kills.work import KILL_FILE, chain
@@ -32,14 +33,14 @@ def main() -> None:
     if point == "the driver, between decisions and their merge":
         corpus_stages.run_units = _die  # type: ignore[assignment]
     if point == "the driver, at the commit of a Spark stage":
-        inner = datasets.storage.create_once
+        inner = dataset.storage.create_once
 
         def commit(uri: str, data: bytes, durable: bool = True) -> bool:
             if "/deduplicate/" in uri and uri.endswith("manifest.json"):
                 _die()
             return inner(uri, data, durable)
 
-        datasets.storage.create_once = commit  # type: ignore[assignment]
+        dataset.storage.create_once = commit  # type: ignore[assignment]
     chain(Warehouse(warehouse), folder, engine, BUCKETS, deduplicated=True)
 
 

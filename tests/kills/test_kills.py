@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperclova_core.foundation import growing, storage
-from hyperclova_core.foundation.retention import find_garbage, remove
+from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.corpora import versions
+from hyperclova_core.foundation.corpora.retention import find_garbage, remove
 from hyperclova_core.foundation.storage import retries
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests import object_store as faulty
@@ -25,7 +26,7 @@ def check_after(warehouse: Warehouse, folder: str, clean: list[object], name: st
     assert len(seen) <= 2
     made = chain(warehouse, folder)
     assert bytes_of(made) == clean, name
-    version = growing.current(warehouse, "c")
+    version = versions.current(warehouse, "c")
     assert version is not None
     assert (version.version, len(version.parts)) == (1, 1)
     # what a person would do days later

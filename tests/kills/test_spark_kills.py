@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import KILL_TABLE, ROOT
 from tests.kills.spark_chain import BUCKETS

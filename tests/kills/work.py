@@ -16,12 +16,14 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.stage import deduplicate
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
 from hyperclova_core.corpus.ingest.stage import ingest
-from hyperclova_core.foundation import growing, storage
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, read_manifest
-from hyperclova_core.foundation.engines import LocalEngine
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import Engine, StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.corpora import versions
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import read_manifest
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import Engine, StageBatch, StageContext, definition_of, document_stage
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 
 KILL_FILE = "HYPERCLOVA_TEST_KILL_FILE"
@@ -89,10 +91,10 @@ def chain(
             buckets=buckets,
         )
         more.append(execute(plan_stage(request), worker).dataset)
-    part = growing.Part(
+    part = versions.Part(
         kind="increment", uri=kept.uri, digest=kept.manifest.digest, documents=kept.manifest.counters.kept
     )
-    growing.publish(warehouse, "c", part, "night")
+    versions.publish(warehouse, "c", part, "night")
     return [ingested, kept, *more]
 
 
@@ -120,7 +122,7 @@ def bytes_of(datasets: list[Dataset]) -> list[Any]:
 
 def visible(warehouse: Warehouse) -> list[str]:
     """Datasets that a reader sees; each is whole, or this raises."""
-    from hyperclova_core.foundation.datasets import open_dataset
+    from hyperclova_core.foundation.datasets.dataset import open_dataset
 
     found = []
     root = storage.join(warehouse.uri, "datasets")

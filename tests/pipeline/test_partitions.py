@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.pipeline.recipe import load_recipe

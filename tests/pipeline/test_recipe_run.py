@@ -13,18 +13,20 @@ import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import open_dataset
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.foundation.corpora.versions import CorpusVersion, bury, compact, read
+from hyperclova_core.foundation.datasets.dataset import open_dataset
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.growing import CorpusVersion, bury, compact, read
+from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
-from hyperclova_core.jobs.kubernetes_api import Api
-from hyperclova_core.jobs.kubernetes_backend import KubernetesBackend
+from hyperclova_core.jobs.kubernetes.api import Api
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
+from hyperclova_core.pipeline.finish import fail_run, finish_run
 from hyperclova_core.pipeline.graph import CORPUS_STAGES, NIGHT_STAGES, SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
-from hyperclova_core.pipeline.run import fail_run, finish_run, plan_key, prepare_run, run_key, run_keys
+from hyperclova_core.pipeline.run import prepare_run, run_key, run_keys
+from hyperclova_core.pipeline.stage_requests import plan_key
 from tests.conftest import ROOT, write_lines
 from tests.jobs.fake_cluster import FakeCluster, until
 from tests.jobs.test_trigger import event_of

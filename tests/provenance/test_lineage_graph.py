@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hyperclova_core.cli.main import cli
+from hyperclova_core.foundation.corpora.retention import find_garbage, remove
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.retention import find_garbage, remove
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.funnel import funnel_of, funnel_svg
 from hyperclova_core.provenance.graph import graph_of

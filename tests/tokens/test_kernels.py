@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclova_core.foundation import compiled as compiled_functions
-from hyperclova_core.tokens.analyser import analyser, dictionary_folder
-from hyperclova_core.tokens.bpe import encode_piece, merges_of, symbols_for
-from hyperclova_core.tokens.bpe_training import Words, learn_merges
-from hyperclova_core.tokens.byte_signs import SIGNS
-from hyperclova_core.tokens.specials import SPECIAL_TOKENS
-from hyperclova_core.tokens.viterbi import NONE, Search, best_cut, search_for
+from hyperclova_core.foundation import jit
+from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.bpe.merges import encode_piece, merges_of, symbols_for
+from hyperclova_core.tokens.bpe.training import Words, learn_merges
+from hyperclova_core.tokens.pretokens.analyser import analyser, dictionary_folder
+from hyperclova_core.tokens.pretokens.viterbi import NONE, Search, best_cut, search_for
+from hyperclova_core.tokens.special_tokens import SPECIAL_TOKENS
 from tests.tokens.trained import TEXTS, trained
 
 DICTIONARY = analyser()
@@ -145,16 +145,16 @@ def test_machine_code_is_made_anew_when_a_file_of_its_folder_changes(tmp_path: P
     import sys
 
     (tmp_path / "inner_part.py").write_text(
-        "from hyperclova_core.foundation.compiled import compiled\n@compiled(inline=True)\ndef inner():\n    return 1\n"
+        "from hyperclova_core.foundation.jit import compiled\n@compiled(inline=True)\ndef inner():\n    return 1\n"
     )
     (tmp_path / "outer_part.py").write_text(
-        "from hyperclova_core.foundation.compiled import compiled\nfrom inner_part import inner\n"
+        "from hyperclova_core.foundation.jit import compiled\nfrom inner_part import inner\n"
         "@compiled()\ndef outer():\n    return inner()\n"
     )
     sys.path.insert(0, str(tmp_path))
 
     def run() -> int:
-        compiled_functions._stamp.cache_clear()
+        jit._stamp.cache_clear()
         for name in ("inner_part", "outer_part"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()

@@ -12,24 +12,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hyperclova_core.corpus.mix import MixConfig
-from hyperclova_core.foundation.datasets import Dataset, Target
-from hyperclova_core.foundation.engines import LocalEngine
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
 from hyperclova_core.foundation.hashing import order_keys
-from hyperclova_core.foundation.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import definition_of
-from hyperclova_core.tokens import shards as shards_module
-from hyperclova_core.tokens import staging
-from hyperclova_core.tokens.composition import check_composition, check_windows
-from hyperclova_core.tokens.leaves import share_limit, validation_keys
-from hyperclova_core.tokens.megatron import Shard
-from hyperclova_core.tokens.mix_stage import mix
-from hyperclova_core.tokens.serialize import SerializeConfig, serialize, shard_prefixes
-from hyperclova_core.tokens.shard_files import check_tokenizer, document_of, merge, read_side, split
-from hyperclova_core.tokens.staging import training_keys
-from hyperclova_core.tokens.tokenizer import Tokenizer
-from hyperclova_core.tokens.train_stage import TokenizerConfig, tokenizer_folder, train_tokenizer
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
+from hyperclova_core.tokens.mixture.composition import check_composition, check_windows
+from hyperclova_core.tokens.mixture.leaves import share_limit, validation_keys
+from hyperclova_core.tokens.mixture.plan import MixConfig
+from hyperclova_core.tokens.mixture.stage import mix
+from hyperclova_core.tokens.serialize import shards as shards_module
+from hyperclova_core.tokens.serialize import staging
+from hyperclova_core.tokens.serialize.megatron_format import Shard
+from hyperclova_core.tokens.serialize.shard_files import check_tokenizer, document_of, merge, read_side, split
+from hyperclova_core.tokens.serialize.stage import SerializeConfig, serialize, shard_prefixes
+from hyperclova_core.tokens.serialize.staging import training_keys
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer, tokenizer_folder
+from hyperclova_core.tokens.tokenizer_training.stage import TokenizerConfig, train_tokenizer
 from tests.tokens.trained import trained
 
 MIX = MixConfig(budget_tokens=12_000, max_epochs=3, validation_share=0.1)
@@ -321,7 +321,7 @@ def test_a_full_disk_in_mid_shard_leaves_nothing_half_and_a_second_run_the_same(
 
 def test_four_billion_tokens_in_one_shard(tmp_path: Path) -> None:
     """Sparse files: offsets beyond 2^32 bytes and tokens are reckoned in 64 bits, and a document behind them is found."""
-    from hyperclova_core.tokens.megatron import index_bytes
+    from hyperclova_core.tokens.serialize.megatron_format import index_bytes
 
     lengths = np.full(5, 900_000_000, np.int32)
     lengths[-1] = 7

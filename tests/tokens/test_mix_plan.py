@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperclova_core.corpus.mix import HYPERCLOVA_WEIGHTS, MixConfig, Plan, apportioned, make_plan
 from hyperclova_core.foundation.errors import ConfigError, DataError
+from hyperclova_core.tokens.mixture.plan import HYPERCLOVA_WEIGHTS, MixConfig, Plan, apportioned, make_plan
 
 SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1)
 

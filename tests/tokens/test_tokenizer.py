@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.korean.hangul import nfc
-from hyperclova_core.tokens.encoder import ColumnEncoder
-from hyperclova_core.tokens.learning import learn, memo_order
-from hyperclova_core.tokens.memo import map_memo, write_memo
-from hyperclova_core.tokens.specials import PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
-from hyperclova_core.tokens.tokenizer import MEMO_FILE, Tokenizer
+from hyperclova_core.tokens.encoder.column_encoder import ColumnEncoder
+from hyperclova_core.tokens.encoder.pretoken_cache import map_memo, write_memo
+from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
+from hyperclova_core.tokens.special_tokens import PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
+from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE, Tokenizer
+from hyperclova_core.tokens.tokenizer_training.learning import learn, memo_order
 from tests.conftest import SHARED
 from tests.tokens.trained import ODD, TEXTS, trained, units_of
 
 TOKENIZER = trained()
 KINDS = [trained(), trained("morpheme", 900, 0), trained("byte"), trained("character", 1600)]
-ENCODERS = [tokenizer.columns(2000) for tokenizer in KINDS]
+ENCODERS = [column_encoder(tokenizer, 2000) for tokenizer in KINDS]
 SIGNS = "가각힣ㄱㅏ김\u1100\u1161\u0301\u3000 \t\n\x00\x1c\x85aZ09'st[]PHONE<|>😀é_-.\ud800\udfff"
 ANY_TEXT = st.one_of(
     st.text(alphabet=st.characters(), max_size=60),
@@ -88,7 +89,7 @@ def test_odd_and_ordinary_texts_whatever_the_memo_knows_and_the_room_is() -> Non
 
 
 def _encoder(tokenizer: Tokenizer, room: int) -> ColumnEncoder:
-    encoder = tokenizer.columns(room, memo=False)
+    encoder = column_encoder(tokenizer, room, memo=False)
     encoder._nodes = 8  # grows as words ask for it
     encoder._make_room(4096)
     return encoder
@@ -117,7 +118,7 @@ def test_ids_are_the_same_however_often_room_runs_out(tokenizer: Tokenizer, wide
 
 def test_rows_keep_their_borders_and_slices_their_offsets() -> None:
     column = pa.array([*ODD[:15], "끝"], pa.large_string()).slice(2, 12)
-    encoder = TOKENIZER.columns()
+    encoder = column_encoder(TOKENIZER)
     encoded = encoder.encode(column, 0)
     want = [[*TOKENIZER.encode(text), 0] for text in column.to_pylist()]
     assert encoded.lengths.tolist() == [len(ids) for ids in want]
@@ -152,7 +153,7 @@ def test_decomposed_text_is_composed() -> None:
     plain = "한국어 텍스트"
     mixed = [plain, unicodedata.normalize("NFD", plain), "é é", "각주", unicodedata.normalize("NFD", "가나다")]
     assert TOKENIZER.encode(mixed[1]) == TOKENIZER.encode(plain)
-    assert TOKENIZER.columns().encode_texts(mixed) == [TOKENIZER.encode(text) for text in mixed]
+    assert column_encoder(TOKENIZER).encode_texts(mixed) == [TOKENIZER.encode(text) for text in mixed]
 
 
 def test_learning_is_the_same_every_time_and_in_every_order() -> None:
@@ -219,7 +220,7 @@ def test_auto_tokenizer_loads_the_morpheme_cut_and_gives_the_same_ids(
 
 def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_path: Path) -> None:
     units, counts = units_of(TEXTS)
-    encoder = TOKENIZER.columns()
+    encoder = column_encoder(TOKENIZER)
     order = memo_order(units, counts.to_numpy(), 500)
     TOKENIZER.save(str(tmp_path))
     for name in (MEMO_FILE, "second"):
@@ -254,7 +255,7 @@ def test_an_unknown_id_is_said() -> None:
 def test_a_hundred_megabytes_without_a_space_are_cut_and_come_back() -> None:
     text = "가나다라마바사아자차카타파하" * 2_400_000
     assert len(text.encode()) > 100_000_000
-    encoder = TOKENIZER.columns()
+    encoder = column_encoder(TOKENIZER)
     encoded = encoder.encode(
         pa.array([text, "끝" * 40], pa.large_string())
     )  # what does not lie at the end is scanned 64 bytes at a time
@@ -276,12 +277,12 @@ def test_real_text_is_lossless_and_the_same_compiled(shared_data: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the development corpora are not beside this checkout")
 def test_megatrons_own_tokenizer_is_read_and_gives_its_ids() -> None:
     """`golden/` was tokenized by Megatron-LM's preprocess_data with Hugging Face's tokenizers."""
-    from hyperclova_core.tokens.megatron import Shard
+    from hyperclova_core.tokens.serialize.megatron_format import Shard
 
     tokenizer = Tokenizer.load(str(SHARED / "golden" / "tokenizer.json"))
     texts = [json.loads(line)["text"] for line in (SHARED / "golden" / "input.jsonl").open(encoding="utf-8")]
     shard = Shard(str(SHARED / "golden" / "megatron_text_document"))
-    ours = tokenizer.columns().encode_texts(texts, tokenizer.eod)
+    ours = column_encoder(tokenizer).encode_texts(texts, tokenizer.eod)
     assert ours == [[*tokenizer.encode(text), tokenizer.eod] for text in texts]
     # Megatron leaves out documents without any id
     theirs = [shard.document(number).tolist() for number in range(len(shard.documents) - 1)]

@@ -8,8 +8,8 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.tokens.learning import cutter_of, learn
-from hyperclova_core.tokens.tokenizer import Tokenizer
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
+from hyperclova_core.tokens.tokenizer_training.learning import cutter_of, learn
 from tests.conftest import PORTAL
 
 TEXTS = [json.loads(line)["text"] for path in sorted(PORTAL.glob("*.jsonl")) for line in path.open(encoding="utf-8")]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperclova_core.tokens.megatron import ShardWriter
+from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
 from hyperclova_core.training.config import JobConfig
 from tests.training.forked_ranks import Ranks
 
@@ -147,10 +147,10 @@ def run(
 
 def plain_torch(config: JobConfig) -> tuple[list[float], list[float]]:
     """Losses and gradient norms of the same training in a plain loop of torch, without DeepSpeed or any of our engine."""
-    from hyperclova_core.training.data import Samples
-    from hyperclova_core.training.model import WholeModel
-    from hyperclova_core.training.schedule import learning_rate
-    from hyperclova_core.training.stream import TokenStream
+    from hyperclova_core.training.data.samples import Samples
+    from hyperclova_core.training.data.token_stream import TokenStream
+    from hyperclova_core.training.learning_rate import learning_rate
+    from hyperclova_core.training.model.gpt import WholeModel
 
     train = config.train
     model = WholeModel(train.size.model, config.padded_vocabulary, train.context, train.seed)

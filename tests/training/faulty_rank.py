@@ -11,7 +11,11 @@ from typing import Any
 import torch
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.training import checkpoints, export, loop, model, parallel, pipeline, rank
+from hyperclova_core.training import loop, rank
+from hyperclova_core.training.checkpoints import save_and_load
+from hyperclova_core.training.engine import pipeline_engine
+from hyperclova_core.training.export import export
+from hyperclova_core.training.model import gpt, tensor_parallel
 
 KILLED_RANK = int(os.environ.get("TEST_FAULT_RANK", "0"))
 
@@ -50,7 +54,7 @@ def supersede(number: int) -> None:
 
 def kill_in_file(number: int) -> None:
     """In the middle of writing a rank's file."""
-    whole = checkpoints.save_file
+    whole = save_and_load.save_file
 
     def half(tensors: Any, path: str) -> None:
         whole(tensors, path)
@@ -61,13 +65,13 @@ def kill_in_file(number: int) -> None:
         os.environ["TEST_SAVED"] = str(int(os.environ.get("TEST_SAVED", "0")) + 1)
         whole(tensors, path)
 
-    checkpoints.save_file = half
+    save_and_load.save_file = half
 
 
 def kill_before_manifest(number: int) -> None:
     """All files are there, the manifest is not."""
     steps: list[int] = []
-    before = checkpoints._optimizer_steps
+    before = save_and_load._optimizer_steps
 
     def count(engine: Any) -> int:
         steps.append(1)
@@ -75,19 +79,19 @@ def kill_before_manifest(number: int) -> None:
             die()
         return before(engine)
 
-    checkpoints._optimizer_steps = count
+    save_and_load._optimizer_steps = count
 
 
 def own_disk(number: int) -> None:
     """What this rank writes is not seen by the others."""
-    before = checkpoints.storage.install
+    before = save_and_load.storage.install
 
     def install(temporary: str, uri: str, checksum: str | None = None, durable: bool = True) -> None:
         before(temporary, uri, checksum, durable)
         if mine() and "checkpoints" in uri:
             os.unlink(uri)
 
-    checkpoints.storage.install = install  # type: ignore[attr-defined]
+    save_and_load.storage.install = install  # type: ignore[attr-defined]
 
 
 def still(number: int) -> None:
@@ -97,14 +101,14 @@ def still(number: int) -> None:
 
 def kill_in_prune(number: int) -> None:
     """An old checkpoint is invisible, its files are still there."""
-    before = checkpoints.storage.remove_tree
+    before = save_and_load.storage.remove_tree
 
     def remove(base: str) -> None:
         if "step-" in base:
             die()
         before(base)
 
-    checkpoints.storage.remove_tree = remove  # type: ignore[attr-defined]
+    save_and_load.storage.remove_tree = remove  # type: ignore[attr-defined]
 
 
 def kill_in_going_back(number: int) -> None:
@@ -141,7 +145,7 @@ def hang(number: int) -> None:
 
 def hang_early(number: int) -> None:
     """A rank does not come to where groups are made."""
-    from hyperclova_core.training import engine
+    from hyperclova_core.training.engine import engine
 
     before = engine.build_engine
 
@@ -165,7 +169,7 @@ def slow_export(number: int) -> None:
 
 def infinite_loss_at_sample(number: int) -> None:
     """A sample whose loss is not a number, each time it is read."""
-    before = pipeline.TrainingEngine._told_to_all
+    before = pipeline_engine.TrainingEngine._told_to_all
 
     def told(self: Any, norm: torch.Tensor) -> Any:
         first = self.micro_batch_at(0).first
@@ -173,7 +177,7 @@ def infinite_loss_at_sample(number: int) -> None:
             self.total_loss = self.total_loss * float("nan")
         return before(self, norm)
 
-    pipeline.TrainingEngine._told_to_all = told  # type: ignore[method-assign]
+    pipeline_engine.TrainingEngine._told_to_all = told  # type: ignore[method-assign]
 
 
 def halt(number: int) -> None:
@@ -181,14 +185,14 @@ def halt(number: int) -> None:
 
 
 def slow(number: int) -> None:
-    before = pipeline.TrainingEngine._exec_forward_pass
+    before = pipeline_engine.TrainingEngine._exec_forward_pass
 
     def forward(self: Any, buffer_id: int) -> None:
         if mine():
             time.sleep(0.05)
         before(self, buffer_id)
 
-    pipeline.TrainingEngine._exec_forward_pass = forward
+    pipeline_engine.TrainingEngine._exec_forward_pass = forward
 
 
 def full(number: int) -> None:
@@ -244,7 +248,7 @@ def infinite_gradient(number: int) -> None:
 
 def no_tensor_sum(number: int) -> None:
     """Gradients of a column-parallel layer's input are not summed over the group."""
-    parallel._CopyToGroup.backward = staticmethod(lambda ctx, gradient: gradient)  # type: ignore[method-assign]
+    tensor_parallel._CopyToGroup.backward = staticmethod(lambda ctx, gradient: gradient)  # type: ignore[method-assign]
 
 
 def own_norm(number: int) -> None:
@@ -254,7 +258,7 @@ def own_norm(number: int) -> None:
         values = [g for group in self.optimizer.averaged_gradients.values() for g in group]
         return torch.linalg.vector_norm(torch.cat([value.reshape(-1) for value in values]))
 
-    pipeline.TrainingEngine._gradient_norm = norm  # type: ignore[method-assign]
+    pipeline_engine.TrainingEngine._gradient_norm = norm  # type: ignore[method-assign]
 
 
 def own_norm_bf16(number: int) -> None:
@@ -264,14 +268,14 @@ def own_norm_bf16(number: int) -> None:
         gradients, _ = self.optimizer.get_grads_for_norm()
         return torch.linalg.vector_norm(torch.cat([gradient.reshape(-1) for gradient in gradients]))
 
-    pipeline.TrainingEngine._gradient_norm = norm  # type: ignore[method-assign]
+    pipeline_engine.TrainingEngine._gradient_norm = norm  # type: ignore[method-assign]
 
 
 def reentrant(number: int) -> None:
     """Reentrant activation checkpointing of the whole first stage, as PipelineModule does it by itself."""
     from torch.utils.checkpoint import checkpoint
 
-    for kind in (model.VocabularyParallelEmbedding, model.Positions, model.Block):
+    for kind in (gpt.VocabularyParallelEmbedding, gpt.Positions, gpt.Block):
         before = kind.forward
 
         def again(self: Any, x: Any, before: Any = before) -> Any:

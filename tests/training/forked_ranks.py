@@ -124,7 +124,7 @@ def main() -> None:
     from deepspeed.pipe import PipelineModule  # noqa: F401
     from transformers import GPT2LMHeadModel  # noqa: F401
 
-    import hyperclova_core.training.export
+    import hyperclova_core.training.export.export
     import hyperclova_core.training.loop
     import hyperclova_core.training.rank  # noqa: F401
 

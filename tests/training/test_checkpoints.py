@@ -14,12 +14,13 @@ import torch
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.jobs.backends import LocalBackend, wait
+from hyperclova_core.jobs.backend import wait
+from hyperclova_core.jobs.backends import LocalBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
-from hyperclova_core.training.checkpoint_files import prune, read_checkpoint
-from hyperclova_core.training.checkpoint_reader import open_checkpoint
+from hyperclova_core.training.checkpoints.files import prune, read_checkpoint
+from hyperclova_core.training.checkpoints.reader import open_checkpoint
+from hyperclova_core.training.model.weights import Weight, name_in_module, name_in_pipeline, weights_of
 from hyperclova_core.training.stage import PROGRAM
-from hyperclova_core.training.weights import Weight, name_in_module, name_in_pipeline, weights_of
 from tests.object_store import FaultProxy
 from tests.training.cases import Outcome, job, run
 from tests.training.forked_ranks import Ranks

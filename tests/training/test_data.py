@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import parse
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.tokens.megatron import ShardWriter
+from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
 from hyperclova_core.training.config import JobConfig, TrainConfig
-from hyperclova_core.training.data import Samples
-from hyperclova_core.training.micro_batch import MicroBatch, current, dropout, enter
-from hyperclova_core.training.model import WholeModel
-from hyperclova_core.training.parallel import alone, token_losses
-from hyperclova_core.training.schedule import BatchPlan, learning_rate
-from hyperclova_core.training.sizes import SIZES
-from hyperclova_core.training.stream import BlockCache, RemoteIds, TokenStream
+from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.token_stream import BlockCache, RemoteIds, TokenStream
+from hyperclova_core.training.learning_rate import BatchPlan, learning_rate
+from hyperclova_core.training.model.gpt import WholeModel
+from hyperclova_core.training.model.micro_batch import MicroBatch, current, dropout, enter
+from hyperclova_core.training.model.sizes import SIZES
+from hyperclova_core.training.model.tensor_parallel import alone, token_losses
 from tests.object_store import FaultProxy
 from tests.training.cases import VOCABULARY, job
 

@@ -16,17 +16,17 @@ from click.testing import CliRunner
 from hyperclova_core.cli import training as commands
 from hyperclova_core.evaluation.generation import Cache, Sampling, choose, generate_ids, read_on
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.training import export
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.data import Samples
-from hyperclova_core.training.model import WholeModel
-from hyperclova_core.training.parallel import token_losses
+from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.token_stream import TokenStream
+from hyperclova_core.training.export import export
+from hyperclova_core.training.model.gpt import WholeModel
+from hyperclova_core.training.model.sizes import SIZES
+from hyperclova_core.training.model.tensor_parallel import token_losses
 from hyperclova_core.training.planner.devices import DEVICES, device
 from hyperclova_core.training.planner.estimate import Layout, Task, memory, step_time
 from hyperclova_core.training.planner.published import errors, hyperclova_utilisation
 from hyperclova_core.training.planner.search import plan
-from hyperclova_core.training.sizes import SIZES
-from hyperclova_core.training.stream import TokenStream
 from tests.training.cases import VOCABULARY, Outcome, job, run
 from tests.training.forked_ranks import Ranks
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.tokens.megatron import ShardWriter
+from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
 from hyperclova_core.training.config import SpikeConfig
-from hyperclova_core.training.spikes import SpikeGuard, bound_of
+from hyperclova_core.training.health.spikes import SpikeGuard, bound_of
 from tests.training.cases import job, markov, run, write_shards
 from tests.training.forked_ranks import Ranks
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hyperclova_core.pipeline.recipe import load_recipe
+from hyperclova_core.training.model.sizes import SIZES
 from hyperclova_core.training.planner.devices import DEVICES
 from hyperclova_core.training.planner.estimate import Layout, Task, memory
-from hyperclova_core.training.sizes import SIZES
 
 
 def test_every_published_size_has_a_layout_that_divides() -> None:

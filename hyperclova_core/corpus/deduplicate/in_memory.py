@@ -10,7 +10,6 @@ is who survives: a document that an earlier night published stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.candidates import Candidates, find_candidates
-from hyperclova_core.corpus.deduplicate.clusters import Settled, assign_groups, settle
-from hyperclova_core.corpus.deduplicate.components import components_of
+from hyperclova_core.corpus.deduplicate.clusters.connected_components import components_of
+from hyperclova_core.corpus.deduplicate.clusters.decisions import decisions_of
+from hyperclova_core.corpus.deduplicate.clusters.survivors import Settled, assign_groups, settle
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.containment import contained_in, find_contained
-from hyperclova_core.corpus.deduplicate.decisions import decisions_of
-from hyperclova_core.corpus.deduplicate.index import Index
-from hyperclova_core.corpus.deduplicate.past import (
-    Nodes,
+from hyperclova_core.corpus.deduplicate.containment.contained import contained_in, find_contained
+from hyperclova_core.corpus.deduplicate.history.index import Index
+from hyperclova_core.corpus.deduplicate.history.index_lookup import (
     check_against,
     collision,
     gone_from,
@@ -35,61 +32,32 @@ from hyperclova_core.corpus.deduplicate.past import (
     standing_of,
     touched_by,
 )
-from hyperclova_core.corpus.deduplicate.tables import (
-    CONTAINED_SCHEMA,
-    CROWD_SCHEMA,
-    EDGES_SCHEMA,
-    GROUPS_SCHEMA,
-    LABELS_SCHEMA,
-    TONIGHT,
-    TextPlace,
-)
-from hyperclova_core.corpus.deduplicate.verify import (
+from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import Candidates, find_candidates
+from hyperclova_core.corpus.deduplicate.minhash.verify import (
     compared,
     in_grey_zone,
     settle_grey,
     shingles_of,
     signatures_of,
 )
+from hyperclova_core.corpus.deduplicate.result import Found
+from hyperclova_core.corpus.deduplicate.schemas import (
+    CONTAINED_SCHEMA,
+    CROWD_SCHEMA,
+    EDGES_SCHEMA,
+    GROUPS_SCHEMA,
+    LABELS_SCHEMA,
+    TONIGHT,
+    Nodes,
+    TextPlace,
+)
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import write_table
-from hyperclova_core.foundation.frames import matrix
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import matrix
 
 if TYPE_CHECKING:
-    from hyperclova_core.corpus.deduplicate.stage import Prepared
-
-
-@dataclass
-class Found:
-    """What was found out about the documents of tonight (and, with an index, of the old ones they touch).
-
-    Attributes:
-        documents: DOCUMENTS_SCHEMA of tonight, sorted by doc_id.
-        fresh: which of them take part; refused: why others do not (null: an evaluation item is in it).
-        forms: node → row of its best document, of the forms that are new.
-        crowd: CROWD_SCHEMA, the documents of clusters of more than one, old and new; settled: what became of them.
-        standing: TONIGHT_SCHEMA of documents that came again unchanged: the clusters they are in.
-        labels: LABELS_SCHEMA of all touched nodes; edges: the new ones.
-    """
-
-    documents: pa.Table
-    fresh: npt.NDArray[np.bool_]
-    refused: list[str | None]
-    new_nodes: Nodes
-    new_rows: npt.NDArray[np.int64]
-    candidates: Candidates
-    templates: list[tuple[int, int, str]]
-    edges: pa.Table
-    labels: pa.Table
-    old_labels: pa.Table
-    crowd: pa.Table
-    settled: Settled
-    standing: pa.Table
-    contained: pa.Table
-    gone: pa.Table
-    places: dict[str, TextPlace]
-    counts: dict[str, float] = field(default_factory=dict)
+    from hyperclova_core.corpus.deduplicate.prepared import Prepared
 
 
 def find_together(

@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.candidates import find_candidates
-from hyperclova_core.corpus.deduplicate.clusters import split_components
-from hyperclova_core.corpus.deduplicate.components import label_components
+from hyperclova_core.corpus.deduplicate.clusters.connected_components import label_components
+from hyperclova_core.corpus.deduplicate.clusters.decisions import in_words
+from hyperclova_core.corpus.deduplicate.clusters.survivors import split_components
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.containment import contained_in, find_contained
-from hyperclova_core.corpus.deduplicate.decisions import in_words
-from hyperclova_core.corpus.deduplicate.past import collision
-from hyperclova_core.corpus.deduplicate.report import Facts, contamination, numbers_of, pick_examples, write_report
-from hyperclova_core.corpus.deduplicate.tables import (
-    CONTAINED_SCHEMA,
-    DECIDED_SCHEMA,
-    DOCUMENTS_SCHEMA,
-    EDGES_SCHEMA,
-    TONIGHT,
-    TextPlace,
-)
-from hyperclova_core.corpus.deduplicate.verify import (
+from hyperclova_core.corpus.deduplicate.containment.contained import contained_in, find_contained
+from hyperclova_core.corpus.deduplicate.history.index_lookup import collision
+from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import find_candidates
+from hyperclova_core.corpus.deduplicate.minhash.verify import (
     SHINGLES_SCHEMA,
     SIGNATURES_SCHEMA,
     documents_of,
@@ -33,7 +24,17 @@ from hyperclova_core.corpus.deduplicate.verify import (
     shingles_in,
     shingles_of,
 )
-from hyperclova_core.foundation.frames import (
+from hyperclova_core.corpus.deduplicate.report import Facts, contamination, numbers_of, pick_examples, write_report
+from hyperclova_core.corpus.deduplicate.schemas import (
+    CONTAINED_SCHEMA,
+    DECIDED_SCHEMA,
+    DOCUMENTS_SCHEMA,
+    EDGES_SCHEMA,
+    TONIGHT,
+    TextPlace,
+)
+from hyperclova_core.foundation.stages.kinds import Decisions, StageContext
+from hyperclova_core.foundation.stages.spark_frames import (
     Batches,
     Written,
     grouped_chunks,
@@ -44,12 +45,11 @@ from hyperclova_core.foundation.frames import (
     settled,
     spark_schema,
 )
-from hyperclova_core.foundation.stages import Decisions, StageContext
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from hyperclova_core.corpus.deduplicate.stage import Prepared
+    from hyperclova_core.corpus.deduplicate.prepared import Prepared
 
 EXAMPLE_ROWS = 12
 
@@ -58,7 +58,7 @@ def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext)
     """Decisions on all documents of a batch, as a Spark frame."""
     from pyspark.sql import functions as F
 
-    from hyperclova_core.corpus.deduplicate.stage import COLUMNS
+    from hyperclova_core.corpus.deduplicate.prepared import COLUMNS
 
     everything = over_files(context, prepared.sketches, read_columns(DOCUMENTS_SCHEMA), DOCUMENTS_SCHEMA)
     documents = everything.where("items is null")
@@ -227,7 +227,7 @@ def _estimated(pairs: DataFrame, signatures: DataFrame, config: DeduplicateConfi
     low, width = config.threshold - config.grey_zone, config.permutations
 
     def compare(batches: Batches) -> Batches:
-        from hyperclova_core.corpus.deduplicate.signatures import similarity
+        from hyperclova_core.corpus.deduplicate.minhash.signatures import similarity
 
         for batch in batches:
             sides = (matrix(batch.column(f"{side}_signature"), np.uint16, width) for side in ("left", "right"))

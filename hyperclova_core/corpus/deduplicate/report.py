@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.tables import TextPlace
-from hyperclova_core.corpus.deduplicate.verify import documents_of
+from hyperclova_core.corpus.deduplicate.minhash.verify import documents_of
+from hyperclova_core.corpus.deduplicate.schemas import TextPlace
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Table, plain_file_entry
-from hyperclova_core.foundation.documents import bucket_of
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.document_schema import bucket_of
+from hyperclova_core.foundation.datasets.manifest import Table
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
+from hyperclova_core.foundation.stages.kinds import StageContext
 
 CONTAMINATION_SCHEMA = pa.schema([("item", pa.string()), ("doc_id", pa.string())])
 EXAMPLES = 12

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 SKETCH_SCHEMA = pa.schema(
@@ -121,3 +123,9 @@ class TextPlace:
 
     files: Sequence[Sequence[str]]
     boilerplate: str | None
+
+
+Nodes = npt.NDArray[np.int64]
+
+
+READ = ["doc_id", "text", "source", "source_tier", "url", "published_at"]

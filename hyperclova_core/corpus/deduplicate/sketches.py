@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.tables import SKETCH_SCHEMA, UNKNOWN_TIME
+from hyperclova_core.corpus.deduplicate.schemas import READ, SKETCH_SCHEMA, UNKNOWN_TIME
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import HASHES, Dataset, TableWriter, abandoned_on_error, file_checksum
-from hyperclova_core.foundation.documents import TIERS
-from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import TIERS
+from hyperclova_core.foundation.datasets.manifest import file_checksum
+from hyperclova_core.foundation.datasets.parquet_writer import HASHES, TableWriter, abandoned_on_error
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.work_units import run_units
 
-READ = ["doc_id", "text", "source", "source_tier", "url", "published_at"]
 BATCH_ROWS = 1024
 
 
@@ -92,11 +93,12 @@ def sketch_batch(
     documents: pa.RecordBatch, config: DeduplicateConfig, boilerplate: str | None = None, items: str | None = None
 ) -> pa.RecordBatch:
     """SKETCH_SCHEMA of a batch that has the columns `READ`."""
-    from hyperclova_core.corpus.deduplicate.boilerplate import without_boilerplate
-    from hyperclova_core.corpus.deduplicate.decontaminate import items_in, load_items
-    from hyperclova_core.corpus.deduplicate.signatures import sketch
-    from hyperclova_core.corpus.deduplicate.winnow import shingle_hashes, winnowed
-    from hyperclova_core.foundation.frames import binary_rows
+    from hyperclova_core.corpus.deduplicate.containment.winnowing import winnowed
+    from hyperclova_core.corpus.deduplicate.contamination.decontaminate import items_in, load_items
+    from hyperclova_core.corpus.deduplicate.minhash.signatures import sketch
+    from hyperclova_core.corpus.deduplicate.text.boilerplate import without_boilerplate
+    from hyperclova_core.corpus.deduplicate.text.hashing import shingle_hashes
+    from hyperclova_core.foundation.stages.spark_frames import binary_rows
 
     texts = documents.column("text")
     found: list[str | None] = [None] * len(texts)

@@ -4,55 +4,30 @@ clusters → survivors. With a history index the documents of earlier nights tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.forms import signature_version
-from hyperclova_core.corpus.deduplicate.items import checksums, items_of
+from hyperclova_core.corpus.deduplicate.contamination.evaluation_sets import checksums, items_of
+from hyperclova_core.corpus.deduplicate.prepared import COLUMNS, Prepared
+from hyperclova_core.corpus.deduplicate.schemas import TextPlace
 from hyperclova_core.corpus.deduplicate.sketches import make_sketches
-from hyperclova_core.corpus.deduplicate.tables import DOCUMENTS_SCHEMA, TextPlace
+from hyperclova_core.corpus.deduplicate.text.comparison_form import signature_version
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, Table, write_table
-from hyperclova_core.foundation.stages import Decisions, Rewrite, StageContext, corpus_stage
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Table
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
+from hyperclova_core.foundation.stages.kinds import Decisions, Rewrite, StageContext, corpus_stage
 
 HISTORY = "history"
 TOMBSTONES = "tombstones"
-CUT = "hyperclova_core.corpus.deduplicate.boilerplate:cut"
-COLUMNS = ("cluster_id", "cluster_size", "signals")
+CUT = "hyperclova_core.corpus.deduplicate.text.boilerplate:cut"
 
 
 def resources(config: DeduplicateConfig) -> dict[str, str]:
     """What decides on the outcome beside the configuration: the signature's version, the evaluation sets' contents."""
     version = signature_version(config.shingle_characters, config.permutations, config.short_below)
     return {"signatures": version, **checksums(config.decontaminate)}
-
-
-@dataclass
-class Prepared:
-    """What deduplication starts from.
-
-    Attributes:
-        sketches: a file a bucket, of SKETCH_SCHEMA.
-        signed, prints: how many signatures and fingerprints they hold.
-        boilerplate: the lines that are cut.
-        place: where the texts lie.
-        tables: tables of the output that are written already.
-    """
-
-    dataset: Dataset
-    sketches: list[str]
-    signed: int
-    prints: int
-    boilerplate: pa.Table
-    place: TextPlace
-    tables: dict[str, Table] = field(default_factory=dict)
-
-    def table(self) -> pa.Table:
-        """DOCUMENTS_SCHEMA of all documents, sorted by doc_id."""
-        parts = [storage.read_parquet(path, DOCUMENTS_SCHEMA.names).cast(DOCUMENTS_SCHEMA) for path in self.sketches]
-        return pa.concat_tables(parts).combine_chunks()
 
 
 @corpus_stage("deduplicate", version="2", restricted=True, resources=resources)
@@ -67,7 +42,7 @@ def deduplicate(inputs: Mapping[str, Dataset], config: DeduplicateConfig, contex
         removed = [dataset for name, dataset in sorted(inputs.items()) if name.startswith(TOMBSTONES)]
         decisions = _together(prepared, inputs.get(HISTORY), removed, config, context)
     else:
-        from hyperclova_core.corpus.deduplicate.distributed import decide
+        from hyperclova_core.corpus.deduplicate.on_spark import decide
 
         decisions = decide(prepared, config, context)
     decisions.tables.update(prepared.tables)
@@ -102,7 +77,7 @@ def _prepare(dataset: Dataset, config: DeduplicateConfig, context: StageContext)
 
 
 def _boilerplate(dataset: Dataset, config: DeduplicateConfig, context: StageContext) -> pa.Table:
-    from hyperclova_core.corpus.deduplicate.boilerplate import BOILERPLATE_SCHEMA, find_boilerplate
+    from hyperclova_core.corpus.deduplicate.text.boilerplate import BOILERPLATE_SCHEMA, find_boilerplate
 
     documents = dataset.table("documents")
     if not config.boilerplate.enabled or documents.rows < config.boilerplate.min_documents:
@@ -118,10 +93,10 @@ def _together(
     config: DeduplicateConfig,
     context: StageContext,
 ) -> Decisions:
-    from hyperclova_core.corpus.deduplicate.increment import index_tables, promoted_documents
-    from hyperclova_core.corpus.deduplicate.index import open_index
+    from hyperclova_core.corpus.deduplicate.history.index import open_index
+    from hyperclova_core.corpus.deduplicate.history.index_update import index_tables, promoted_documents
+    from hyperclova_core.corpus.deduplicate.in_memory import decided, find_together, known_facts
     from hyperclova_core.corpus.deduplicate.report import Facts, contamination, counted, pick_examples, write_report
-    from hyperclova_core.corpus.deduplicate.together import decided, find_together, known_facts
 
     index = open_index(history, config, context) if history is not None else None
     forbidden = frozenset(

@@ -15,7 +15,7 @@ from pydantic import Field
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.source_stages import describe_file
+from hyperclova_core.foundation.stages.source_stages import describe_file
 
 Format = Literal["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]
 

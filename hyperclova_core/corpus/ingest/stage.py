@@ -13,7 +13,7 @@ import pyarrow as pa
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.readers import read_file
 from hyperclova_core.corpus.ingest.records import Record, Refused, Unreadable
-from hyperclova_core.foundation.documents import (
+from hyperclova_core.foundation.datasets.document_schema import (
     DOCUMENT_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_KEPT_BYTES,
@@ -23,7 +23,7 @@ from hyperclova_core.foundation.documents import (
 )
 from hyperclova_core.foundation.hashing import pseudonym
 from hyperclova_core.foundation.secrets import pseudonym_key, pseudonym_key_id
-from hyperclova_core.foundation.stages import SourceBatch, StageContext, source_stage
+from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, source_stage
 from hyperclova_core.korean.hangul import language_of, nfc
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import ATTEMPT, EXPIRED, MANIFEST, Manifest, read_manifest
+from hyperclova_core.foundation.datasets.manifest import ATTEMPT, EXPIRED, MANIFEST, Manifest, read_manifest
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.storage import disk
 from hyperclova_core.foundation.warehouse import Warehouse

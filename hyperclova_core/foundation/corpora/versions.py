@@ -19,29 +19,25 @@ from pydantic import Field, ValidationError
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import (
+from hyperclova_core.foundation.datasets.commit import commit, new_attempt
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import (
     Counters,
-    Dataset,
     FileEntry,
     Manifest,
     Table,
-    TableWriter,
-    abandoned_on_error,
-    commit,
     content_digest,
-    new_attempt,
-    open_dataset,
     read_manifest,
-    write_table,
 )
-from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.runner import Outcome, StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import Artifact, Engine, StageContext, artifact_stage, definition_of
-from hyperclova_core.foundation.tally import Tally
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.stages.counting import Tally
+from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies
+from hyperclova_core.foundation.stages.kinds import Artifact, Engine, StageContext, artifact_stage, definition_of
+from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.foundation.warehouse import Warehouse
 
 TOMBSTONES = pa.schema([pa.field("doc_id", pa.string(), nullable=False), pa.field("reason", pa.string())])

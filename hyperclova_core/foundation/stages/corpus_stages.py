@@ -14,21 +14,15 @@ import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import (
-    Dataset,
-    FileEntry,
-    Table,
-    TableWriter,
-    abandoned_on_error,
-    file_checksum,
-    write_table,
-)
-from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import FileEntry, Table, file_checksum
+from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import Decisions, StageContext, StageDefinition, load_function, load_stage
-from hyperclova_core.foundation.tally import Tally
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.stages.counting import Tally
+from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
+from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, StageDefinition, load_function, load_stage
+from hyperclova_core.foundation.stages.work_units import run_units
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

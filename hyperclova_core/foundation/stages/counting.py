@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.foundation.datasets import Counters
+from hyperclova_core.foundation.datasets.manifest import Counters
 
 
 class Tally:

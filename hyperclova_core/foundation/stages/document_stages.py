@@ -9,12 +9,14 @@ import pyarrow as pa
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Dataset, FileEntry, Table, TableWriter, abandoned_on_error
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import FileEntry, Table
+from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import StageBatch, StageContext, StageDefinition, load_stage
-from hyperclova_core.foundation.tally import Tally
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.stages.counting import Tally
+from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages.work_units import run_units
 
 BATCH_ROWS = 1024
 

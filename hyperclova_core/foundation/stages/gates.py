@@ -21,7 +21,8 @@ from pydantic import Field, field_validator
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, Dataset
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.errors import GateError
 from hyperclova_core.foundation.hashing import fingerprint
 

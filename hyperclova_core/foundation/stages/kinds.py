@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import pyarrow as pa
 
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, FileEntry, Table, Target
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.dataset import Target
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
+from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry, Table
 from hyperclova_core.foundation.hashing import fingerprint
 
 if TYPE_CHECKING:

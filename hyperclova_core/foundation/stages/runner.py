@@ -14,26 +14,22 @@ from typing import Any
 from hyperclova_core import __version__
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.corpus_stages import run_corpus_stage
-from hyperclova_core.foundation.datasets import (
+from hyperclova_core.foundation.datasets.commit import adopted, commit, new_attempt
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
+from hyperclova_core.foundation.datasets.manifest import (
     Counters,
-    Dataset,
     InputReference,
     Manifest,
     Table,
-    Target,
-    adopted,
-    commit,
     content_digest,
-    new_attempt,
-    open_dataset,
     read_manifest,
 )
-from hyperclova_core.foundation.document_stages import run_document_stage
-from hyperclova_core.foundation.gates import GateConfig, check_gates, passed_before
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.source_stages import run_source_stage
-from hyperclova_core.foundation.stages import Artifact, Engine, StageContext, StageDefinition
+from hyperclova_core.foundation.stages.corpus_stages import run_corpus_stage
+from hyperclova_core.foundation.stages.document_stages import run_document_stage
+from hyperclova_core.foundation.stages.gates import GateConfig, check_gates, passed_before
+from hyperclova_core.foundation.stages.kinds import Artifact, Engine, StageContext, StageDefinition
+from hyperclova_core.foundation.stages.source_stages import run_source_stage
 
 log = logging.getLogger(__name__)
 

@@ -15,25 +15,19 @@ import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import (
-    FileEntry,
-    Table,
-    TableWriter,
-    abandoned_on_error,
-    file_checksum,
-    write_table,
-)
-from hyperclova_core.foundation.document_stages import bucket_path, merge_tallies, rejected_batch
-from hyperclova_core.foundation.documents import (
+from hyperclova_core.foundation.datasets.document_schema import (
     DOCUMENT_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_KEPT_BYTES,
     REJECTED_SCHEMA,
     bucket_of,
 )
-from hyperclova_core.foundation.stages import SourceBatch, StageContext, StageDefinition, load_stage
-from hyperclova_core.foundation.tally import Tally
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.datasets.manifest import FileEntry, Table, file_checksum
+from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
+from hyperclova_core.foundation.stages.counting import Tally
+from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
+from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages.work_units import run_units
 
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 256

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

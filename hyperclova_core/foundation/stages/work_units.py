@@ -13,7 +13,7 @@ from typing import Any
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
 
 UnitFunction = Callable[[dict[str, Any]], dict[str, Any]]
 

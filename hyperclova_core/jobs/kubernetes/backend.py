@@ -12,21 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.cluster import ClusterConfig
-from hyperclova_core.jobs.kubernetes_api import Api, NotThereError, TakenError
-from hyperclova_core.jobs.kubernetes_state import (
-    LINGER_SECONDS,
-    State,
-    is_dead,
-    is_living,
-    moment,
-    pods_of,
-    state_of,
-)
-from hyperclova_core.jobs.ledger import usage_of
-from hyperclova_core.jobs.rank_logs import RankLogs
-from hyperclova_core.jobs.render import (
+from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.config import ClusterConfig
+from hyperclova_core.jobs.kubernetes.api import Api, NotThereError, TakenError
+from hyperclova_core.jobs.kubernetes.manifests import (
     ATTEMPT_LABEL,
     CONTAINER,
     HASH_ANNOTATION,
@@ -35,6 +24,17 @@ from hyperclova_core.jobs.render import (
     STOP_SECONDS,
     attempt_name,
     render,
+)
+from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
+from hyperclova_core.jobs.kubernetes.state import (
+    LINGER_SECONDS,
+    State,
+    is_dead,
+    is_living,
+    moment,
+    pods_of,
+    state_of,
+    usage_of,
 )
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, difference
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hyperclova_core.jobs.causes import FINAL_CODES, PREEMPTED
-from hyperclova_core.jobs.cluster import ClusterConfig, PodConfig, Volume
+from hyperclova_core.jobs.config import ClusterConfig, PodConfig, Volume
+from hyperclova_core.jobs.failure_causes import FINAL_CODES, PREEMPTED
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang
 
 JOB_LABEL, ATTEMPT_LABEL = "hyperclova.io/job", "hyperclova.io/attempt"

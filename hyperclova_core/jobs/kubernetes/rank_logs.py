@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.kubernetes_api import Api, NotThereError
-from hyperclova_core.jobs.render import CONTAINER
+from hyperclova_core.jobs.kubernetes.api import Api, NotThereError
+from hyperclova_core.jobs.kubernetes.manifests import CONTAINER
 
 READ_BYTES, MOST_BYTES = 1 << 18, 1 << 25
 LINE_CHARACTERS = 4000

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperclova_core.foundation.errors import PreemptedError
-from hyperclova_core.jobs.causes import PREEMPTED, cause_of
-from hyperclova_core.jobs.render import ATTEMPT_LABEL, CONTAINER, HASH_ANNOTATION, INDEX_ANNOTATION
+from hyperclova_core.jobs.failure_causes import PREEMPTED, cause_of
+from hyperclova_core.jobs.gpu_hours import Usage
+from hyperclova_core.jobs.kubernetes.manifests import ATTEMPT_LABEL, CONTAINER, HASH_ANNOTATION, INDEX_ANNOTATION
 
 Object = Mapping[str, Any]
 
@@ -389,3 +390,36 @@ def scheduling(message: str) -> str:
     if "had untolerated taint" in message:
         parts.append("nodes have taints that the job does not tolerate")
     return f"{'; '.join(parts)} ({message})" if parts else message
+
+
+def usage_of(
+    job: Mapping[str, Any],
+    pods: Sequence[Mapping[str, Any]],
+    name: str,
+    attempt: int,
+    devices: int,
+    code: int,
+    now: datetime,
+) -> Usage:
+    """What an attempt on a cluster took, by the times that the cluster gives."""
+    created = moment(job["metadata"].get("creationTimestamp")) or now
+    begun = [moment((pod.get("status") or {}).get("startTime")) for pod in pods]
+    known = [time for time in begun if time is not None]
+    ends = [moment(ended.at) for ended in (ended_of(pod) for pod in pods) if ended is not None]
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    ends += [
+        moment(item.get("lastTransitionTime"))
+        for item in conditions
+        if item.get("type") in ("Complete", "Completed", "Failed")
+    ]
+    end = max((time for time in ends if time is not None), default=now)
+    # pods that are gone took their times along: the job's own is the nearest
+    start = max(known, default=moment((job.get("status") or {}).get("startTime")) or end)
+    return Usage(
+        name,
+        attempt,
+        devices,
+        max(0.0, (start - created).total_seconds()),
+        max(0.0, (end - start).total_seconds()),
+        code,
+    )

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.backends import JobStatus
-from hyperclova_core.jobs.kubernetes_api import Api, NotThereError
-from hyperclova_core.jobs.kubernetes_state import ended_of, is_dead, moment, why_waiting
-from hyperclova_core.jobs.rank_logs import RankLogs
-from hyperclova_core.jobs.spark_cluster import FINGERPRINT_ANNOTATION, SparkClusterConfig
+from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.kubernetes.api import Api, NotThereError
+from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
+from hyperclova_core.jobs.kubernetes.state import ended_of, is_dead, moment, why_waiting
+from hyperclova_core.jobs.spark.pods import FINGERPRINT_ANNOTATION, SparkClusterConfig
 
 log = logging.getLogger(__name__)
 

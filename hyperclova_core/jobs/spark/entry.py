@@ -1,4 +1,4 @@
-"""What Spark on Kubernetes asks of an image: `python -m hyperclova_core.jobs.spark_entry driver ARGUMENTS…`, or `executor`.
+"""What Spark on Kubernetes asks of an image: `python -m hyperclova_core.jobs.spark.entry driver ARGUMENTS…`, or `executor`.
 
 Spark passes these words as a container's arguments, and the rest in its environment (`org.apache.spark.deploy.k8s.Constants`); the
 process becomes the JVM, so that the JVM gets the pod's signals.

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from hyperclova_core.foundation.hashing import digest_parts
-from hyperclova_core.jobs.cluster import PodConfig
-from hyperclova_core.jobs.render import (
+from hyperclova_core.jobs.config import PodConfig
+from hyperclova_core.jobs.kubernetes.manifests import (
     CONTAINER,
     SCRATCH,
     claims_of,
@@ -145,7 +145,7 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
         "name": CONTAINER,
         "image": config.image,
         # Spark gives arguments (`driver …`, `executor`), and expects an image that knows them
-        "command": [config.python, "-m", "hyperclova_core.jobs.spark_entry"],
+        "command": [config.python, "-m", "hyperclova_core.jobs.spark.entry"],
         "workingDir": SCRATCH,
         "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
         "securityContext": container_security(),

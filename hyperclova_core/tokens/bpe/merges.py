@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.tokens.byte_signs import SIGNS
-from hyperclova_core.tokens.character_classes import CODE_POINTS
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.pretokens.character_classes import CODE_POINTS
 
 SHORT_PIECE = 48
 """Up to so many symbols the lowest rank is found by looking at all; beyond, by a heap."""

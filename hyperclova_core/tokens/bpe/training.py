@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.foundation.jit import compiled
 
 NOTHING = -1
 

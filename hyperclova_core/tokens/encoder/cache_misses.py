@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.tokens.analyser import Analyser
-from hyperclova_core.tokens.bpe import Merges, Symbols, encode_piece
-from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, slot_of
-from hyperclova_core.tokens.memory import load_word
-from hyperclova_core.tokens.pieces import Pieces, Rules, cut_unit
-from hyperclova_core.tokens.viterbi import Search
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.bpe.merges import Merges, Symbols, encode_piece
+from hyperclova_core.tokens.encoder.pretoken_cache import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, slot_of
+from hyperclova_core.tokens.pretokens.analyser import Analyser
+from hyperclova_core.tokens.pretokens.pieces import Pieces, Rules, cut_unit
+from hyperclova_core.tokens.pretokens.viterbi import Search
+from hyperclova_core.tokens.pretokens.word_access import load_word
 
 MISSED_AT_ONCE = 4096
 DONE, OUT_FULL, MEMO_FULL, TOO_LITTLE_ROOM = 0, 1, 2, 3

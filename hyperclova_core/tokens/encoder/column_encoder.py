@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperclova_core.tokens import kernels, missed
-from hyperclova_core.tokens.analyser import Analyser, analyser
-from hyperclova_core.tokens.bpe import Merges, merges_of, symbols_for
-from hyperclova_core.tokens.character_classes import table_of
-from hyperclova_core.tokens.megatron import id_type
-from hyperclova_core.tokens.memo import LONGEST_UNIT, Memo, clear, empty_memo, frozen, nothing
-from hyperclova_core.tokens.pieces import KINDS, MORPHEME, Rules, pieces_for
-from hyperclova_core.tokens.units import UNIT_CHARACTERS
-from hyperclova_core.tokens.viterbi import search_for
+from hyperclova_core.tokens.bpe.merges import Merges, merges_of, symbols_for
+from hyperclova_core.tokens.encoder import cache_misses, kernels
+from hyperclova_core.tokens.encoder.pretoken_cache import LONGEST_UNIT, Memo, clear, empty_memo, frozen, nothing
+from hyperclova_core.tokens.pretokens.analyser import Analyser, analyser
+from hyperclova_core.tokens.pretokens.character_classes import table_of
+from hyperclova_core.tokens.pretokens.pieces import KINDS, MORPHEME, Rules, pieces_for
+from hyperclova_core.tokens.pretokens.rules import UNIT_CHARACTERS
+from hyperclova_core.tokens.pretokens.viterbi import search_for
+from hyperclova_core.tokens.special_tokens import id_type
 
 GROWN_UNITS = 1 << 20
 """Units that one worker remembers beside the memo it maps, about 100 MB; when they are full, it forgets them and starts anew."""
@@ -84,7 +84,7 @@ class ColumnEncoder:
         self._grown: Memo | None = None
         self._nodes = 1 << 16
         self._out: npt.NDArray[Any] = np.empty(0, self.dtype)
-        self._units, self._missed = kernels.room_for_units(), missed.room_for_missed()
+        self._units, self._missed = kernels.room_for_units(), cache_misses.room_for_missed()
         self._aside: npt.NDArray[Any] = np.empty(8 * LONGEST_UNIT, self.dtype)
         self._make_room(LONGEST)
 
@@ -92,7 +92,7 @@ class ColumnEncoder:
         """Workspaces for units of that many bytes."""
         self._longest = longest
         contexts = self._dictionary.matrix.size // self._dictionary.contexts
-        self._tools = missed.Tools(
+        self._tools = cache_misses.Tools(
             self._rules,
             self._dictionary,
             self._merges,
@@ -140,7 +140,11 @@ class ColumnEncoder:
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[Any], eod: int
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
         rows = len(offsets) - 1
-        lengths, unsure, state = np.zeros(rows, np.int64), np.zeros(rows, np.uint8), np.zeros(missed.STATES, np.int64)
+        lengths, unsure, state = (
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.uint8),
+            np.zeros(cache_misses.STATES, np.int64),
+        )
         if self._grown is None:
             self._grown = empty_memo(self._grown_units)
         if len(self._out) < 1024:
@@ -164,30 +168,30 @@ class ColumnEncoder:
                 self._bits,
                 self._longest,
             )
-            if lack == missed.DONE:
+            if lack == cache_misses.DONE:
                 break
-            if lack == missed.OUT_FULL:
-                written = int(state[missed.WRITTEN])
-                wider = np.empty(written + max(int(state[missed.NEEDED]), len(self._out) // 2), self.dtype)
+            if lack == cache_misses.OUT_FULL:
+                written = int(state[cache_misses.WRITTEN])
+                wider = np.empty(written + max(int(state[cache_misses.NEEDED]), len(self._out) // 2), self.dtype)
                 wider[:written] = self._out[:written]
                 self._out = wider
-            elif lack == missed.MEMO_FULL:
+            elif lack == cache_misses.MEMO_FULL:
                 clear(self._grown)
-                state[missed.CLEARED] = 1
+                state[cache_misses.CLEARED] = 1
                 self.tally.forgot += 1
-            elif state[missed.NEEDED] < 0:
-                aside = np.empty(-2 * int(state[missed.NEEDED]), self.dtype)
+            elif state[cache_misses.NEEDED] < 0:
+                aside = np.empty(-2 * int(state[cache_misses.NEEDED]), self.dtype)
                 aside[: len(self._aside)] = self._aside
                 self._aside = aside
-            elif state[missed.NEEDED] > self._longest:
-                self._make_room(int(state[missed.NEEDED]))
+            elif state[cache_misses.NEEDED] > self._longest:
+                self._make_room(int(state[cache_misses.NEEDED]))
             else:
                 self._nodes *= 2
                 self._make_room(self._longest)
-        self.tally.units += int(state[missed.UNITS])
-        self.tally.missed += int(state[missed.MISSED])
-        self.tally.learnt_bytes += int(state[missed.LEARNT_BYTES])
-        return self._out[: int(state[missed.WRITTEN])], lengths, unsure
+        self.tally.units += int(state[cache_misses.UNITS])
+        self.tally.missed += int(state[cache_misses.MISSED])
+        self.tally.learnt_bytes += int(state[cache_misses.LEARNT_BYTES])
+        return self._out[: int(state[cache_misses.WRITTEN])], lengths, unsure
 
     def memo_of(self, units: pa.Array) -> Memo:
         """A memo that knows these units (each once); the same units in the same order give the same memo."""
@@ -257,27 +261,6 @@ class ColumnCutter:
         starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
         count = kernels.units_of_rows(data, offsets, self._rules.classes, self._rules.kind, starts, ends)
         return data, starts[:count], ends[:count]
-
-
-_KEPT: dict[str, Any] = {}
-
-
-def kept_encoder(folder: str) -> tuple[Any, ColumnEncoder]:
-    """(tokenizer, its encoder) of a folder, kept for this process's next unit of work: what a worker has learnt, it knows then.
-
-    One is kept; another folder, or other files in it, take its place.
-    """
-    from hyperclova_core.foundation import storage
-    from hyperclova_core.tokens.tokenizer import DESCRIPTION_FILE, Tokenizer
-
-    described = storage.join(folder, DESCRIPTION_FILE)
-    stamp = storage.read_bytes(described) if storage.exists(described) else storage.read_bytes(folder)
-    if _KEPT.get("folder") != (folder, stamp):
-        _KEPT.clear()
-        tokenizer = Tokenizer.load(folder)
-        _KEPT.update(folder=(folder, stamp), tokenizer=tokenizer, encoder=tokenizer.columns())
-    _KEPT["encoder"].tally = Tally()
-    return _KEPT["tokenizer"], _KEPT["encoder"]
 
 
 def rules_of(kind: str, runs: list[int], digits: int, placeholders: dict[str, int]) -> Rules:

@@ -10,11 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.tokens.character_classes import KIND, UNSURE, WHITE
-from hyperclova_core.tokens.memo import ABSENT, LONGEST_UNIT, SHORT, find, has_room, insert, key_of, slot_of
-from hyperclova_core.tokens.memory import load_word, look_at_block, prefetch, store_word, trailing_zeros
-from hyperclova_core.tokens.missed import (
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.encoder.cache_misses import (
     DONE,
     LACKING,
     MISSED,
@@ -31,9 +28,21 @@ from hyperclova_core.tokens.missed import (
     fill_in,
     learn_missed,
 )
-from hyperclova_core.tokens.pieces import MORPHEME, cut_unit
-from hyperclova_core.tokens.units import UNIT_CHARACTERS
-from hyperclova_core.tokens.utf8 import decoded
+from hyperclova_core.tokens.encoder.pretoken_cache import (
+    ABSENT,
+    LONGEST_UNIT,
+    SHORT,
+    find,
+    has_room,
+    insert,
+    key_of,
+    slot_of,
+)
+from hyperclova_core.tokens.pretokens.character_classes import KIND, UNSURE, WHITE
+from hyperclova_core.tokens.pretokens.pieces import MORPHEME, cut_unit
+from hyperclova_core.tokens.pretokens.rules import UNIT_CHARACTERS
+from hyperclova_core.tokens.pretokens.utf8 import decoded
+from hyperclova_core.tokens.pretokens.word_access import load_word, look_at_block, prefetch, store_word, trailing_zeros
 
 UNITS_AT_ONCE = 1024
 IN_SLOT, KNOWN, NOWHERE = range(3)

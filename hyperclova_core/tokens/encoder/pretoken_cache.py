@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.tokens.memory import load_word
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.pretokens.word_access import load_word
 
 MAGIC = b"HYPERCLOVA MEMO\n"
 VERSION = 1

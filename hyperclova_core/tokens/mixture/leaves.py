@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.mix import UNKNOWN, MixConfig
 from hyperclova_core.foundation.hashing import order_keys
+from hyperclova_core.tokens.mixture.plan import UNKNOWN, MixConfig
 
 COLUMNS = ("source", "category", "quality", "source_tier", "language")
 

@@ -17,15 +17,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.mix import Leaf, MixConfig, Plan, leaf_path, make_plan
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, plain_file_entry, write_table
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry, write_table
 from hyperclova_core.foundation.hashing import order_keys
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.foundation.units import run_units
-from hyperclova_core.tokens.analyser import analyser_resources
-from hyperclova_core.tokens.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
-from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.work_units import run_units
+from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
+from hyperclova_core.tokens.mixture.plan import Leaf, MixConfig, Plan, leaf_path, make_plan
+from hyperclova_core.tokens.pretokens.analyser import analyser_resources
+from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 
 RANGE_BITS = 12
 COUNTS_SCHEMA = pa.schema(
@@ -197,7 +199,7 @@ def _counters(chosen: list[dict[str, Any]], tokens: dict[str, int]) -> Counters:
 def _count_unit(
     unit: dict[str, Any], *, tokenizer: str, config: MixConfig, limit: int, context: StageContext
 ) -> dict[str, Any]:
-    from hyperclova_core.tokens.encoder import kept_encoder
+    from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 
     _, encoder = kept_encoder(tokenizer)
     parts, least, held = [], 1 << 64, 0

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.tokens.viterbi import begin_lexicon
+from hyperclova_core.tokens.pretokens.viterbi import begin_lexicon
 
 HEADER = struct.Struct("<10I32s")
 DICTIONARY_VERSION = 102

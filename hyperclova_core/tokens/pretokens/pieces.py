@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.tokens.analyser import Analyser
-from hyperclova_core.tokens.character_classes import DIGIT, KIND, LETTER, SYLLABLE, WHITE
-from hyperclova_core.tokens.utf8 import decoded
-from hyperclova_core.tokens.viterbi import NONE, Search, best_cut
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.pretokens.analyser import Analyser
+from hyperclova_core.tokens.pretokens.character_classes import DIGIT, KIND, LETTER, SYLLABLE, WHITE
+from hyperclova_core.tokens.pretokens.utf8 import decoded
+from hyperclova_core.tokens.pretokens.viterbi import NONE, Search, best_cut
 
 MORPHEME, BYTE, CHARACTER = 0, 1, 2
 KINDS = {"morpheme": MORPHEME, "byte": BYTE, "character": CHARACTER}

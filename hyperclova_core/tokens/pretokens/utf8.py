@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.foundation.jit import compiled
 
 
 @compiled(inline=True)

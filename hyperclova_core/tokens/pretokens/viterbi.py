@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.tokens.memory import prefetch
-from hyperclova_core.tokens.utf8 import decoded
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.tokens.pretokens.utf8 import decoded
+from hyperclova_core.tokens.pretokens.word_access import prefetch
 
 LONGEST_GROUP = 24
 """Characters of one kind that may form one unknown word (MeCab's `max-grouping-size`)."""

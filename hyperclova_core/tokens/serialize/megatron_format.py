@@ -18,21 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import FileEntry
+from hyperclova_core.foundation.datasets.manifest import FileEntry
 from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.tokens.special_tokens import id_type
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 CODES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
-UINT16_VOCABULARY = 65_500
-"""Megatron's own bound: up to here ids are written in two bytes."""
-
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.int32]
-
-
-def id_type(vocabulary_size: int) -> type[np.uint16] | type[np.int32]:
-    """The id type that Megatron-LM chooses for a vocabulary."""
-    return np.uint16 if vocabulary_size < UINT16_VOCABULARY else np.int32
 
 
 class ShardWriter:

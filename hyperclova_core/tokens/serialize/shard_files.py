@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import TableWriter, abandoned_on_error
+from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.tokens.megatron import Shard, ShardWriter
-from hyperclova_core.tokens.serialize import SIDE_FORMAT
-from hyperclova_core.tokens.shards import PROVENANCE_LAYOUT, PROVENANCE_SCHEMA
-from hyperclova_core.tokens.tokenizer import Tokenizer
+from hyperclova_core.tokens.serialize.megatron_format import Shard, ShardWriter
+from hyperclova_core.tokens.serialize.shards import PROVENANCE_LAYOUT, PROVENANCE_SCHEMA
+from hyperclova_core.tokens.serialize.stage import SIDE_FORMAT
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
 COPIED_DOCUMENTS = 1 << 12
 

@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Layout, TableWriter, abandoned_on_error
+from hyperclova_core.foundation.datasets.parquet_writer import Layout, TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import TransientError
-from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.tokens.megatron import ShardWriter, id_type
-from hyperclova_core.tokens.staging import place_rows, unpacked
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
+from hyperclova_core.tokens.serialize.staging import place_rows, unpacked
+from hyperclova_core.tokens.special_tokens import id_type
 
 WINDOW_TOKENS = 1 << 21
 """Ids that are put into order at once."""

@@ -16,14 +16,22 @@ from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, Dataset, FileEntry, plain_file_entry
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.foundation.units import run_units
-from hyperclova_core.tokens.analyser import analyser_resources
-from hyperclova_core.tokens.composition import chart_of, check_composition, check_windows, table_of, window_tokens
-from hyperclova_core.tokens.mix_stage import SPLITS
-from hyperclova_core.tokens.train_stage import tokenizer_folder
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.work_units import run_units
+from hyperclova_core.tokens.mixture.composition import (
+    chart_of,
+    check_composition,
+    check_windows,
+    table_of,
+    window_tokens,
+)
+from hyperclova_core.tokens.mixture.stage import SPLITS
+from hyperclova_core.tokens.pretokens.analyser import analyser_resources
+from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 
 SIDE_FORMAT = 1
 
@@ -76,8 +84,8 @@ def write_shards(
         tokenizer: its folder; facts: its `identity` and `vocabulary_size`.
         shard_tokens: tokens of a shard, about.
     """
-    from hyperclova_core.tokens.shards import write_shard
-    from hyperclova_core.tokens.staging import encode_unit
+    from hyperclova_core.tokens.serialize.shards import write_shard
+    from hyperclova_core.tokens.serialize.staging import encode_unit
 
     chosen = {} if selection is None else _by_bucket(selection, documents)
     entries = documents.table("documents").files
@@ -131,7 +139,7 @@ def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, s
 
 def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> list[dict[str, Any]]:
     """Which ranges of the training order each shard is cut from."""
-    from hyperclova_core.tokens.staging import unpacked
+    from hyperclova_core.tokens.serialize.staging import unpacked
 
     mine = [unpacked(run["tokens"]) for run in runs if run["split"] == split]
     if not mine:

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.compiled import compiled
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
-from hyperclova_core.foundation.stages import StageContext
-from hyperclova_core.tokens.encoder import kept_encoder
-from hyperclova_core.tokens.mix_stage import SPLITS
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
+from hyperclova_core.tokens.mixture.stage import SPLITS
 
 RUN_TOKENS = 1 << 25
 """Ids of a run, about; 64 or 128 MB."""

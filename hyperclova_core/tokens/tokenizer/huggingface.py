@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hyperclova_core.tokens.specials import END_OF_DOCUMENT, PAD, PLACEHOLDERS, SPECIAL_TOKENS
-
-if TYPE_CHECKING:
-    from hyperclova_core.tokens.tokenizer import Tokenizer
+from hyperclova_core.tokens.special_tokens import END_OF_DOCUMENT, PAD, PLACEHOLDERS, SPECIAL_TOKENS
 
 STANDARD_FILE, MORPHEME_FILE = "tokenizer.json", "bpe.json"
 """The BPE of a morpheme-aware tokenizer has another name: taken for the whole, it would give other ids without a word."""
-CODE = ("tokenization_hyperclova.py", "units.py")
+RULES_MODULE, RULES_FILE = "hyperclova_core.tokens.pretokens.rules", "pretoken_rules.py"
+CODE_FILE = "tokenization_hyperclova.py"
+"""The class and the rules it follows, as they lie beside an exported model: two files that stand alone."""
 WORDS = r" ?\S+|\s+(?!\S)|\s+"
 
 
@@ -62,7 +61,7 @@ def model_of(kind: str, vocabulary: list[str], merges: list[tuple[str, str]]) ->
     }
 
 
-def companion_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+def companion_files(kind: str) -> dict[str, bytes]:
     """What `AutoTokenizer` reads beside the model: its configuration, and the class where one is needed."""
     config: dict[str, Any] = {
         "eos_token": END_OF_DOCUMENT,
@@ -70,14 +69,22 @@ def companion_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }
-    if tokenizer.kind != "morpheme":
+    if kind != "morpheme":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         return {"tokenizer_config.json": _json(config)}
     config["tokenizer_class"] = "HyperclovaTokenizer"
     config["auto_map"] = {"AutoTokenizer": ["tokenization_hyperclova.HyperclovaTokenizer", None]}
     config["split_special_tokens"] = True
-    code = {name: (files("hyperclova_core.tokens") / name).read_bytes() for name in CODE}
-    return {"tokenizer_config.json": _json(config), **code}
+    return {"tokenizer_config.json": _json(config), **_code()}
+
+
+def _code() -> dict[str, bytes]:
+    """Both files; the class finds its rules beside it, no longer in this package."""
+    tokenization = (files("hyperclova_core.tokens.tokenizer") / CODE_FILE).read_text("utf-8")
+    here, beside = f"from {RULES_MODULE} import", f"from .{RULES_FILE.removesuffix('.py')} import"
+    assert tokenization.count(here) == 1
+    rules = files("hyperclova_core.tokens.pretokens") / "rules.py"
+    return {CODE_FILE: tokenization.replace(here, beside).encode(), RULES_FILE: rules.read_bytes()}
 
 
 def _json(value: Any) -> bytes:

@@ -1,6 +1,6 @@
 """HyperCLOVA's morpheme-aware tokenizer for `transformers`: slow, and equal to the platform's encoder id for id.
 
-It lies beside an exported model with `units.py`, `bpe.json` and `hyperclova_tokenizer.json`, and needs the packages `tokenizers`,
+It lies beside an exported model with `pretoken_rules.py`, `bpe.json` and `hyperclova_tokenizer.json`, and needs the packages `tokenizers`,
 `mecab-python3` and `python-mecab-ko-dic` in the versions that `hyperclova_tokenizer.json` names:
 
     AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
@@ -20,7 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizer
 
-from .units import Cutter
+from hyperclova_core.tokens.pretokens.rules import Cutter
 
 MODEL_FILE, DESCRIPTION_FILE = "bpe.json", "hyperclova_tokenizer.json"
 

@@ -1,8 +1,8 @@
 """The tokenizer: a text to ids and back, what it is made of, and its files.
 
 Lossless: `decode(encode(text))` is the NFC form of the text, whatever the text, halves of surrogate pairs and all.
-`encode` follows the plain rules (units.py) with Hugging Face's BPE: it is the reference. `columns()` gives the compiled encoder,
-with the same ids, for whole corpora.
+`encode` follows the plain rules (pretokens/rules.py) with Hugging Face's BPE: it is the reference. For whole corpora,
+`encoder.worker_encoder` has the compiled encoder, with the same ids.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.korean.hangul import nfc
-from hyperclova_core.tokens.analyser import analyser_identity
-from hyperclova_core.tokens.byte_signs import BYTES, SIGNS
-from hyperclova_core.tokens.character_classes import classify
-from hyperclova_core.tokens.huggingface import STANDARD_FILE, companion_files, model_file
-from hyperclova_core.tokens.specials import END_OF_DOCUMENT, EOD_ID, PLACEHOLDERS, SPECIAL_TOKENS, padded_vocabulary
-from hyperclova_core.tokens.units import Cutter
-
-if TYPE_CHECKING:
-    from hyperclova_core.tokens.encoder import ColumnEncoder
+from hyperclova_core.tokens.bpe.byte_to_unicode import BYTES, SIGNS
+from hyperclova_core.tokens.pretokens.analyser import analyser_identity
+from hyperclova_core.tokens.pretokens.character_classes import classify
+from hyperclova_core.tokens.pretokens.rules import Cutter
+from hyperclova_core.tokens.special_tokens import (
+    END_OF_DOCUMENT,
+    EOD_ID,
+    PLACEHOLDERS,
+    SPECIAL_TOKENS,
+    padded_vocabulary,
+)
+from hyperclova_core.tokens.tokenizer.huggingface import STANDARD_FILE, companion_files, model_file
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -52,7 +56,7 @@ class Tokenizer:
     def __init__(self, model: dict[str, Any], description: dict[str, Any], folder: str | None = None) -> None:
         self.model = model
         self.description = description
-        self._folder = folder
+        self.folder = folder
         self._remembered: dict[str, list[int]] = {}
 
     @property
@@ -102,33 +106,6 @@ class Tokenizer:
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         return token_bytes(self.model, set(self.description["special_tokens"]))
-
-    def columns(self, grown_units: int | None = None, memo: bool = True) -> ColumnEncoder:
-        """The compiled encoder, which starts with what the memo beside the tokenizer's files knows.
-
-        Args:
-            grown_units: units remembered beside it at most.
-            memo: False: start with nothing.
-        """
-        from hyperclova_core.tokens.encoder import GROWN_UNITS, ColumnEncoder
-        from hyperclova_core.tokens.memo import map_memo
-
-        known = None
-        if memo and self._folder is not None:
-            path = storage.join(self._folder, MEMO_FILE)
-            if storage.exists(path):
-                known = map_memo(str(storage.localized(path)), self.identity)
-        return ColumnEncoder(
-            self.model["model"],
-            self.kind,
-            self.description["classes"],
-            self.description["digits"],
-            self.placeholders,
-            self.description["normalisation"] == "NFC",
-            self.vocabulary_size,
-            known,
-            grown_units or GROWN_UNITS,
-        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; no end-of-document."""
@@ -190,7 +167,7 @@ class Tokenizer:
         storage.write_bytes(
             storage.join(folder, DESCRIPTION_FILE), (json.dumps(described, ensure_ascii=False) + "\n").encode()
         )
-        for name, content in companion_files(self).items():
+        for name, content in companion_files(self.kind).items():
             storage.write_bytes(storage.join(folder, name), content)
 
     @staticmethod
@@ -322,3 +299,8 @@ def _decode_error(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("hyperclova", _decode_error)
+
+
+def tokenizer_folder(dataset: Dataset) -> str:
+    """Where a tokenizer dataset holds its tokenizer."""
+    return storage.join(dataset.uri, str(dataset.manifest.info["folder"]))

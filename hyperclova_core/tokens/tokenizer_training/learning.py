@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.tokens.bpe_training import Words, learn_merges
-from hyperclova_core.tokens.byte_signs import SIGNS
-from hyperclova_core.tokens.character_classes import CODE_POINTS, classify
-from hyperclova_core.tokens.encoder import ColumnCutter
-from hyperclova_core.tokens.huggingface import model_of
-from hyperclova_core.tokens.memo import LONGEST_UNIT
-from hyperclova_core.tokens.specials import PLACEHOLDERS, SPECIAL_TOKENS
-from hyperclova_core.tokens.tokenizer import Tokenizer, described
+from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.bpe.training import Words, learn_merges
+from hyperclova_core.tokens.encoder.column_encoder import ColumnCutter
+from hyperclova_core.tokens.encoder.pretoken_cache import LONGEST_UNIT
+from hyperclova_core.tokens.pretokens.character_classes import CODE_POINTS, classify
+from hyperclova_core.tokens.special_tokens import PLACEHOLDERS, SPECIAL_TOKENS
+from hyperclova_core.tokens.tokenizer.huggingface import model_of
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer, described
 
 CHARACTER_COVERAGE = 0.9995
 """Share of a sample's characters that are tokens in BPE over characters; the rest is written as bytes (SentencePiece's default)."""

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hyperclova_core.tokens.tokenizer import Tokenizer
+from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
+from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
 
 def fertility_report(tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """By leaf and over all: documents, bytes, tokens, bytes a token, tokens a word between spaces (fertility), and texts that do not
     come back as they were (unknown-free: 0)."""
-    encoder = tokenizer.columns()
+    encoder = column_encoder(tokenizer)
     rows: dict[str, dict[str, float]] = {}
     for leaf, documents in sorted(texts.items()):
         encoded = encoder.encode(pa.array(documents, pa.string()))

@@ -15,16 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from hyperclova_core.corpus.mix import MixConfig, capacity, leaf_path, make_plan
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
-from hyperclova_core.foundation.datasets import Counters, Dataset, plain_file_entry, write_table
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.manifest import Counters
+from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry, write_table
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.foundation.units import run_units
-from hyperclova_core.tokens.analyser import analyser_resources
-from hyperclova_core.tokens.leaves import COLUMNS, below, paths_of, share_limit
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.work_units import run_units
+from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
+from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit
+from hyperclova_core.tokens.mixture.plan import MixConfig, capacity, leaf_path, make_plan
+from hyperclova_core.tokens.pretokens.analyser import analyser_resources
 
 REPORTED_DOCUMENTS = 4096
 COUNTED_AT_ONCE = 1 << 23
@@ -59,9 +62,9 @@ class TokenizerConfig(Config):
 @artifact_stage("tokenizer", version="2", resources=analyser_resources)
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
     """Learn a tokenizer from the one dataset given; the result is the same whatever the number of tasks and buckets."""
-    from hyperclova_core.tokens.learning import learn, memo_order
-    from hyperclova_core.tokens.memo import write_memo
-    from hyperclova_core.tokens.tokenizer import MEMO_FILE
+    from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
+    from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE
+    from hyperclova_core.tokens.tokenizer_training.learning import learn, memo_order
 
     (dataset,) = inputs.values()
     mixture = (config.mixture or MixConfig()).model_copy(update={"on_shortage": "respread", "max_epochs": 1.0})
@@ -98,7 +101,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     tokenizer = learn(config.kind, config.vocabulary_size, config.digits, words, counts, details)
     root, folder = context.target.root(False), f"{context.attempt_path}/tokenizer"
     tokenizer.save(storage.join(root, folder))
-    encoder = tokenizer.columns(memo=False)
+    encoder = column_encoder(tokenizer, memo=False)
     memo = encoder.memo_of(memo_order(words, counts, config.memo_units))
     with storage.replacing(storage.join(root, folder, MEMO_FILE)) as temporary, open(temporary, "wb") as file:
         write_memo(memo, file, tokenizer.identity)
@@ -131,11 +134,6 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
             "folder": folder,
         },
     )
-
-
-def tokenizer_folder(dataset: Dataset) -> str:
-    """Where a tokenizer dataset holds its tokenizer."""
-    return storage.join(dataset.uri, str(dataset.manifest.info["folder"]))
 
 
 def sample_shares(sizes: Mapping[str, Mapping[str, int]], wanted: int, mixture: MixConfig) -> dict[str, float]:
@@ -189,7 +187,7 @@ def _count_sample(
     config: TokenizerConfig,
     context: StageContext,
 ) -> dict[str, Any]:
-    from hyperclova_core.tokens.learning import cutter_of
+    from hyperclova_core.tokens.tokenizer_training.learning import cutter_of
 
     cutter = cutter_of(config.kind, config.digits)
     folded, size, held = [], 0, 0
@@ -227,7 +225,7 @@ def _report(
     mixture: MixConfig,
 ) -> dict[str, Any]:
     """How the tokenizer fares on up to a few megabytes that it may or may not have seen, by leaf."""
-    from hyperclova_core.tokens.report import fertility_report
+    from hyperclova_core.tokens.tokenizer_training.report import fertility_report
 
     texts: dict[str, list[str]] = {}
     left = REPORTED_DOCUMENTS  # of the smallest ids, which are a random sample, however many files they lie in

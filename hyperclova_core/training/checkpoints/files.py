@@ -16,7 +16,7 @@ from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.training.health import moved
+from hyperclova_core.training.health.watchdog import moved
 
 log = logging.getLogger(__name__)
 

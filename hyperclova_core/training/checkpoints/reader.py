@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.training.checkpoint_files import at_hand
-from hyperclova_core.training.sizes import ModelSize
-from hyperclova_core.training.weights import Weight, weights_of
+from hyperclova_core.training.checkpoints.files import at_hand
+from hyperclova_core.training.model.sizes import ModelSize
+from hyperclova_core.training.model.weights import Weight, weights_of
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)

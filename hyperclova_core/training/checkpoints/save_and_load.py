@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
-from hyperclova_core.training.checkpoint_files import (
+from hyperclova_core.training.checkpoints.files import (
     FORMAT,
     MANIFEST,
     checksum_of,
@@ -34,10 +34,10 @@ from hyperclova_core.training.checkpoint_files import (
     usable,
     verify_files,
 )
-from hyperclova_core.training.checkpoint_reader import KINDS, MOMENTS, WEIGHT, open_checkpoint
-from hyperclova_core.training.health import moved
-from hyperclova_core.training.sizes import ModelSize
-from hyperclova_core.training.weights import name_in_pipeline
+from hyperclova_core.training.checkpoints.reader import KINDS, MOMENTS, WEIGHT, open_checkpoint
+from hyperclova_core.training.health.watchdog import moved
+from hyperclova_core.training.model.sizes import ModelSize
+from hyperclova_core.training.model.weights import name_in_pipeline
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_key
-from hyperclova_core.training.stream import TokenStream
+from hyperclova_core.training.data.token_stream import TokenStream
 
 HELD_WINDOWS = 4
 READ_AT_ONCE = 64

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.storage import s3
-from hyperclova_core.tokens.megatron import Shard
-from hyperclova_core.training.health import moved
+from hyperclova_core.tokens.serialize.megatron_format import Shard
+from hyperclova_core.training.health.watchdog import moved
 
 BLOCK_BYTES = 8 << 20
 READ_AHEAD = 2

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.training.config import JobConfig, TrainConfig
-from hyperclova_core.training.model import Regularisation, pipeline_layers
-from hyperclova_core.training.parallel import CrossEntropy, set_tensor_group
+from hyperclova_core.training.model.gpt import Regularisation, pipeline_layers
+from hyperclova_core.training.model.tensor_parallel import CrossEntropy, set_tensor_group
 
 
 def device_kind() -> str:
@@ -111,8 +111,8 @@ def build_engine(job: JobConfig, topology: Any) -> Any:
     from deepspeed.pipe import PipelineModule
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    from hyperclova_core.training.checkpoints import prepare_moments
-    from hyperclova_core.training.pipeline import TrainingEngine
+    from hyperclova_core.training.checkpoints.save_and_load import prepare_moments
+    from hyperclova_core.training.engine.pipeline_engine import TrainingEngine
 
     train = job.train
     how = Regularisation(train.dropout, train.attention_dropout, train.size.parallel.recompute)

@@ -17,8 +17,8 @@ from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.utils import get_global_norm_of_tensors
 
-from hyperclova_core.training.micro_batch import MicroBatch, enter
-from hyperclova_core.training.parallel import WAITED
+from hyperclova_core.training.model.micro_batch import MicroBatch, enter
+from hyperclova_core.training.model.tensor_parallel import WAITED
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ from safetensors.torch import save_file
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.tokens.specials import EOD_ID
-from hyperclova_core.tokens.tokenizer import MEMO_FILE
-from hyperclova_core.training.checkpoint_files import forget_copies, read_checkpoint, verify_files
-from hyperclova_core.training.checkpoint_reader import CheckpointReader, open_checkpoint
-from hyperclova_core.training.model import WholeModel
-from hyperclova_core.training.model_card import model_card
-from hyperclova_core.training.sizes import ModelSize
-from hyperclova_core.training.weights import name_in_module
+from hyperclova_core.tokens.special_tokens import EOD_ID
+from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE
+from hyperclova_core.training.checkpoints.files import forget_copies, read_checkpoint, verify_files
+from hyperclova_core.training.checkpoints.reader import CheckpointReader, open_checkpoint
+from hyperclova_core.training.export.model_card import model_card
+from hyperclova_core.training.model.gpt import WholeModel
+from hyperclova_core.training.model.sizes import ModelSize
+from hyperclova_core.training.model.weights import name_in_module
 
 log = logging.getLogger(__name__)
 

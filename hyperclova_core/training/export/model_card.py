@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hyperclova_core.training.sizes import ModelSize
+from hyperclova_core.training.model.sizes import ModelSize
 
 
 def model_card(

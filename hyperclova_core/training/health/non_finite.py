@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hyperclova_core.training.micro_batch import current
-from hyperclova_core.training.model import Block
-from hyperclova_core.training.weights import name_in_pipeline
+from hyperclova_core.training.model.gpt import Block
+from hyperclova_core.training.model.micro_batch import current
+from hyperclova_core.training.model.weights import name_in_pipeline
 
 
 @dataclass

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperclova_core.training.micro_batch import MicroBatch, current, dropout, seeded
-from hyperclova_core.training.parallel import (
+from hyperclova_core.training.model.micro_batch import MicroBatch, current, dropout, seeded
+from hyperclova_core.training.model.sizes import ModelSize
+from hyperclova_core.training.model.tensor_parallel import (
     ColumnParallelLinear,
     RowParallelLinear,
     VocabularyParallelEmbedding,
@@ -21,7 +22,6 @@ from hyperclova_core.training.parallel import (
     project,
     tensor_group,
 )
-from hyperclova_core.training.sizes import ModelSize
 
 DEVIATION = 0.02
 

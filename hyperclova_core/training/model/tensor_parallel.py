@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.training.micro_batch import MicroBatch, current, enter
+from hyperclova_core.training.model.micro_batch import MicroBatch, current, enter
 
 
 @dataclass

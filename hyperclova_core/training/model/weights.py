@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.training.sizes import ModelSize
+from hyperclova_core.training.model.sizes import ModelSize
 
 if TYPE_CHECKING:
     import torch

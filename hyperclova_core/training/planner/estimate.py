@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hyperclova_core.training.model.sizes import ModelSize
 from hyperclova_core.training.planner.devices import GIGA, Device
-from hyperclova_core.training.sizes import ModelSize
 
 EFFICIENCY, HALF_WIDTH = 0.74, 340.0
 """Share of the device's peak that matrix products reach when they are wide, and the width of a rank's share (d / tensor) at which

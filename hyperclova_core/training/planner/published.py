@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperclova_core.training.model.sizes import SIZES, ModelSize
 from hyperclova_core.training.planner.devices import DEVICES
 from hyperclova_core.training.planner.estimate import Layout, Task, model_flops, step_time
-from hyperclova_core.training.sizes import SIZES, ModelSize
 
 
 @dataclass(frozen=True)

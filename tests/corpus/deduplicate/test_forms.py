@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperclova_core.corpus.deduplicate.forms import EMAIL_MASK, NUMBER_MASK, form_of, signature_version
-from hyperclova_core.corpus.deduplicate.signatures import band_keys, similarity, sketch
+from hyperclova_core.corpus.deduplicate.minhash.signatures import band_keys, similarity, sketch
+from hyperclova_core.corpus.deduplicate.text.comparison_form import EMAIL_MASK, NUMBER_MASK, form_of, signature_version
 from tests.corpus.deduplicate.texts import SYLLABLES, shingle_set
 
 PIECES = st.sampled_from(

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 
 from hyperclova_core.cli.main import cli
 from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig, ContainmentConfig, DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.index import open_index
-from hyperclova_core.corpus.deduplicate.tables import INDEX
-from hyperclova_core.foundation.datasets import Dataset, Target
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.corpus.deduplicate.history.index import open_index
+from hyperclova_core.corpus.deduplicate.schemas import INDEX
+from hyperclova_core.foundation.corpora.retention import reachable
+from hyperclova_core.foundation.corpora.versions import TOMBSTONES, write_tombstones
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.growing import TOMBSTONES, write_tombstones
-from hyperclova_core.foundation.retention import reachable
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline import history as chain
 from tests.conftest import write_lines
@@ -70,7 +70,7 @@ class Nights:
         rows = open_index(self.index, self.config, context)
         import pyarrow as pa
 
-        from hyperclova_core.corpus.deduplicate.index import newest_rows
+        from hyperclova_core.corpus.deduplicate.history.index import newest_rows
         from hyperclova_core.foundation import storage
 
         parts = []

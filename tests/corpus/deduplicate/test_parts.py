@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperclova_core.corpus.deduplicate.boilerplate import Lines
-from hyperclova_core.corpus.deduplicate.candidates import _pairs
-from hyperclova_core.corpus.deduplicate.clusters import assign, settle
-from hyperclova_core.corpus.deduplicate.components import components_of, stars
+from hyperclova_core.corpus.deduplicate.clusters.connected_components import components_of, stars
+from hyperclova_core.corpus.deduplicate.clusters.survivors import assign, settle
 from hyperclova_core.corpus.deduplicate.config import (
     BoilerplateConfig,
     ContainmentConfig,
@@ -23,14 +21,17 @@ from hyperclova_core.corpus.deduplicate.config import (
     DeduplicateConfig,
     EvaluationSet,
 )
-from hyperclova_core.corpus.deduplicate.containment import contained_share
-from hyperclova_core.corpus.deduplicate.tables import CROWD_SCHEMA, GROUPS_SCHEMA, MEMBERS_SCHEMA
-from hyperclova_core.corpus.deduplicate.verify import MOST_SHINGLES, jaccard
-from hyperclova_core.corpus.deduplicate.winnow import shingle_hashes, winnowed
-from hyperclova_core.foundation.datasets import Target
-from hyperclova_core.foundation.engines import SparkEngine
+from hyperclova_core.corpus.deduplicate.containment.contained import contained_share
+from hyperclova_core.corpus.deduplicate.containment.winnowing import winnowed
+from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import _pairs
+from hyperclova_core.corpus.deduplicate.minhash.verify import MOST_SHINGLES, jaccard
+from hyperclova_core.corpus.deduplicate.schemas import CROWD_SCHEMA, GROUPS_SCHEMA, MEMBERS_SCHEMA
+from hyperclova_core.corpus.deduplicate.text.boilerplate import Lines
+from hyperclova_core.corpus.deduplicate.text.hashing import shingle_hashes
+from hyperclova_core.foundation.datasets.dataset import Target
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.engines import SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageContext
 from tests.corpus.deduplicate.texts import dataset, id_of, kept, reasons, run, text, words
 
 
@@ -213,7 +214,7 @@ def test_boilerplate_is_cut_and_copies_are_not(tmp_path: Path) -> None:
     lines = made.read("boilerplate").to_pylist()
     assert {row["site"] for row in lines} == {"cafe.example"}
     assert {row["documents"] for row in lines} >= {30}
-    from hyperclova_core.foundation.documents import content_hash
+    from hyperclova_core.foundation.datasets.document_schema import content_hash
 
     assert rows["p0"]["content_hash"] == content_hash(rows["p0"]["text"])
 

@@ -15,18 +15,12 @@ import pytest
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import (
-    Counters,
-    Dataset,
-    Manifest,
-    Table,
-    Target,
-    commit,
-    content_digest,
-    write_table,
-)
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, bucket_of, content_hash, document_id
-from hyperclova_core.foundation.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.datasets.commit import commit
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, bucket_of, content_hash, document_id
+from hyperclova_core.foundation.datasets.manifest import Counters, Manifest, Table, content_digest
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from tests.corpus.deduplicate.texts import (
     clusters_of,
     dataset,
@@ -238,19 +232,19 @@ def test_the_driver_and_spark_come_to_the_same_bytes(tmp_path: Path, spark_engin
 
 
 def test_a_run_that_is_killed_goes_on_from_its_sketches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyperclova_core.corpus.deduplicate import together
+    from hyperclova_core.corpus.deduplicate import in_memory
 
     documents = dataset(tmp_path, some_texts(), buckets=4)
     clean = run(documents, tmp_path / "clean").dataset
-    inner = together.settle
+    inner = in_memory.settle
 
     def fails(*parts: object) -> object:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(together, "settle", fails)
+    monkeypatch.setattr(in_memory, "settle", fails)
     with pytest.raises(RuntimeError):
         run(documents, tmp_path / "out")
-    monkeypatch.setattr(together, "settle", inner)
+    monkeypatch.setattr(in_memory, "settle", inner)
     seen = []
     from hyperclova_core.corpus.deduplicate import sketches
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.history import history
+from hyperclova_core.corpus.deduplicate.history.stage import history
 from hyperclova_core.corpus.deduplicate.stage import deduplicate
 from hyperclova_core.corpus.ingest.config import SourceConfig
-from hyperclova_core.foundation.datasets import Dataset
-from hyperclova_core.foundation.documents import document_id
-from hyperclova_core.foundation.engines import LocalEngine
-from hyperclova_core.foundation.runner import Outcome, StageRequest, execute, plan_stage
-from hyperclova_core.foundation.stages import definition_of
+from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.document_schema import document_id
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import definition_of
+from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import ingested, write_lines
 

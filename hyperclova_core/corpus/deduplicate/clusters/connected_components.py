@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.tables import LABELS_SCHEMA
+from hyperclova_core.corpus.deduplicate.schemas import LABELS_SCHEMA
 from hyperclova_core.foundation.errors import HyperclovaError
-from hyperclova_core.foundation.frames import of_table, settled
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import of_table, settled
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

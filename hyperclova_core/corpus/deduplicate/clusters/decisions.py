@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.tables import DECIDED_SCHEMA, TONIGHT_SCHEMA
+from hyperclova_core.corpus.deduplicate.schemas import DECIDED_SCHEMA, TONIGHT_SCHEMA
 
 _SIGNALS = pa.map_(pa.string(), pa.float64())
 

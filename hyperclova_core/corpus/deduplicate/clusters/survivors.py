@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.tables import (
+from hyperclova_core.corpus.deduplicate.schemas import (
     CROWD_SCHEMA,
     GROUPS_SCHEMA,
     LOG_SCHEMA,
     PROMOTED_SCHEMA,
     TONIGHT_SCHEMA,
 )
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.foundation.frames import Batches, grouped_chunks, matrix
 from hyperclova_core.foundation.hashing import digest_parts
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.stages.spark_frames import Batches, grouped_chunks, matrix
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.tables import CONTAINED_SCHEMA
-from hyperclova_core.corpus.deduplicate.verify import MOST_SHINGLES
+from hyperclova_core.corpus.deduplicate.minhash.verify import MOST_SHINGLES
+from hyperclova_core.corpus.deduplicate.schemas import CONTAINED_SCHEMA
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.foundation.datasets import write_table
-from hyperclova_core.foundation.frames import Batches, Grouping, grouped
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
 
 PROBES = 8
 _PRINTS = pa.schema([("print", pa.int64()), ("node", pa.int64()), ("letters", pa.int64()), ("probes", pa.int64())])

@@ -6,28 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.corpus.deduplicate.signatures import mixed
-from hyperclova_core.foundation.compiled import compiled
-
-
-@compiled(allocates=True)
-def shingle_hashes(points: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint64]:
-    """64-bit hash of every shingle of a form, in order; shape (letters - width + 1,), empty for a shorter form."""
-    count = points.size - width + 1
-    if count <= 0:
-        return np.zeros(0, np.uint64)
-    out = np.empty(count, np.uint64)
-    base = np.uint64(0x9E3779B97F4A7C15)
-    top = np.uint64(1)
-    for _ in range(width - 1):
-        top *= base
-    rolling = np.uint64(0)
-    for position in range(points.size):
-        rolling = rolling * base + np.uint64(points[position])
-        if position >= width - 1:
-            out[position - width + 1] = mixed(rolling)
-            rolling -= np.uint64(points[position - width + 1]) * top
-    return out
+from hyperclova_core.foundation.jit import compiled
 
 
 @compiled(allocates=True)

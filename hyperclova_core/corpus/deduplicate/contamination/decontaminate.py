@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.signatures import Sketches, sketch
+from hyperclova_core.corpus.deduplicate.minhash.signatures import Sketches, sketch
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.foundation.jit import compiled
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _FILTER_BITS = 20

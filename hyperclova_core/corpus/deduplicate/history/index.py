@@ -25,12 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.forms import signature_version
-from hyperclova_core.corpus.deduplicate.tables import INDEX, INDEX_ORDER, TextPlace
+from hyperclova_core.corpus.deduplicate.schemas import INDEX, INDEX_ORDER, TextPlace
+from hyperclova_core.corpus.deduplicate.text.comparison_form import signature_version
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import Dataset, open_dataset, read_manifest, write_table
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
+from hyperclova_core.foundation.datasets.manifest import read_manifest
+from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
 
 
 def comparable(config: DeduplicateConfig) -> dict[str, Any]:

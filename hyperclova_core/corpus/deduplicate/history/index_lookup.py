@@ -10,21 +10,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.clusters import Settled
-from hyperclova_core.corpus.deduplicate.index import Index
-from hyperclova_core.corpus.deduplicate.tables import (
+from hyperclova_core.corpus.deduplicate.clusters.survivors import Settled
+from hyperclova_core.corpus.deduplicate.history.index import Index
+from hyperclova_core.corpus.deduplicate.schemas import (
     BURIED,
     CROWD_SCHEMA,
     EDGES_SCHEMA,
     LABELS_SCHEMA,
     MEMBERS_SCHEMA,
     TONIGHT_SCHEMA,
+    Nodes,
 )
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.stages.kinds import StageContext
 
 REMOVED, UNCHANGED = "removed", "unchanged"
-Nodes = npt.NDArray[np.int64]
 
 
 def known_to(index: Index | None, documents: pa.Table) -> pa.Table | None:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.boilerplate import cut
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.tables import (
+from hyperclova_core.corpus.deduplicate.minhash.verify import signatures_of
+from hyperclova_core.corpus.deduplicate.result import Found
+from hyperclova_core.corpus.deduplicate.schemas import (
     BURIED,
     CROWD_SCHEMA,
     FORMS_SCHEMA,
@@ -19,13 +20,13 @@ from hyperclova_core.corpus.deduplicate.tables import (
     MEMBERS_SCHEMA,
     TextPlace,
 )
-from hyperclova_core.corpus.deduplicate.together import Found
-from hyperclova_core.corpus.deduplicate.verify import signatures_of
+from hyperclova_core.corpus.deduplicate.text.boilerplate import cut
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import HASHES, Table, write_table
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, bucket_of
-from hyperclova_core.foundation.frames import ROWS_A_FILE
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, bucket_of
+from hyperclova_core.foundation.datasets.manifest import Table
+from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import ROWS_A_FILE
 
 
 def index_tables(

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.index import comparable, newest_rows
-from hyperclova_core.corpus.deduplicate.tables import BURIED, INDEX, INDEX_ORDER
+from hyperclova_core.corpus.deduplicate.history.index import comparable, newest_rows
+from hyperclova_core.corpus.deduplicate.schemas import BURIED, INDEX, INDEX_ORDER
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.datasets import HASHES, Counters, Dataset, FileEntry, open_dataset, write_table
-from hyperclova_core.foundation.stages import Artifact, StageContext, artifact_stage
-from hyperclova_core.foundation.units import run_units
+from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
+from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
+from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
+from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.work_units import run_units
 
 ROWS_A_RUN = 1 << 21
 SHRINK = 2

@@ -18,12 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.tables import BANDS_SCHEMA
+from hyperclova_core.corpus.deduplicate.schemas import BANDS_SCHEMA
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.foundation.datasets import HASHES, Table, write_table
-from hyperclova_core.foundation.frames import Batches, Grouping, Written, grouped, matrix, part_of, write_rows
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.manifest import Table
+from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import (
+    Batches,
+    Grouping,
+    Written,
+    grouped,
+    matrix,
+    part_of,
+    write_rows,
+)
 
 PAIRS_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("size", pa.int64())])
 """A candidate; left = right with a `size`: a bucket above the cap, and its first node."""
@@ -132,7 +141,7 @@ def _match_unit(unit: dict[str, Any], *, index: list[str], settings: BandSetting
 
 def _explode(path: str, settings: BandSettings) -> Batches:
     """(key, node) of every form in a sketch file, a row a band; a form that several documents have, once."""
-    from hyperclova_core.corpus.deduplicate.signatures import band_keys
+    from hyperclova_core.corpus.deduplicate.minhash.signatures import band_keys
 
     skip = _skipped(settings.skip)
     seen: set[int] = set()

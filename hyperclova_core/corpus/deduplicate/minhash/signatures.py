@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.forms import MAX_DIGIT_SHARE, SEED, placeholders, tables
-from hyperclova_core.corpus.deduplicate.normalise import normalise
-from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.corpus.deduplicate.text.comparison_form import MAX_DIGIT_SHARE, SEED, placeholders, tables
+from hyperclova_core.corpus.deduplicate.text.hashing import bytes_of, mixed
+from hyperclova_core.corpus.deduplicate.text.normalise import normalise
+from hyperclova_core.foundation.jit import compiled
 from hyperclova_core.korean.hangul import nfc
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -53,16 +54,6 @@ def multipliers(count: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint
     generator = np.random.Generator(np.random.PCG64(SEED))
     odd = generator.integers(0, 2**32, count, dtype=np.uint32) | np.uint32(1)
     return odd, generator.integers(0, 2**32, count, dtype=np.uint32)
-
-
-@compiled(inline=True)
-def mixed(value: np.uint64) -> np.uint64:
-    """A 64-bit finaliser (Stafford's Mix13): every bit of the result depends on every bit of the value."""
-    value ^= value >> np.uint64(30)
-    value *= np.uint64(0xBF58476D1CE4E5B9)
-    value ^= value >> np.uint64(27)
-    value *= np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @compiled()
@@ -167,19 +158,6 @@ def sketch(texts: pa.Array, shingle: int, permutations: int, short_below: int) -
             b"signs " + nfc(signs).encode("utf-8", "surrogatepass"), digest_size=16
         ).digest()
     return Sketches(points, offsets, minima, exact, signed)
-
-
-def bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Arrow's own UTF-8 bytes of some texts, and where each begins and ends in them."""
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    _, offsets, data = texts.buffers()
-    first = texts.offset
-    starts = (
-        np.frombuffer(offsets, kind)[first : first + len(texts) + 1].astype(np.int64)
-        if len(texts)
-        else np.zeros(1, np.int64)
-    )
-    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), starts
 
 
 def _run(

@@ -20,12 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.sketches import READ
-from hyperclova_core.corpus.deduplicate.tables import EDGES_SCHEMA, TextPlace
+from hyperclova_core.corpus.deduplicate.schemas import EDGES_SCHEMA, READ, TextPlace
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.documents import bucket_of
-from hyperclova_core.foundation.frames import Batches, matrix, write_rows
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.datasets.document_schema import bucket_of
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import Batches, matrix, write_rows
 
 MOST_SHINGLES = 1 << 16
 SHINGLES_SCHEMA = pa.schema([("node", pa.int64()), ("shingles", pa.binary())])
@@ -40,7 +39,7 @@ def compared(pairs: pa.Table, signatures: pa.Table, config: DeduplicateConfig) -
         pairs: left, right.
         signatures: SIGNATURES_SCHEMA of both sides, each node once.
     """
-    from hyperclova_core.corpus.deduplicate.signatures import similarity
+    from hyperclova_core.corpus.deduplicate.minhash.signatures import similarity
 
     nodes = signatures.column("node").to_numpy()
     order = np.argsort(nodes)
@@ -177,9 +176,9 @@ def shingles_in(
     documents: pa.RecordBatch, nodes: Mapping[str, int], boilerplate: str | None, width: int, min_remaining: int
 ) -> pa.RecordBatch:
     """SHINGLES_SCHEMA of documents; null where the text is not the one that was compared (an older night cut other lines)."""
-    from hyperclova_core.corpus.deduplicate.boilerplate import without_boilerplate
-    from hyperclova_core.corpus.deduplicate.signatures import sketch
-    from hyperclova_core.corpus.deduplicate.winnow import shingle_hashes
+    from hyperclova_core.corpus.deduplicate.minhash.signatures import sketch
+    from hyperclova_core.corpus.deduplicate.text.boilerplate import without_boilerplate
+    from hyperclova_core.corpus.deduplicate.text.hashing import shingle_hashes
 
     texts = documents.column("text")
     if boilerplate is not None:

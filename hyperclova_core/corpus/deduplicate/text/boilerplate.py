@@ -17,15 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.config import BoilerplateConfig
-from hyperclova_core.corpus.deduplicate.forms import placeholders, tables
-from hyperclova_core.corpus.deduplicate.normalise import normalise
-from hyperclova_core.corpus.deduplicate.signatures import bytes_of, mixed
+from hyperclova_core.corpus.deduplicate.text.comparison_form import placeholders, tables
+from hyperclova_core.corpus.deduplicate.text.hashing import bytes_of, mixed
+from hyperclova_core.corpus.deduplicate.text.normalise import normalise
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.compiled import compiled
-from hyperclova_core.foundation.documents import DOCUMENT_SCHEMA, content_hash
-from hyperclova_core.foundation.frames import Batches, Grouping, grouped
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, content_hash
 from hyperclova_core.foundation.hashing import digest_parts
-from hyperclova_core.foundation.stages import StageContext
+from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
 
 BOILERPLATE_SCHEMA = pa.schema(
     [

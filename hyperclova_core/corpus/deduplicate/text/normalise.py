@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hyperclova_core.corpus.deduplicate.forms import EMAIL_MASK, MASK_DIGITS, NUMBER_MASK
-from hyperclova_core.foundation.compiled import compiled
+from hyperclova_core.corpus.deduplicate.text.comparison_form import EMAIL_MASK, MASK_DIGITS, NUMBER_MASK
+from hyperclova_core.foundation.jit import compiled
 
 
 @compiled(inline=True)

@@ -1,0 +1,1 @@
+"""From edges to clusters: connected_components, survivors, decisions."""

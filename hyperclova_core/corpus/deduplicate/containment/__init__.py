@@ -1,0 +1,1 @@
+"""Documents quoted whole in others: winnowing (fingerprints), contained."""

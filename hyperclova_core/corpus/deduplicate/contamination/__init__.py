@@ -1,0 +1,1 @@
+"""Evaluation items in the corpus: evaluation_sets, decontaminate."""

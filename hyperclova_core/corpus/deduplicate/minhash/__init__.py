@@ -1,0 +1,1 @@
+"""Near-duplicates: signatures, lsh_banding (candidates), verify (their similarity)."""

@@ -1,0 +1,1 @@
+"""A corpus that grows: versions (base, increments, tombstones), retention (what may be removed, and when)."""

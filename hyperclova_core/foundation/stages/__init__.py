@@ -1,0 +1,1 @@
+"""The stage contract: kinds, work_units, engines, then the four kinds (source_, document_, corpus_stages on spark_frames), counting, gates, runner."""

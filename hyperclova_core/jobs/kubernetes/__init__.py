@@ -1,0 +1,1 @@
+"""Jobs on a cluster: manifests (rendering), api, state, rank_logs, backend."""

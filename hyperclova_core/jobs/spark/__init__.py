@@ -1,0 +1,1 @@
+"""Spark drivers as pods: pods, driver, entry."""

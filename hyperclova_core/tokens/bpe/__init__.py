@@ -1,0 +1,1 @@
+"""Byte-level BPE: byte_to_unicode, training, merges (compiled)."""

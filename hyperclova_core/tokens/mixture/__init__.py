@@ -1,0 +1,1 @@
+"""The corpus mixer: plan, leaves, stage, composition (what came out against the plan)."""

@@ -1,0 +1,1 @@
+"""Learning a tokenizer from a sample composed as the mixture: learning, stage, report."""

@@ -1,0 +1,1 @@
+"""Checkpoints for any layout: files, reader, save_and_load, fence."""

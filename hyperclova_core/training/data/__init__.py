@@ -1,0 +1,1 @@
+"""Shards to samples: token_stream, samples."""

@@ -1,0 +1,1 @@
+"""One optimizer step over all ranks: pipeline_engine, engine, throughput."""

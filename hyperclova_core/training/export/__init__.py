@@ -1,0 +1,1 @@
+"""A checkpoint as Hugging Face's GPT-2: export, model_card."""

@@ -1,0 +1,1 @@
+"""What may go wrong in a step: non_finite, spikes, watchdog."""

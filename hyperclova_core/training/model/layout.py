@@ -1,0 +1,27 @@
+"""The layout of a model over ranks: data, tensor and pipeline parallelism."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hyperclova_core.foundation.config import Config
+
+
+class ParallelConfig(Config):
+    """How a model is spread: pipeline × tensor × data parallel processes, micro-batches, and what is computed twice."""
+
+    pipeline: int = Field(1, ge=1)
+    tensor: int = Field(1, ge=1)
+    data: int = Field(1, ge=1)
+    micro_batch: int = Field(4, ge=1, description="sequences a process takes at once")
+    recompute: Literal["none", "attention", "block"] = Field(
+        "none",
+        description="activations that are computed again backwards instead of kept: none, of attention, of whole blocks",
+    )
+
+    @property
+    def processes(self) -> int:
+        """World size."""
+        return self.pipeline * self.tensor * self.data
