@@ -8,11 +8,12 @@ from pathlib import Path
 
 from airflow.sdk import Param, dag, get_current_context, task
 
+from hyperclova_core.pipeline.graph import SPARK_STAGES
+from hyperclova_core.training.model.sizes import SIZES
 from operators import DeepSpeedJobOperator, SparkStageOperator
 
 CONF = os.environ.get("HYPERCLOVA_CONF") or str(Path(__file__).resolve().parents[1] / "conf")
 RECIPES = sorted({path.stem for folder in CONF.split(os.pathsep) for path in Path(folder).glob("*.yaml")})
-SIZES = ["15k", "115k", "450k", "1.5M", "137M", "350M", "760M", "1.3B", "6.9B", "13B", "39B", "82B"]
 
 
 def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
@@ -42,7 +43,7 @@ def mark_failed(context: dict) -> None:  # type: ignore[type-arg]
             [],
             type="array",
             items={"type": "string"},
-            examples=SIZES,
+            examples=list(SIZES),
             title="Model sizes",
             description="Of the recipe's ladder; none: all of it.",
             section="Training",
@@ -95,15 +96,19 @@ def pretrain_hyperclova() -> None:
     @task
     def finish() -> dict:  # type: ignore[type-arg]
         """Sum the run up, name it in refs/, send summary and figures to MLflow."""
+        from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.finish import finish_run
-        from operators.warehouse import warehouse
+        from operators.warehouse import as_airflow_error, warehouse
 
-        house = warehouse()
-        return finish_run(house, house.run(get_current_context()["run_id"]))
+        place = warehouse()
+        try:
+            return finish_run(place, place.run(get_current_context()["run_id"]))
+        except HyperclovaError as error:
+            raise as_airflow_error(error) from error
 
     sizes = prepare()
     previous = sizes
-    for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select", "tokenizer", "mix", "serialize"):
+    for stage in SPARK_STAGES:
         current = SparkStageOperator(task_id=stage, stage=stage)
         previous >> current
         previous = current

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from airflow.sdk import Asset, CronTriggerTimetable, Metadata, Param, dag, get_current_context, task
 
+from hyperclova_core.pipeline.graph import NIGHT_STAGES
 from operators import SparkStageOperator
 
 CONF = os.environ.get("HYPERCLOVA_CONF") or str(Path(__file__).resolve().parents[1] / "conf")
@@ -59,15 +60,19 @@ def refresh_corpus() -> None:
     @task(outlets=[CORPUS])
     def publish():  # type: ignore[no-untyped-def]
         """Name the new version, and tell whoever waits for the corpus."""
+        from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.refresh import publish_refresh
-        from operators.warehouse import warehouse
+        from operators.warehouse import as_airflow_error, warehouse
 
-        house = warehouse()
-        version = publish_refresh(house, house.run(get_current_context()["run_id"]))
+        place = warehouse()
+        try:
+            version = publish_refresh(place, place.run(get_current_context()["run_id"]))
+        except HyperclovaError as error:
+            raise as_airflow_error(error) from error
         yield Metadata(CORPUS, extra=version.model_dump(include={"version", "digest", "documents", "bytes", "drops"}))
 
     previous = find_new()
-    for stage in ("ingest", "deduplicate", "deidentify", "enrich", "filter", "select", "history"):
+    for stage in NIGHT_STAGES:
         current = SparkStageOperator(task_id=stage, stage=stage)
         previous >> current
         previous = current

@@ -11,8 +11,8 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY hyperclova_core hyperclova_core
 COPY operators operators
 # torch first, by itself where its index is another one (https://download.pytorch.org/whl/cu129 for CUDA, …/cpu for none)
-RUN if [ -n "${TORCH_INDEX_URL}" ]; then /opt/hyperclova/bin/pip install --no-cache-dir --disable-pip-version-check \
-        --constraint constraints.txt --index-url "${TORCH_INDEX_URL}" --extra-index-url https://pypi.org/simple torch; fi \
+RUN if [ -n "${TORCH_INDEX_URL}" ]; then PIP_EXTRA_INDEX_URL="${TORCH_INDEX_URL}" /opt/hyperclova/bin/pip install --no-cache-dir \
+        --disable-pip-version-check --constraint constraints.txt torch; fi \
  && /opt/hyperclova/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt --editable '.[trainer]'
 
 FROM ${BASE_IMAGE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.datasets.manifest import MANIFEST
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.kinds import StageDefinition, definition_of
 from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
+from hyperclova_core.pipeline.summary import largest_first
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -57,10 +60,36 @@ def config_of(definition: StageDefinition, config: str | None, settings: tuple[s
 def input_dataset(path: tuple[str, ...] | str, output: str, seed: int) -> Dataset:
     """The dataset at a path; files are ingested first, into `OUTPUT.input` beside it (raw text: keep it apart)."""
     paths = (path,) if isinstance(path, str) else path
-    if len(paths) == 1 and storage.exists(storage.join(paths[0], MANIFEST)):
+    if len(paths) == 1 and is_dataset(paths[0]):
         return open_dataset(paths[0])
+    refuse_datasets(paths)
     source = SourceConfig(name="input", paths=tuple(storage.absolute(item) for item in paths))
     return ingest_files(IngestConfig(sources=(source,)), f"{output.rstrip('/')}.input", seed, "auto").dataset
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a folder is a dataset that a stage wrote."""
+    return storage.exists(storage.join(path, MANIFEST))
+
+
+def refuse_datasets(paths: tuple[str, ...]) -> None:
+    """Files are read as raw input; a dataset's files are not: they hold what was rejected, too.
+
+    Raises:
+        ConfigError: one of the paths is a dataset, or a folder of datasets.
+    """
+    for path in paths:
+        inside = [path]
+        if not storage.is_remote(path) and os.path.isdir(path):
+            inside += [os.path.join(path, name) for name in sorted(os.listdir(path))]
+        found = [folder for folder in inside if is_dataset(folder)]
+        if found:
+            raise ConfigError(
+                "A dataset is given where files are read",
+                where=found[0],
+                why="its files hold what a stage rejected beside what it kept: reading them as they lie would bring back what was dropped",
+                remedy="give one dataset alone; write others as JSONL (the stage again with --jsonl FILE) and give those files together",
+            )
 
 
 def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> Outcome:
@@ -128,7 +157,7 @@ def report(stage: str, outcome: Outcome) -> None:
         **counters.rejected,
         **{f"quarantined {reason}": number for reason, number in counters.quarantined.items()},
     }
-    detail = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items(), key=lambda item: -item[1]))
+    detail = ", ".join(f"{reason} {number:,}" for reason, number in largest_first(dropped))
     how = "reused" if outcome.reused else f"{outcome.seconds:.1f} s"
     click.echo(
         f"{stage}: {counters.rows_in:,} in, {counters.kept:,} kept{', dropped: ' + detail if detail else ''} ({how})",

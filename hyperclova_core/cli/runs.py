@@ -9,7 +9,7 @@ import time
 import click
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.errors import HyperclovaError
+from hyperclova_core.foundation.errors import ConfigError, HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.secrets import home
 from hyperclova_core.foundation.stages.engines import SparkEngine
@@ -58,6 +58,13 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     storage.make_folder(state)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{os.path.abspath(state)}/mlflow.db")
     loaded = load_recipe(recipe, settings)
+    if loaded.jobs.backend == "kubernetes":
+        raise ConfigError(
+            "This command runs everything on this machine, and the recipe's jobs belong on a cluster",
+            where=f"{recipe_path(recipe)}: jobs.backend",
+            why="it says kubernetes; pods would not see this machine's folders",
+            remedy="trigger pretrain_hyperclova in Airflow, which follows jobs on a cluster; or say --set jobs.backend=local",
+        )
     started = prepare_run(
         place, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded
     )

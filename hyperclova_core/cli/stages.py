@@ -12,6 +12,7 @@ from hyperclova_core.cli.common import (
     config_of,
     document_row,
     ingest_files,
+    refuse_datasets,
     rows_of,
     run_on_input,
     stage_options,
@@ -26,6 +27,7 @@ from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig
 from hyperclova_core.corpus.ingest.stage import ingest as ingest_stage
 from hyperclova_core.corpus.select import select as select_stage
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.config import parse
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.foundation.stages.kinds import definition_of
@@ -59,9 +61,10 @@ def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: s
     """
     config = config_of(definition_of(ingest_stage), options["config"], options["settings"])
     assert isinstance(config, IngestConfig)
-    found = SourceConfig(
-        name=source, paths=tuple(storage.absolute(path) for path in paths), tier=tier, format=kind, license=licence
-    )
+    refuse_datasets(paths)
+    absolute = [storage.absolute(path) for path in paths]
+    given = {"name": source, "paths": absolute, "tier": tier, "format": kind, "license": licence}
+    found = parse(SourceConfig, given, "--source, --tier, --format, --license")
     outcome = ingest_files(
         config.model_copy(update={"sources": (found,)}), options["output"], options["seed"], options["engine"]
     )
@@ -215,6 +218,8 @@ def quality_train(labelled: str, output: str, seed: int) -> None:
         )
     with open_stream(labelled) as stream:
         for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 texts.append(str(row["text"]))

@@ -86,7 +86,10 @@ def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: Sta
     )
     keep = pa.array([not reason for reason in reasons], pa.bool_())
     drop = pa.array([bool(reason) for reason in reasons], pa.bool_())
-    totals = Counter(f"replaced_{kind}" for row in counts for kind, number in row for _ in range(number))
+    totals: Counter[str] = Counter()
+    for row, reason in zip(counts, reasons, strict=True):
+        if not reason:  # what is dropped goes as it was
+            totals.update({f"replaced_{kind}": number for kind, number in row})
     dropped = [reason for reason in reasons if reason]
     return StageBatch(
         changed.filter(keep),

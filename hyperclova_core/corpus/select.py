@@ -12,8 +12,6 @@ from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, cor
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-BUCKETS = ("low", "middle", "high")
-
 
 class SelectConfig(Config):
     """A document's score is the weighted mean of what is known of it; sources are ranked within themselves."""

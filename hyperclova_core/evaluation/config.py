@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from pydantic import Field
 
-from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 
 
@@ -37,10 +34,3 @@ class EvaluationJobConfig(Config):
     tokenizer: str
     output: str
     seed: int = 0
-
-
-def data_path(path: str) -> str:
-    """A path as the recipe gives it, from HYPERCLOVA_DATA or the current folder on."""
-    if storage.is_remote(path):
-        return path
-    return os.path.join(os.environ.get("HYPERCLOVA_DATA") or os.getcwd(), path)

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
-from hyperclova_core.evaluation.config import EvaluationJobConfig, data_path
+from hyperclova_core.evaluation.config import EvaluationJobConfig
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import parse
 from hyperclova_core.foundation.errors import HyperclovaError
@@ -59,8 +59,8 @@ def _few_shot(config: EvaluationJobConfig) -> dict[str, Any]:
         return {}
     tokenizer = Tokenizer.load(config.tokenizer)
     shots, test = (
-        read_reviews(data_path(settings.nsmc_shots)),
-        read_reviews(data_path(settings.nsmc_test))[: settings.max_test],
+        read_reviews(storage.data_path(settings.nsmc_shots)),
+        read_reviews(storage.data_path(settings.nsmc_test))[: settings.max_test],
     )
     results = {}
     for model in config.models:

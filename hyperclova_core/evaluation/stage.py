@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hyperclova_core.evaluation.config import EvaluateConfig, EvaluationJobConfig, ModelEntry, data_path
+from hyperclova_core.evaluation.config import EvaluateConfig, EvaluationJobConfig, ModelEntry
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, file_checksum
@@ -23,7 +23,7 @@ def _resources(config: EvaluateConfig) -> dict[str, str]:
     for name in ("nsmc_shots", "nsmc_test"):
         value = getattr(config, name)
         if value:
-            path = data_path(value)
+            path = storage.data_path(value)
             if not storage.exists(path):
                 raise ConfigError(
                     "An evaluation file is missing",

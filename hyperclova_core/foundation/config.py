@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.config import JsonDict
 
 from hyperclova_core.foundation.errors import ConfigError
+
+NO_IDENTITY: JsonDict = {"identity": False}
+"""`Field(json_schema_extra=NO_IDENTITY)`: where things lie, how much is held in memory at once. The output is the same whatever it says, so no
+fingerprint has it; all records of a run do."""
 
 
 class Config(BaseModel):
@@ -18,18 +23,57 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def identity(self) -> dict[str, Any]:
+        """What decides on an output, as JSON has it: all fields but those that are marked as no part of it."""
+        identity: dict[str, Any] = _identity(self, self.model_dump(mode="json"))
+        return identity
+
+
+def _identity(value: Any, dumped: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {
+            name: _identity(getattr(value, name), dumped[name])
+            for name, field in type(value).model_fields.items()
+            if field.json_schema_extra != NO_IDENTITY
+        }
+    if isinstance(value, Mapping):
+        return {key: _identity(item, dumped[key]) for key, item in zip(dumped, value.values(), strict=True)}
+    if isinstance(value, (list, tuple)):
+        return [_identity(item, made) for item, made in zip(value, dumped, strict=True)]
+    return dumped
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: the first would be lost without a word."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if isinstance(key, Hashable) and key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"`{key}` is given twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigError: the file is absent, not YAML, or not a mapping.
+        ConfigError: the file is absent, not YAML, not a mapping, or gives a key twice.
     """
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(
             "Cannot read the configuration file",

@@ -15,8 +15,12 @@ class HyperclovaError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.why, self.remedy = what, where, why, remedy
+    def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "", code: str = "") -> None:
+        """
+        Args:
+            code: what a service answered (`NoSuchUpload`, `400`), for code that has to tell one refusal from another: nobody reads words for that.
+        """
+        self.what, self.where, self.why, self.remedy, self.code = what, where, why, remedy, code
         super().__init__(self.message())
 
     def message(self) -> str:
@@ -30,7 +34,7 @@ class HyperclovaError(Exception):
     def to_dict(self) -> dict[str, Any]:
         """A JSON form that crosses process borders; see `from_dict`."""
         return {
-            "type": type(self).__name__,
+            "type": next(cls.__name__ for cls in type(self).__mro__ if cls.__name__ in _FAMILY),
             "what": self.what,
             "where": self.where,
             "why": self.why,

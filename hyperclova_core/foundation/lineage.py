@@ -39,6 +39,8 @@ REFUSALS = (
 """Answers of MLflow itself that another try would get again: such an event must not hold up those behind it. What a proxy
 before it answers (403 for want of a login, 502, …) is not MLflow's word, and permission can be given: events wait."""
 CLAIM_SECONDS = 600
+PARAMS_AT_ONCE = 100
+"""MLflow's own bound of a request."""
 BY_TOKENS = ("loss", "validation_loss")
 """Metrics that are logged a second time with tokens as the step, so that MLflow's own charts overlay model sizes."""
 
@@ -100,24 +102,34 @@ def _refused(error: Exception, uri: str) -> bool:
 
 
 def _claimed(warehouse: Warehouse, name: str) -> bool:
-    """Between machines (on one, a lock does it) who makes the claim delivers; a claim left by a killed process lapses."""
+    """Between machines (on one, a lock does it) who makes the claim delivers. A claim left by a killed process lapses: the next one has the next
+    number, and is made once, so that of many who see it lapsed one takes it over."""
     if not storage.is_remote(warehouse.uri):
         return True
-    claim = storage.join(warehouse.uri, "lineage", "claims", name)
-    if storage.create_once(claim, str(time.time()).encode()):
-        return True
+    claims = _claims(warehouse, name)
+    if not claims:
+        return _claim(warehouse, name, 0)
     try:
-        stale = abs(time.time() - float(storage.read_bytes(claim))) > CLAIM_SECONDS
+        stale = abs(time.time() - float(storage.read_bytes(claims[-1]))) > CLAIM_SECONDS
     except FileNotFoundError:
         return False
-    if stale:
-        storage.remove(claim)
-    return stale and storage.create_once(claim, str(time.time()).encode())
+    return stale and _claim(warehouse, name, int(claims[-1].rpartition("/")[2]) + 1)
+
+
+def _claim(warehouse: Warehouse, name: str, number: int) -> bool:
+    path = storage.join(warehouse.uri, "lineage", "claims", name, f"{number:06d}")
+    return storage.create_once(path, str(time.time()).encode())
+
+
+def _claims(warehouse: Warehouse, name: str) -> list[str]:
+    folder = storage.join(warehouse.uri, "lineage", "claims", name)
+    return [storage.join(folder, number) for number in storage.list_names(folder)]
 
 
 def _release(warehouse: Warehouse, name: str) -> None:
     if storage.is_remote(warehouse.uri):
-        storage.remove(storage.join(warehouse.uri, "lineage", "claims", name))
+        for claim in _claims(warehouse, name):
+            storage.remove(claim)
 
 
 def _move(warehouse: Warehouse, name: str, folder: str) -> None:
@@ -146,18 +158,28 @@ def _artifacts(warehouse: str) -> str | None:
     return f"{place}/mlflow-artifacts" if storage.is_remote(place) else f"file://{place}/mlflow-artifacts"
 
 
+def _experiment(client: MlflowClient, name: str, place: str | None) -> str:
+    """The id of an experiment, which whoever comes first makes."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
 def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
     """(experiment id, parent run id) of a run; made once, however many ask at the same time."""
     path = storage.join(run.uri, "mlflow.json")
     if not storage.exists(path):
         record = run.record()
         experiment_name = record.get("experiment", EXPERIMENT)
-        experiment = client.get_experiment_by_name(experiment_name)
-        if experiment:
-            experiment_id = experiment.experiment_id
-        else:
-            place = _artifacts(storage.join(run.uri, "..", ".."))
-            experiment_id = client.create_experiment(experiment_name, artifact_location=place)
+        experiment_id = _experiment(client, experiment_name, _artifacts(storage.join(run.uri, "..", "..")))
         tags = {
             RUN_TAG: run.name,
             "hyperclova.recipe": record["recipe"]["name"],
@@ -175,9 +197,10 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
                 experiment_id, start_time=int(record["started"] * 1000), tags={**tags, "hyperclova.parent": "true"}
             )
         )
-        storage.create_once(
-            path, storage.pretty_json({"experiment_id": experiment_id, "parent_run_id": made.info.run_id})
-        )
+        record_of_it = {"experiment_id": experiment_id, "parent_run_id": made.info.run_id}
+        first = storage.create_once(path, storage.pretty_json(record_of_it))
+        if not first and not known and storage.read_json(path)["parent_run_id"] != made.info.run_id:
+            client.delete_run(made.info.run_id)  # another machine was first: theirs is the parent
     ids = storage.read_json(path)
     return str(ids["experiment_id"]), str(ids["parent_run_id"])
 
@@ -207,9 +230,11 @@ def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, An
     client.log_batch(
         target,
         metrics=[Metric(key, float(value), stamp, 0) for key, value in event.get("metrics", {}).items()],
-        params=[Param(f"stage.{key}", str(value)[:6000]) for key, value in event.get("params", {}).items()],
         tags=[RunTag(key, str(value)) for key, value in event.get("tags", {}).items()],
     )
+    params = [Param(f"stage.{key}", str(value)[:6000]) for key, value in event.get("params", {}).items()]
+    for start in range(0, len(params), PARAMS_AT_ONCE):
+        client.log_batch(target, params=params[start : start + PARAMS_AT_ONCE])
     datasets = [*_datasets(event.get("inputs", []), "input"), *_datasets(event.get("outputs", []), "output")]
     if datasets:
         client.log_inputs(target, datasets=datasets)

@@ -47,7 +47,8 @@ ensure_environment() {
     echo "Installing from the lock (a few minutes)"
     local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt)
     if [ -n "${TORCH_INDEX_URL:-}" ]; then
-        "${pip[@]}" --index-url "$TORCH_INDEX_URL" --extra-index-url "${PIP_INDEX_URL:-https://pypi.org/simple}" torch
+        # what torch needs in turn comes from wherever pip is told to look; its own index is put beside that, and torch's pin keeps its build
+        PIP_EXTRA_INDEX_URL="$TORCH_INDEX_URL${PIP_EXTRA_INDEX_URL:+ $PIP_EXTRA_INDEX_URL}" "${pip[@]}" torch
     fi
     "${pip[@]}" --editable '.[local,dev]' || fail "The packages cannot be installed" "  remedy: see pip's message above; behind a proxy set PIP_INDEX_URL"
     "$VENV/bin/python" -m pip check --disable-pip-version-check >/dev/null || fail "The installed packages do not fit together" "  remedy: remove $VENV and run again"

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyperclova_core.foundation.warehouse import RunFolder
 from hyperclova_core.pipeline.graph import CORPUS_STAGES
+from hyperclova_core.pipeline.summary import rest_in_words
 
 KEPT = "#4c8bbf"
 REASONS = ("#e07b39", "#c94f4f", "#b58900", "#8e6bb0", "#5f9e6e", "#a05a7c", "#6b7f99", "#d4a373")
@@ -77,7 +78,7 @@ def _bar(row: dict[str, Any], unit: str, x: float, y: float, scale: float) -> li
         words.append(f'<tspan fill="{colour}">■</tspan> {escape(item["reason"])} {amount:,}')
     parts.append(f'<text x="{x}" y="{y + 38}">{kept:,} kept of {row[f"{unit}_in"]:,}</text>')
     if words:
-        more = f" and {len(words) - 2} more" if len(words) > 2 else ""
+        more = rest_in_words([(item["reason"], item["documents"]) for item in row["lost"]][2:])
         parts.append(f'<text x="{x}" y="{y + 53}" fill="#444" font-size="11">{"  ".join(words[:2])}{more}</text>')
     return parts
 

@@ -123,4 +123,4 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = str(value)
-    return dict(list(flat.items())[:90])
+    return flat

@@ -48,7 +48,7 @@ def prepare_run(
     """
     for size in sizes or ():
         recipe.train.of(size, recipe.seed)
-    data = dumped(recipe)
+    data = recipe.model_dump(mode="json")
     if tokens is not None:
         data["train"]["settings"]["tokens"] = tokens
     if backend is not None:
@@ -71,19 +71,6 @@ def prepare_run(
         }
     )
     return run
-
-
-def dumped(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's data with its source paths, which fingerprints leave out."""
-    data: dict[str, Any] = recipe.model_dump(mode="json")
-    for section, config in ((data["ingest"], recipe.ingest), (data["refresh"]["sources"], recipe.refresh.sources)):
-        for entry, source in zip(section["sources"], config.sources, strict=True):
-            entry["paths"] = list(source.paths)
-        section["batch_rows"] = config.batch_rows
-    wanted = recipe.deduplicate.decontaminate.sets
-    for entry, item_set in zip(data["deduplicate"]["decontaminate"]["sets"], wanted, strict=True):
-        entry["path"] = item_set.path
-    return data
 
 
 def run_keys(run: RunFolder) -> list[str]:

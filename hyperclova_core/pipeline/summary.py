@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperclova_core.foundation.warehouse import RunFolder
@@ -35,7 +36,7 @@ def summary_of(run: RunFolder) -> dict[str, Any]:
                 "in": counters["rows_in"],
                 "kept": counters["kept"],
                 "dropped": sum(dropped.values()),
-                "reasons": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+                "reasons": dict(largest_first(dropped)),
                 "text_bytes_in": counters["text_bytes_in"],
                 "text_bytes_kept": counters["text_bytes_kept"],
                 "seconds": result["seconds"],
@@ -82,10 +83,27 @@ def _model(result: dict[str, Any], accuracies: dict[str, Any]) -> dict[str, Any]
 
 
 def reasons_in_words(stage: dict[str, Any]) -> str:
-    """The most frequent reasons of a stage's drops."""
-    reasons = list(stage["reasons"].items())
-    shown = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:SHOWN_REASONS])
-    return shown + (f", {len(reasons) - SHOWN_REASONS} more" if len(reasons) > SHOWN_REASONS else "")
+    """Why documents of a stage were dropped, the most frequent first; how many reasons are not named, and of how many documents."""
+    return in_words(stage["reasons"], SHOWN_REASONS)
+
+
+def largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Counts from the largest down, equal ones by name: whoever stored them (JSON sorts its keys) has lost their order."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def in_words(counts: Mapping[str, int], shown: int) -> str:
+    """The largest counts, and what the rest comes to: `spam 970, abuse 5 and 3 more reasons: 12 documents`."""
+    ordered = largest_first(counts)
+    return ", ".join(f"{reason} {number:,}" for reason, number in ordered[:shown]) + rest_in_words(ordered[shown:])
+
+
+def rest_in_words(rest: Sequence[tuple[str, int]]) -> str:
+    """What is not named one by one."""
+    if not rest:
+        return ""
+    number = sum(count for _, count in rest)
+    return f" and {len(rest)} more reason{'s' * (len(rest) > 1)}: {number:,} document{'s' * (number != 1)}"
 
 
 def to_markdown(summary: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""What a run's jobs took and what was decided about them: `jobs/KEY.json` in the run's folder."""
+"""What a run's jobs took and what was decided about them: one small object a fact, `jobs/KEY/KIND/NAME.json` in the run's folder.
+
+Each is made once or written whole under a name of its own, so two machines that follow a job at one time lose nothing of each other's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from hyperclova_core.foundation.lineage import deliver, record_event
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
 from hyperclova_core.jobs.failure_causes import Decision
 from hyperclova_core.jobs.gpu_hours import table, totals
+
+KINDS = ("submitted", "usage", "decisions")
 
 
 def note_decision(run: RunFolder, key: str, attempt: int | None, codes: Sequence[int], decision: Decision) -> None:
@@ -25,23 +30,30 @@ def note_decision(run: RunFolder, key: str, attempt: int | None, codes: Sequence
         "avoid_nodes": list(decision.avoid_nodes),
         "at": now(),
     }
-    _append(run, key, "decisions", row)
+    if attempt is not None:  # decided once, whoever comes first
+        storage.create_once(
+            storage.join(_folder(run, key, "decisions"), f"{attempt:06d}.json"), storage.pretty_json(row)
+        )
+        return
+    last, number = last_attempt(run, key), 0
+    while not storage.create_once(
+        storage.join(_folder(run, key, "decisions"), f"{last:06d}.unnumbered-{number:03d}.json"),
+        storage.pretty_json(row),
+    ):
+        number += 1
 
 
 def unfinished(run: RunFolder, key: str) -> list[dict[str, Any]]:
     """Decisions that a task which died in between had made; none where the last one ended the job: who starts it again then is a person,
     with a fresh count."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    rows: list[dict[str, Any]] = storage.read_json(path).get("decisions", []) if storage.exists(path) else []
-    ended = [place for place, row in enumerate(rows) if not row["again"]]
+    rows = _rows(run, key, "decisions")
+    ended = [number for number, row in enumerate(rows) if not row["again"]]
     return rows[ended[-1] + 1 :] if ended else rows
 
 
 def decided(run: RunFolder, key: str, attempt: int) -> Decision | None:
     """What was decided after an attempt, if it was."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    rows: list[dict[str, Any]] = storage.read_json(path).get("decisions", []) if storage.exists(path) else []
-    for row in reversed(rows):
+    for row in reversed(_rows(run, key, "decisions")):
         if row["attempt"] == attempt:
             return Decision(row["again"], row["why"], row["changes"], tuple(row["avoid_nodes"]))
     return None
@@ -49,29 +61,25 @@ def decided(run: RunFolder, key: str, attempt: int) -> Decision | None:
 
 def last_attempt(run: RunFolder, key: str) -> int:
     """The number of the last attempt that is known of; 0: there was none."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
-    return max((int(row["attempt"] or 0) for rows in known.values() for row in rows), default=0)
+    rows = [row for kind in KINDS for row in _rows(run, key, kind)]
+    return max((int(row["attempt"] or 0) for row in rows), default=0)
 
 
 def note_submitted(run: RunFolder, key: str, attempt: int) -> None:
     """Keep that an attempt was started, so that one that somebody deletes is missed."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
-    if all(row["attempt"] != attempt for row in known.get("submitted", ())):
-        _append(run, key, "submitted", {"attempt": attempt, "at": now()})
+    path = storage.join(_folder(run, key, "submitted"), f"{attempt:06d}.json")
+    storage.create_once(path, storage.pretty_json({"attempt": attempt, "at": now()}))
 
 
 def last_submitted(run: RunFolder, key: str) -> int:
     """The last attempt that was started; 0: none that is known of."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
-    return max((int(row["attempt"]) for row in known.get("submitted", ())), default=0)
+    return max((int(row["attempt"]) for row in _rows(run, key, "submitted")), default=0)
 
 
 def note_usage(run: RunFolder, key: str, usage: dict[str, Any]) -> None:
-    """Keep what an attempt took, once."""
-    _append(run, key, "usage", usage)
+    """Keep what an attempt took, once: a task that is run again tells the same attempt again."""
+    name = f"{int(usage['attempt']):06d}-{usage['job']}.json"
+    storage.write_json(storage.join(_folder(run, key, "usage"), name), usage)
 
 
 def tell_decisions(warehouse: Warehouse, run: RunFolder) -> None:
@@ -107,34 +115,25 @@ def write_reports(run: RunFolder) -> list[str]:
 
 def decision_rows(run: RunFolder) -> Iterator[tuple[str, dict[str, Any]]]:
     """All decisions of a run, stage by stage, in their order."""
-    folder = storage.join(run.uri, "jobs")
-    for name in storage.list_names(folder):
-        for row in storage.read_json(storage.join(folder, name)).get("decisions", ()):
-            yield name.removesuffix(".json"), row
-
-
-def _append(run: RunFolder, key: str, kind: str, row: dict[str, Any]) -> None:
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    known: dict[str, list[dict[str, Any]]] = storage.read_json(path) if storage.exists(path) else {}
-    rows = known.setdefault(kind, [])
-    if kind == "usage":  # a task that is run again tells the same attempt again
-        rows[:] = [other for other in rows if (other["job"], other["attempt"]) != (row["job"], row["attempt"])]
-    rows.append(row)
-    storage.write_json(path, known)
+    for key in storage.list_names(storage.join(run.uri, "jobs")):
+        for row in _rows(run, key, "decisions"):
+            yield key, row
 
 
 def usage_of(run: RunFolder, key: str) -> list[dict[str, Any]]:
     """What the attempts of one stage's job took, in their order."""
-    path = storage.join(run.uri, "jobs", f"{key}.json")
-    rows: list[dict[str, Any]] = storage.read_json(path).get("usage", []) if storage.exists(path) else []
-    return sorted(rows, key=lambda row: int(row["attempt"]))
+    return _rows(run, key, "usage")
 
 
 def usage_rows(run: RunFolder) -> list[dict[str, Any]]:
     """What all jobs of a run took, attempt by attempt."""
-    folder = storage.join(run.uri, "jobs")
-    return [
-        row
-        for name in storage.list_names(folder)
-        for row in storage.read_json(storage.join(folder, name)).get("usage", ())
-    ]
+    return [row for key in storage.list_names(storage.join(run.uri, "jobs")) for row in usage_of(run, key)]
+
+
+def _folder(run: RunFolder, key: str, kind: str) -> str:
+    return storage.join(run.uri, "jobs", key, kind)
+
+
+def _rows(run: RunFolder, key: str, kind: str) -> list[dict[str, Any]]:
+    folder = _folder(run, key, kind)
+    return [storage.read_json(storage.join(folder, name)) for name in storage.list_names(folder)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from hyperclova_core.korean.personal_data import TYPES
@@ -17,8 +15,6 @@ EOD_ID, PAD_ID = 0, 1
 VOCABULARY_MULTIPLE = 128
 UINT16_VOCABULARY = 65_500
 """Megatron's own bound: up to here ids are written in two bytes."""
-
-PLACEHOLDER = re.compile("(" + "|".join(re.escape(token) for token in PLACEHOLDERS) + ")")
 
 
 def padded_vocabulary(size: int) -> int:

@@ -22,7 +22,7 @@ from hyperclova_core.training.checkpoints.fence import Fence
 from hyperclova_core.training.checkpoints.files import complete_checkpoints, prune, remove_checkpoint, steps_in
 from hyperclova_core.training.checkpoints.save_and_load import Place, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.data.samples import Samples
+from hyperclova_core.training.data.samples import CorpusTooShortError, Samples
 from hyperclova_core.training.data.token_stream import TokenStream
 from hyperclova_core.training.engine.engine import device_kind, is_bf16, set_learning_rate
 from hyperclova_core.training.engine.pipeline_engine import StepReport, TrainingEngine
@@ -115,9 +115,7 @@ class Training:
             return None
         try:
             return Validation(self.job, self.data_rank)
-        except DataError as error:
-            if "shorter than one sequence" not in error.what:
-                raise
+        except CorpusTooShortError as error:
             log.warning("No validation: %s", error.why)
             return None
 

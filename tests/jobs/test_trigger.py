@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.jobs.backend import JobStatus
-from hyperclova_core.jobs.failure_causes import decide
+from hyperclova_core.jobs.failure_causes import Decision, decide
 from hyperclova_core.jobs.kubernetes.api import Api
 from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
+from hyperclova_core.pipeline import usage
 from hyperclova_core.pipeline.attempts import Attempts
 from hyperclova_core.pipeline.usage import last_attempt, note_decision, unfinished
 from operators import train_job_trigger
@@ -225,8 +227,23 @@ def test_what_cannot_be_halved_any_more_ends_it(
     again = asyncio.run(event_of(trigger(one, Shown(), run_id="r", key="train-x")))
     assert again["decision"] == event["decision"], "a triggerer that died before it could say so says the same"
     run = Warehouse(str(tmp_path / "warehouse")).run("r")
-    kept = json.loads((Path(run.uri) / "jobs" / "train-x.json").read_text())
-    assert [row["attempt"] for row in kept["decisions"]] == [1, 2], "decided once each"
+    assert [row["attempt"] for _, row in usage.decision_rows(run)] == [1, 2], "decided once each"
+
+
+def test_two_who_follow_a_job_at_one_time_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    run = Warehouse(str(tmp_path)).run("r")
+    decision = Decision(True, "again", {}, ())
+
+    def follow(number: int) -> None:
+        usage.note_submitted(run, "train-x", number % 8 + 1)
+        usage.note_usage(run, "train-x", {"job": f"j{number}", "attempt": number % 8 + 1})
+        usage.note_decision(run, "train-x", number % 8 + 1, [1], decision)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(follow, range(64)))
+    assert sorted(row["attempt"] for _, row in usage.decision_rows(run)) == list(range(1, 9)), "decided once each"
+    assert len(usage.usage_of(run, "train-x")) == 64
+    assert (usage.last_submitted(run, "train-x"), usage.last_attempt(run, "train-x")) == (8, 8)
 
 
 def test_this_machine_follows_causes_as_a_cluster_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,2 @@
-"""Near-duplicates. The files in the order they run: stage → boilerplate → sketches (forms, normalise, signatures, winnow,
-decontaminate) → together, or distributed (candidates → verify → components → clusters → containment → decisions) → report; for
-nights past, index, increment and history."""
+"""Near-duplicates. Read: stage, then its steps in the order they run: text (boilerplate, forms), sketches, minhash, clusters, containment, contamination;
+in_memory and on_spark are the two ways through them, history is night after night; config, schemas, prepared, result, report beside them."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from pydantic import Field
 
-from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.config import NO_IDENTITY, Config
 
 
 class BoilerplateConfig(Config):
@@ -42,7 +40,9 @@ class EvaluationSet(Config):
     """Items whose presence in the corpus would spoil an evaluation. TSV (one column named), or JSONL (one field)."""
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_\\-]+$")
-    path: str = Field(exclude=True, description="relative paths start at HYPERCLOVA_DATA, or at the current folder")
+    path: str = Field(
+        json_schema_extra=NO_IDENTITY, description="relative paths start at HYPERCLOVA_DATA, or at the current folder"
+    )
     column: str = Field("document", description="of the item's text")
     id_column: str = Field("id", description="of the item's id; the line number where there is none")
 
@@ -91,13 +91,13 @@ class DeduplicateConfig(Config):
     driver_rows: int = Field(
         16_000_000,
         ge=0,
-        exclude=True,
+        json_schema_extra=NO_IDENTITY,
         description="up to so many narrow rows (some 20 bytes each) are sorted in the driver, more in Spark; the result is the same",
     )
     driver_documents: int = Field(
         4_000_000,
         ge=0,
-        exclude=True,
+        json_schema_extra=NO_IDENTITY,
         description="up to so many documents, what is known of them (100 bytes each) is held in the driver; the result is the same",
     )
     boilerplate: BoilerplateConfig = BoilerplateConfig()
@@ -113,10 +113,3 @@ class DeduplicateConfig(Config):
     def short_below(self) -> int:
         """Letters of the form from which a document has a signature."""
         return self.shingle_characters + self.min_shingles - 1
-
-
-def data_path(path: str) -> str:
-    """A path as the recipe gives it, from HYPERCLOVA_DATA or the current folder on."""
-    if storage.is_remote(path):
-        return path
-    return os.path.join(os.environ.get("HYPERCLOVA_DATA") or os.getcwd(), path)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.config import Config
+from hyperclova_core.foundation.config import NO_IDENTITY, Config
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages.source_stages import describe_file
 
@@ -42,7 +42,9 @@ class SourceConfig(Config):
     """One source: files of one origin and tier. Relative paths start at HYPERCLOVA_DATA, or at the current folder."""
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_\-]+$")
-    paths: tuple[str, ...] = Field((), exclude=True, description="files, folders or patterns (** goes through folders)")
+    paths: tuple[str, ...] = Field(
+        (), json_schema_extra=NO_IDENTITY, description="files, folders or patterns (** goes through folders)"
+    )
     tier: Literal["portal", "open", "expert"] = "open"
     format: Format = "auto"
     license: str | None = None
@@ -58,16 +60,11 @@ class IngestConfig(Config):
     extraction_seconds: float = Field(
         10.0, gt=0, description="time for the main content of one page, then it is quarantined"
     )
-    batch_rows: int = Field(512, ge=1, exclude=True)
+    batch_rows: int = Field(512, ge=1, json_schema_extra=NO_IDENTITY)
 
     def source(self, name: str) -> SourceConfig:
         """The source of that name."""
         return next(source for source in self.sources if source.name == name)
-
-
-def data_root() -> str:
-    """Where relative source paths start."""
-    return os.environ.get("HYPERCLOVA_DATA") or os.getcwd()
 
 
 def find_files(config: IngestConfig) -> list[dict[str, Any]]:
@@ -117,7 +114,7 @@ def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     """Path → base folder (for relative names) of everything a pattern names."""
     if storage.is_remote(pattern):
         return _expand_remote(pattern, source)
-    path = os.path.join(data_root(), pattern.removeprefix("file://"))
+    path = storage.data_path(pattern.removeprefix("file://"))
     if os.path.isfile(path):
         return {path: os.path.dirname(path)}
     if os.path.isdir(path):

@@ -160,7 +160,7 @@ class StageDefinition:
             {
                 "stage": self.name,
                 "version": self.version,
-                "config": config.model_dump(mode="json"),
+                "config": config.identity(),
                 "inputs": dict(inputs),
                 "seed": seed,
                 "buckets": buckets,

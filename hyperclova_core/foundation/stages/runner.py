@@ -206,7 +206,7 @@ def _commit(
         stage=request.definition.name,
         stage_version=request.definition.version,
         fingerprint=plan.fingerprint,
-        config=request.config.model_dump(mode="json"),
+        config=request.config.identity(),
         inputs=input_references(request),
         tables=tables,
         counters=counters,

@@ -242,6 +242,11 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, float]]:
     return s3.objects(uri) if is_remote(uri) else disk.objects(local_path(uri))
 
 
+def data_path(path: str) -> str:
+    """A path as a recipe gives it: a relative one starts at HYPERCLOVA_DATA, or at the current folder."""
+    return path if is_remote(path) else os.path.join(os.environ.get("HYPERCLOVA_DATA") or os.getcwd(), path)
+
+
 def list_names(uri: str) -> list[str]:
     """Names directly inside a folder, sorted; none when it is absent."""
     return s3.names(uri) if is_remote(uri) else disk.list_names(local_path(uri))

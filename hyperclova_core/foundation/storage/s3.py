@@ -130,6 +130,10 @@ def reason_to_retry(error: Exception) -> str | None:
     return type(error).__name__ if isinstance(error, broken) else None
 
 
+REPLACED_CODES = ("PreconditionFailed", "412")
+"""An object's entity tag is another one than the reader asked for."""
+
+
 def call(operation: Callable[[], Result], what: str, uri: str) -> Result:
     """An operation with retries, its refusals as errors for a person.
 
@@ -185,6 +189,7 @@ def _explained(error: Any, what: str, uri: str) -> Exception:
         where=uri,
         why=f"it answered {code or status_of(error)}",
         remedy="look the code up in the store's documentation",
+        code=code or str(status_of(error)),
     )
 
 
@@ -324,7 +329,7 @@ def read(uri: str, first: int | None = None, length: int | None = None, tag: str
     try:
         return call(once, "read an object", uri)
     except DataError as error:
-        if "PreconditionFailed" in error.why or "412" in error.why:
+        if error.code in REPLACED_CODES:
             raise DataError(
                 "An object was replaced while it was read",
                 where=uri,
@@ -429,7 +434,7 @@ def abort_upload(uri: str, upload: str) -> None:
     try:
         call(lambda: client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload), "abort an upload", uri)
     except (FileNotFoundError, DataError) as error:
-        if isinstance(error, DataError) and "NoSuchUpload" not in error.why:
+        if isinstance(error, DataError) and error.code != "NoSuchUpload":
             raise
 
 

@@ -127,7 +127,7 @@ class Api:
             path = f"{_path('Pod', namespace, pod)}/log"
             return self._call("GET", path, query, None, "application/json", LOG_TRIES).decode("utf-8", "replace")
         except ConfigError as error:
-            if error.why.startswith("400"):  # no container yet, or none any more: a kubelet has many words for it
+            if error.code == "400":  # no container yet, or none any more: a kubelet has many words for it
                 return ""
             raise
 
@@ -233,5 +233,9 @@ def _refusal(error: Any, method: str, path: str) -> HyperclovaError:
     elif error.status == 404:
         remedy = "install what serves this kind (JobSet, Kueue, Volcano), or choose another"
     return ConfigError(
-        "The cluster refuses the request", where=f"{method} {path}", why=f"{error.status}: {message}", remedy=remedy
+        "The cluster refuses the request",
+        where=f"{method} {path}",
+        why=f"{error.status}: {message}",
+        remedy=remedy,
+        code=str(error.status),
     )

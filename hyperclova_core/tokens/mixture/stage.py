@@ -26,7 +26,7 @@ from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, arti
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
 from hyperclova_core.tokens.mixture.plan import Leaf, MixConfig, Plan, leaf_path, make_plan
-from hyperclova_core.tokens.pretokens.analyser import analyser_resources
+from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 
 RANGE_BITS = 12

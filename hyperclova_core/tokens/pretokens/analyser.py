@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,17 +52,6 @@ class Analyser(NamedTuple):
     characters: npt.NDArray[np.uint32]
     unknown: npt.NDArray[np.uint32]
     begins: npt.NDArray[np.uint64]
-
-
-@lru_cache(maxsize=1)
-def analyser_identity() -> str:
-    """The versions that decide where a word is cut: another of either may cut differently, and makes other tokens."""
-    return f"mecab-python3 {version('mecab-python3')}, python-mecab-ko-dic {version('python-mecab-ko-dic')}"
-
-
-def analyser_resources(config: object) -> dict[str, str]:
-    """The analyser as a resource of stages whose output depends on it."""
-    return {"analyser": analyser_identity()}
 
 
 def dictionary_folder() -> Path:

@@ -98,10 +98,6 @@ class Cutter:
             space = ""
         return pieces
 
-    def is_placeholder(self, piece: str) -> bool:
-        """Whether a piece is one token by itself."""
-        return self._placeholder.fullmatch(piece) is not None
-
     def _words(self, part: str) -> list[str]:
         if not self._syllable.search(part):
             return [match.group() for match in self._plain.finditer(part)]

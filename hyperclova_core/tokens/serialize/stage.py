@@ -30,7 +30,7 @@ from hyperclova_core.tokens.mixture.composition import (
     window_tokens,
 )
 from hyperclova_core.tokens.mixture.stage import SPLITS
-from hyperclova_core.tokens.pretokens.analyser import analyser_resources
+from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 
 SIDE_FORMAT = 1

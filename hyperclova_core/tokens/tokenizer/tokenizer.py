@@ -21,7 +21,7 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.korean.hangul import nfc
 from hyperclova_core.tokens.bpe.byte_to_unicode import BYTES, SIGNS
-from hyperclova_core.tokens.pretokens.analyser import analyser_identity
+from hyperclova_core.tokens.pretokens.analyser_version import analyser_identity
 from hyperclova_core.tokens.pretokens.character_classes import classify
 from hyperclova_core.tokens.pretokens.rules import Cutter
 from hyperclova_core.tokens.special_tokens import (

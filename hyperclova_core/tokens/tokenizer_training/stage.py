@@ -24,10 +24,9 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.stages.work_units import run_units
-from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit
 from hyperclova_core.tokens.mixture.plan import MixConfig, capacity, leaf_path, make_plan
-from hyperclova_core.tokens.pretokens.analyser import analyser_resources
+from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 
 REPORTED_DOCUMENTS = 4096
 COUNTED_AT_ONCE = 1 << 23
@@ -63,6 +62,7 @@ class TokenizerConfig(Config):
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
     """Learn a tokenizer from the one dataset given; the result is the same whatever the number of tasks and buckets."""
     from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
+    from hyperclova_core.tokens.encoder.worker_encoder import column_encoder
     from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE
     from hyperclova_core.tokens.tokenizer_training.learning import learn, memo_order
 

@@ -21,6 +21,10 @@ READ_AT_ONCE = 64
 """Samples: what a call costs is shared by so many."""
 
 
+class CorpusTooShortError(DataError):
+    """The shards hold less than one sequence."""
+
+
 class Samples:
     """Sequences of `context` + 1 ids by global sample id; past the end the corpus starts again, in another order."""
 
@@ -30,7 +34,7 @@ class Samples:
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         self.count = (stream.tokens - 1) // context
         if self.count < 1:
-            raise DataError(
+            raise CorpusTooShortError(
                 "The corpus is shorter than one sequence",
                 why=f"{stream.tokens} tokens, a sequence needs {context + 1}",
                 remedy="give more text, or a smaller context",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from hyperclova_core.corpus.deduplicate.config import DecontaminateConfig, EvaluationSet, data_path
+from hyperclova_core.corpus.deduplicate.config import DecontaminateConfig, EvaluationSet
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest128
@@ -39,7 +39,7 @@ def checksums(config: DecontaminateConfig) -> dict[str, str]:
     """
     found = {}
     for item in config.sets:
-        path = data_path(item.path)
+        path = storage.data_path(item.path)
         try:
             found[f"evaluation set {item.name}"] = digest128(storage.read_bytes(path))
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -58,7 +58,7 @@ def read_items(item_set: EvaluationSet) -> Iterator[tuple[str, str]]:
     Raises:
         DataError: naming the file, the line, and what it lacks.
     """
-    path = data_path(item_set.path)
+    path = storage.data_path(item_set.path)
     text = storage.read_bytes(path).decode("utf-8-sig")
     if path.endswith((".jsonl", ".ndjson")):
         for number, line in enumerate(text.splitlines(), start=1):
