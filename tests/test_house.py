@@ -31,15 +31,16 @@ def test_the_import_rules_hold() -> None:
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda path: path.stem)
-def test_a_dag_file_loads_nothing_heavy_and_loads_fast(path: Path, tmp_path: Path) -> None:
+def test_a_dag_file_loads_nothing_heavy_and_little_of_ours(path: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, time, importlib.util, airflow.sdk\n"
+        "import sys, importlib.util, airflow.sdk\n"
         "from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator\n"
-        "before = set(sys.modules)\nstarted = time.perf_counter()\n"
+        "before = set(sys.modules)\n"
         f"spec = importlib.util.spec_from_file_location('dag', {str(path)!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
         f"heavy = sorted(set({HEAVY!r}) & (sys.modules.keys() - before))\n"
-        "print('RESULT', time.perf_counter() - started, *heavy)\n"
+        "ours = [name for name in sys.modules.keys() - before if name.split('.')[0] in ('hyperclova_core', 'operators')]\n"
+        "print('RESULT', len(sys.modules.keys() - before), len(ours), *heavy)\n"
     )
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -51,9 +52,10 @@ def test_a_dag_file_loads_nothing_heavy_and_loads_fast(path: Path, tmp_path: Pat
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    seconds, *heavy = done.stdout.split("RESULT")[1].split()
+    modules, ours, *heavy = done.stdout.split("RESULT")[1].split()
     assert not heavy
-    assert float(seconds) < 1.0
+    assert int(ours) < 40
+    assert int(modules) < 250, "what a scheduler imports again and again; seconds say little on a shared machine"
 
 
 def test_make_offers_what_the_readme_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.secrets import without_credentials
 
 DAY = 86_400
+QUANTITY = r"\d+(\.\d+)?([EPTGMK]i|[EPTGMkmun]|[eE]\d+)?"
+"""A quantity as Kubernetes reads it (apimachinery, resource.Quantity), positive."""
 
 
 PASSED_ON = ("HYPERCLOVA_DATA", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
@@ -30,7 +33,7 @@ class Volume(Config):
     """A claim that pods mount, such as the warehouse's."""
 
     claim: str
-    path: str
+    path: str = Field(pattern=r"^/[^:]*$", description="absolute, in the container")
     read_only: bool = False
 
 
@@ -59,6 +62,17 @@ class PodConfig(Config):
     secrets: tuple[str, ...] = Field((), description="secrets whose keys become environment variables")
     volumes: tuple[Volume, ...] = ()
     start_seconds: int = Field(1800, ge=10, description="pods that have not begun by then are ended, with the reason")
+
+    @field_validator("environment")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", name):
+                raise ValueError(
+                    f"{name!r} is no name of a variable: letters, digits, `_`, `-` and `.`, and no digit first"
+                )
+        return value
+
     user: int = Field(10_001, ge=1, description="numeric, never root")
 
 
@@ -87,6 +101,38 @@ class ClusterConfig(PodConfig):
     deadline_seconds: int = Field(7 * DAY, ge=60, description="of the whole job, from its start")
     ttl_seconds: int = Field(DAY, ge=DAY, description="a finished job and its pods stay for so long, for their logs")
     port: int = Field(29_500, ge=1024, le=65_535, description="where ranks meet, on the first pod")
+
+    @field_validator("cpu", "memory", "shared_memory", "scratch")
+    @classmethod
+    def _quantity(cls, value: str) -> str:
+        """As Kubernetes writes quantities."""
+        if not re.fullmatch(QUANTITY, value):
+            near = re.fullmatch(r"([0-9.]+)\s*([kKMGTPE])[iI]?[bB]", value)
+            unit = near[2].upper().replace("K", "k") if near else ""
+            hint = (
+                f"write {near[1]}{unit} (powers of ten) or {near[1]}{unit.upper()}i (of two)"
+                if near
+                else "write 8, 500m, 32G or 32Gi"
+            )
+            raise ValueError(f"{value!r} is no quantity of Kubernetes: {hint}")
+        return value
+
+    @field_validator("extra_resources")
+    @classmethod
+    def _quantities(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, amount in value.items():
+            if not re.fullmatch(QUANTITY, amount):
+                raise ValueError(f"{name}: {amount!r} is no quantity of Kubernetes: write 1, 500m or 32Gi")
+        return value
+
+    @field_validator("near")
+    @classmethod
+    def _label(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?", value
+        ):
+            raise ValueError(f"{value!r} is no key of a label: such as topology.kubernetes.io/zone")
+        return value
 
     @field_validator("cpu", mode="before")
     @classmethod

@@ -79,7 +79,40 @@ def node_name() -> str:
     return f"node-{os.environ.get('HYPERCLOVA_NODE', '0')}"
 
 
-def run(spec: TrainJobSpec) -> int:
+class EndOnSignal:
+    """Whether somebody asked the job to end, from the first moment on: a container's first process ignores a signal for which it has no handler,
+    and its devices would be held for the whole grace time."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seconds = 0.0
+        self._timer: threading.Timer | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def pass_on_to(self, process: subprocess.Popen[bytes], grace_seconds: float) -> None:
+        """End this process when asked, or at once if that was meanwhile."""
+        self._process, self._seconds = process, grace_seconds + KILL_SECONDS
+        if self.asked:
+            self._end()
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        if self._timer is None:
+            # ranks that have not met yet wait in a call that no signal ends: the cause is to be told before the cluster kills us all
+            self._timer = threading.Timer(self._seconds, self._process.kill)
+            self._timer.daemon = True
+            self._timer.start()
+        self._process.terminate()
+
+
+def run(spec: TrainJobSpec, end: EndOnSignal | None = None) -> int:
     """Run the job to its end; its exit code."""
     for folder in ("TMPDIR", "HOME", "HYPERCLOVA_SCRATCH"):
         if os.environ.get(folder):
@@ -95,24 +128,14 @@ def run(spec: TrainJobSpec) -> int:
     environment = {**os.environ, **spec.environment}
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"] = "[rank ${rank}] "
-    # one stream: a runtime stamps the two apart, and lines would come out of their order
-    process = subprocess.Popen(command_of(spec, config_path), env=environment, stderr=subprocess.STDOUT)
-    asked = False
-
-    def pass_on(number: int, frame: object) -> None:
-        nonlocal asked
-        if not asked:
-            # ranks that have not met yet wait in a call that no signal ends: the cause is to be told before the cluster kills us all
-            timer = threading.Timer(spec.grace_seconds + KILL_SECONDS, process.kill)
-            timer.daemon = True
-            timer.start()
-        asked = True
-        process.terminate()
-
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
-    raw = process.wait()
-    code, cause = judge(spec, raw, asked)
+    end = end or EndOnSignal()
+    if end.asked:
+        code, cause = 143, {"what": "The job was asked to end before its processes began"}
+    else:
+        # one stream: a runtime stamps the two apart, and lines would come out of their order
+        process = subprocess.Popen(command_of(spec, config_path), env=environment, stderr=subprocess.STDOUT)
+        end.pass_on_to(process, spec.grace_seconds)
+        code, cause = judge(spec, process.wait(), end.asked)
     ended = {"exit_code": code, "cause": cause, "ended_at": now(), "spec_hash": spec.hash}
     if first:
         storage.write_json(storage.join(spec.output, "exit.json"), ended)
@@ -169,10 +192,11 @@ def judge(spec: TrainJobSpec, raw: int, asked: bool) -> tuple[int, dict[str, Any
 
 def main() -> None:
     """Entry point."""
+    end = EndOnSignal()
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--spec", required=True)
     spec = TrainJobSpec.from_dict(json.loads(storage.read_bytes(arguments.parse_args().spec))["spec"])
-    sys.exit(run(spec))
+    sys.exit(run(spec, end))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from urllib3.util.retry import Retry
+
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, TransientError
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class Api:
 
     def __init__(self, client: Any, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client, self._sleep = client, sleep
+        # tries are counted here: the client's own three within each would hold whoever asks for minutes where a node is silent
+        client.rest_client.pool_manager.connection_pool_kw["retries"] = Retry(0)
 
     def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         """An object.
@@ -202,7 +206,12 @@ class Api:
             "The cluster's API server cannot be reached",
             where=f"{method} {path}",
             why=f"{tries} tries: {reason}",
-            remedy="look at the network and at the server; the job itself runs on, and a retry adopts it",
+            remedy="look at the network and at the server (a webhook that fails is named in `why`); "
+            + (
+                "nothing was made, a retry goes on"
+                if method == "POST"
+                else "what runs there runs on, and a retry adopts it"
+            ),
         )
 
 
@@ -220,11 +229,31 @@ def _message(error: Any) -> str:
         return text[:500]
 
 
+def _details(error: Any) -> tuple[str, set[str]]:
+    """What a refusal is about by the server's own record of it (`Status.details`): the kind of object, and the reasons of its causes."""
+    body = error.body
+    try:
+        details = (
+            json.loads(body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)).get("details") or {}
+        )
+    except (json.JSONDecodeError, AttributeError):
+        return "", set()
+    return str(details.get("kind", "")), {str(cause.get("reason", "")) for cause in details.get("causes") or ()}
+
+
 def _refusal(error: Any, method: str, path: str) -> HyperclovaError:
     """An error for a person out of what the server refuses."""
     message = _message(error)
     remedy = "correct jobs.cluster in the recipe"
-    if error.status == 401:
+    namespace = path.partition("/namespaces/")[2].partition("/")[0]
+    kind, causes = _details(error)
+    if error.status == 404 and kind == "namespaces":
+        remedy = f"make the namespace {namespace}, or name another in jobs.cluster.namespace"
+    elif error.status == 403 and "NamespaceTerminating" in causes:
+        remedy = f"the namespace {namespace} is being deleted: wait until it is gone and make it anew, or name another"
+    elif error.status == 403 and "PodSecurity" in message:
+        remedy = f"give the namespace {namespace} a Pod Security level that admits the recipe's pods, or change what `why` names"
+    elif error.status == 401:
         remedy = "the credentials of the connection are not valid here, or have expired"
     elif error.status == 403 and "exceeded quota" in message:
         remedy = "ask for fewer devices, wait until others have ended, or have the namespace's quota raised"

@@ -17,6 +17,7 @@ from hyperclova_core.jobs.kubernetes.manifests import CONTAINER
 
 READ_BYTES, MOST_BYTES = 1 << 18, 1 << 25
 LINE_CHARACTERS = 4000
+_INDEXED = re.compile(r"-(\d+)-[a-z0-9]{5}$")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _RANK = re.compile(r"^\[(?:rank )?\d+\]")
 
@@ -49,8 +50,8 @@ class RankLogs:
 
     def read(self) -> Iterator[str]:
         """What is new, pod by pod, each line with its rank in front; every line given is marked as given."""
-        for number, pod in enumerate(self.pods):
-            yield from self._read_pod(pod, number)
+        for place, pod in enumerate(self.pods):
+            yield from self._read_pod(pod, number_of(pod, place))
 
     def _read_pod(self, pod: str, number: int) -> Iterator[str]:
         most = READ_BYTES
@@ -94,6 +95,12 @@ class RankLogs:
                 if most >= MOST_BYTES:
                     return
                 most *= 4
+
+
+def number_of(pod: str, place: int) -> int:
+    """A pod's number in its job, which a Job's controller writes into the name (JOB-NUMBER-RANDOM): pods before it may be gone."""
+    found = _INDEXED.search(pod)
+    return int(found[1]) if found else place
 
 
 def utc(stamp: str) -> str:

@@ -413,8 +413,9 @@ def usage_of(
         if item.get("type") in ("Complete", "Completed", "Failed")
     ]
     end = max((time for time in ends if time is not None), default=now)
-    # pods that are gone took their times along: the job's own is the nearest
-    start = max(known, default=moment((job.get("status") or {}).get("startTime")) or end)
+    # pods that are gone took their times along: the job's own is the nearest; pods that are there and have no time never had a node
+    own = None if pods else moment((job.get("status") or {}).get("startTime"))
+    start = max(known, default=own or end)
     return Usage(
         name,
         attempt,
