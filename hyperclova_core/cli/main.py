@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ import click
 
 from hyperclova_core import __version__
 from hyperclova_core.cli import corpora, datasets, lineage, platform, runs, stages, tokens, training
-from hyperclova_core.foundation.errors import HyperclovaError
+from hyperclova_core.foundation.errors import DataError, HyperclovaError
 
 EPILOG = """Exit codes: 0 done or reused, 64 configuration, 65 data, 66 gate failed, 70 host memory, 71 device memory,
 72 communication, 75 transient (try again), anything else: a bug."""
@@ -47,6 +48,11 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: prints errors for people, ends with their exit code."""
     warnings.filterwarnings("ignore")
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal of another encoding shows what it cannot write by its number
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     try:
         cli.main(args=given, standalone_mode=False)
@@ -62,6 +68,30 @@ def main(arguments: list[str] | None = None) -> Any:
             traceback.print_exc()
         sys.stderr.write(error.message() + "\n")
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has had enough
+        sys.exit(0)
+    except (OSError, UnicodeError) as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        sys.stderr.write(_unread(error).message() + "\n")
+        sys.exit(65)
+
+
+def _unread(error: OSError | UnicodeError) -> DataError:
+    """A file or standard input that cannot be read or written, for which no command has a better word."""
+    if isinstance(error, UnicodeError):
+        return DataError(
+            "The input is not in the encoding that is expected",
+            why=str(error),
+            remedy="save it as UTF-8 (iconv -f cp949 -t utf-8 FILE); for standard input, set PYTHONIOENCODING to its encoding",
+        )
+    return DataError(
+        "A file cannot be used",
+        where=str(error.filename or ""),
+        why=error.strerror or str(error),
+        remedy="check the path, its permissions and the space on its disk",
+    )
 
 
 if __name__ == "__main__":

@@ -266,6 +266,12 @@ def nsmc(model: str, shots_path: str, test_path: str, count: int, sets: int, see
         sets,
         seed,
     )
+    if result.shots < count:
+        click.echo(
+            f"{result.shots} shots a prompt, not the {count} asked for: no more fit the model's context beside the longest review,"
+            " or there are too few examples of a label",
+            err=True,
+        )
     click.echo(json.dumps(asdict(result), indent=1))
 
 

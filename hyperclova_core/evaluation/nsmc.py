@@ -7,6 +7,7 @@ the answer (as lm-evaluation-harness's task nsmc, HyperCLOVA's protocol with few
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,20 @@ def read_reviews(path: str) -> list[Review]:
             remedy="give a TSV file with the columns id, document, label",
         )
     reviews = []
-    with Path(storage.localized(path)).open(encoding="utf-8", newline="") as file:
+    raw = Path(storage.localized(path)).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        try:
+            text = raw.decode("cp949")
+        except UnicodeDecodeError:
+            raise DataError(
+                "An evaluation file is neither UTF-8 nor CP949",
+                where=path,
+                why=f"byte {error.start} is 0x{raw[error.start]:02x}",
+                remedy="save it as UTF-8",
+            ) from None
+    with io.StringIO(text, newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not rows.fieldnames or not {"document", "label"} <= set(rows.fieldnames):
             raise DataError(

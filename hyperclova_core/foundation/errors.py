@@ -20,7 +20,11 @@ class HyperclovaError(Exception):
         Args:
             code: what a service answered (`NoSuchUpload`, `400`), for code that has to tell one refusal from another: nobody reads words for that.
         """
-        self.what, self.where, self.why, self.remedy, self.code = what, where, why, remedy, code
+        # a path that is no UTF-8 comes with halves of surrogate pairs, which no log and no JSON takes
+        self.what, self.where, self.why, self.remedy = (
+            part.encode("utf-8", "backslashreplace").decode() for part in (what, where, why, remedy)
+        )
+        self.code = code
         super().__init__(self.message())
 
     def message(self) -> str:

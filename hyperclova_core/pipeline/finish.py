@@ -75,7 +75,7 @@ def _figures(warehouse: Warehouse, run: RunFolder) -> list[list[str]]:
     storage.write_json(storage.join(run.uri, "funnel.json"), rows)
     figure = funnel_svg(rows, f"{run.record()['recipe']['name']}: what was kept, and why the rest was not")
     storage.write_bytes(storage.join(run.uri, "funnel.svg"), figure.encode())
-    graph = graph_of(warehouse, run.name)
+    graph = graph_of(warehouse, run.name, with_file_names=False)
     folder = storage.join(run.uri, "lineage")
     storage.write_json(storage.join(folder, "lineage.json"), graph.to_dict())
     storage.write_bytes(storage.join(folder, "lineage.html"), html(graph).encode())

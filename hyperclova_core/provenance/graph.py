@@ -65,17 +65,18 @@ class Graph:
         }
 
 
-def graph_of(warehouse: Warehouse, name: str) -> Graph:
+def graph_of(warehouse: Warehouse, name: str, *, with_file_names: bool = True) -> Graph:
     """Everything a name stands on.
 
     Args:
         name: a run, a registered model (`hyperclova-SIZE`), a corpus (`NAME` or `NAME@VERSION`), `STAGE@FINGERPRINT` (its
             head is enough), a fingerprint, or a dataset's folder.
+        with_file_names: False for what leaves the restricted area: counts and digests alone, for a name may say who wrote a file.
 
     Raises:
         DataError: nothing has that name.
     """
-    builder = _Builder(warehouse)
+    builder = _Builder(warehouse, with_file_names)
     root, targets, facts = _resolve(warehouse, name)
     if len(targets) == 1 and root is None:
         return Graph(builder.dataset(targets[0][1]), builder.nodes, builder.edges)
@@ -162,8 +163,8 @@ def _by_fingerprint(warehouse: Warehouse, name: str) -> Iterator[str]:
 
 
 class _Builder:
-    def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
+    def __init__(self, warehouse: Warehouse, with_file_names: bool) -> None:
+        self._warehouse, self._with_file_names = warehouse, with_file_names
         self.nodes: dict[str, Node] = {}
         self.edges: list[tuple[str, str, str]] = []
 
@@ -224,8 +225,9 @@ class _Builder:
             facts = {
                 "count": len(rows),
                 "bytes": sum(row["bytes"] for row in rows),
-                "files": [{key: row[key] for key in ("name", "bytes", "checksum")} for row in rows],
             }
+            if self._with_file_names:
+                facts["files"] = [{key: row[key] for key in ("name", "bytes", "checksum")} for row in rows]
         node = Node(f"files:{source}@{digest[:12]}", "files", source, digest, facts=facts)
         self.nodes.setdefault(node.id, node)
         return node.id

@@ -18,6 +18,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -178,10 +179,12 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
                 )
             number = 0
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
                     location = f"{name}#{number}"
-                    if not isinstance(row["text"], str):
+                    if isinstance(row, _UnreadableValue):
+                        yield Unreadable(location, number, "unreadable_value", row.detail, row.raw)
+                    elif not isinstance(row["text"], str):
                         yield Unreadable(location, number, "no_text", "the row's text is null or not a string")
                     elif len(row["text"]) > config.max_record_bytes:
                         yield _too_large(
@@ -191,6 +194,42 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
                         yield Record(location, number, row)
     except (pa.ArrowInvalid, OSError) as error:
         yield Unreadable(name, 0, "broken_parquet", f"{str(error).splitlines()[0]}; fetch the file again")
+
+
+@dataclass(frozen=True)
+class _UnreadableValue:
+    """Why a row cannot be read, and the bytes of the value."""
+
+    detail: str
+    raw: bytes
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | _UnreadableValue]:
+    """Rows as Python has them. Parquet takes strings that are no UTF-8, and times that Python's calendar lacks: such a row is told of, and the
+    others go on."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except (UnicodeDecodeError, OverflowError, ValueError):
+        pass  # which row it is, is found below
+    for at in range(batch.num_rows):
+        row: dict[str, Any] = {}
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                row[column] = values[at].as_py()
+            except (UnicodeDecodeError, OverflowError, ValueError) as error:
+                raw = (
+                    values[at].as_buffer().to_pybytes()
+                    if isinstance(values[at], (pa.StringScalar, pa.LargeStringScalar))
+                    else b""
+                )
+                yield _UnreadableValue(
+                    f"column `{column}`: {type(error).__name__}: {str(error)[:200]}; correct the value, and give the row again",
+                    raw[:65_536],
+                )
+                break
+        else:
+            yield row
 
 
 def read_html(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:

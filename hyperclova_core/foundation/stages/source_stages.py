@@ -28,6 +28,7 @@ from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, StageDefinition, load_stage
 from hyperclova_core.foundation.stages.work_units import run_units
+from hyperclova_core.foundation.storage import disk
 
 GROUP_BYTES = 64 << 20
 GROUP_FILES = 256
@@ -56,7 +57,9 @@ def describe_file(path: str, base: str, source: str) -> dict[str, Any]:
     """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
     return {
         "path": path,
-        "name": path[len(base) :].lstrip("/") if storage.is_remote(path) else os.path.relpath(path, base),
+        "name": path[len(base) :].lstrip("/")
+        if storage.is_remote(path)
+        else disk.readable_name(os.path.relpath(path, base)),
         "source": source,
         "bytes": storage.size(path),
         "checksum": storage.version_of(path) or file_checksum(path),

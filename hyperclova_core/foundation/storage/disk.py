@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
@@ -165,6 +165,16 @@ def _unreadable(error: OSError) -> None:
         why=error.strerror or str(error),
         remedy=f"chmod u+rx {error.filename}",
     ) from error
+
+
+def readable_name(name: str) -> str:
+    """A file's name as text. Linux takes any bytes for one: what is no UTF-8 is read as CP949, as old Korean archives have it, else its bytes
+    are written out."""
+    raw = os.fsencode(name)
+    for charset in ("utf-8", "cp949"):
+        with suppress(UnicodeDecodeError):
+            return raw.decode(charset)
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def list_names(root: Path) -> list[str]:
