@@ -141,7 +141,7 @@ def run_stages(folder: Path) -> None:
     from hyperclova_core.pipeline.run import prepare_run, run_key
 
     warehouse = Warehouse(str(folder / "warehouse"))
-    run = prepare_run(warehouse, "closure", load_recipe("smoke"))
+    run = prepare_run(warehouse, "closure", load_recipe("smoke"), sizes=("tiny-b",), tokens=2048)
     for key in SPARK_STAGES:
         run_key(warehouse, run, key, LocalEngine())
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hyperclova_core.foundation import storage
+from hyperclova_core.foundation import lineage, storage
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
 from hyperclova_core.foundation.warehouse import Warehouse
+from tests.object_store import FaultProxy
 
 
 def event(run: str, name: str | None, **parts: object) -> dict[str, object]:
@@ -177,3 +181,63 @@ def test_an_event_that_another_machine_took_meanwhile_is_no_trouble(
     monkeypatch.setattr(storage, "read_json", gone)
     assert deliver(warehouse) == 0
     assert waiting(warehouse) == 0
+
+
+def test_a_claim_that_lapsed_is_taken_over_by_one(object_store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = Warehouse(f"s3://warehouse/claims-{uuid.uuid4().hex[:8]}")
+    assert lineage._claimed(house, "event.json")
+    assert not lineage._claimed(house, "event.json"), "it is held"
+    clock = [time.time() + 2 * lineage.CLAIM_SECONDS]
+    monkeypatch.setattr(lineage.time, "time", lambda: clock[0])
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: lineage._claimed(house, "event.json"), range(8)))
+    assert sum(taken) == 1
+    lineage._release(house, "event.json")
+    assert lineage._claims(house, "event.json") == []
+    assert lineage._claimed(house, "event.json")
+
+
+def test_machines_that_begin_one_run_at_once_make_one_experiment_and_one_parent(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client, run = lineage.connect(uri), warehouse.run("r1")
+    place = str(tmp_path / "artifacts")
+    found = client.get_experiment_by_name
+    monkeypatch.setattr(client, "get_experiment_by_name", lambda name: None)
+    first = client.create_experiment("e", artifact_location=place)
+    asked: list[str] = []
+
+    def late(name: str) -> object:
+        asked.append(name)
+        return None if len(asked) == 1 else found(name)
+
+    monkeypatch.setattr(client, "get_experiment_by_name", late)
+    assert lineage._experiment(client, "e", place) == first, "another machine made it meanwhile"
+    monkeypatch.setattr(client, "get_experiment_by_name", found)
+    searched = client.search_runs
+
+    def other_machine(*arguments: object, **named: object) -> object:
+        storage.create_once(
+            storage.join(run.uri, "mlflow.json"),
+            storage.pretty_json({"experiment_id": first, "parent_run_id": "theirs"}),
+        )
+        return searched(*arguments, **named)
+
+    monkeypatch.setattr(client, "search_runs", other_machine)
+    assert lineage.parent_run(client, run)[1] == "theirs"
+    experiment = found(lineage.EXPERIMENT)
+    assert searched([experiment.experiment_id]) == [], "the run of the one that came second is gone"
+
+
+def test_no_parameter_is_cut_off(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    record_event(warehouse, event("r1", "ingest", params={f"key{number:03d}": number for number in range(250)}))
+    assert deliver(warehouse) == 1
+    client = lineage.connect(uri)
+    experiment, _ = lineage.parent_run(client, warehouse.run("r1"))
+    (found,) = client.search_runs([experiment], "tags.`mlflow.runName` = 'ingest'")
+    assert len(found.data.params) == 250
