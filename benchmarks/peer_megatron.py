@@ -23,19 +23,19 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from tokenizers import Tokenizer
 
-from hyperclova_core.tokens.pretokens.rules import Cutter
+from hyperclova_core.tokens.pretokens.rules import PreTokenizer
 
 
 def encoder_a(folder: Path):  # type: ignore[no-untyped-def]
     model = json.loads((folder / "bpe.json").read_text(encoding="utf-8"))
     rules = json.loads((folder / "hyperclova_tokenizer.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_str(json.dumps({**model, "added_tokens": [], "normalizer": None}))
-    cutter = Cutter(rules["kind"], rules["classes"], rules["digits"], rules["placeholders"])
+    pre_tokenizer = PreTokenizer(rules["kind"], rules["classes"], rules["digits"], rules["placeholders"])
     placeholders = rules["placeholders"]
 
     def encode(text: str) -> list[int]:
         text = unicodedata.normalize("NFC", text)
-        pieces = [piece for unit in cutter.units(text) for piece in cutter.pieces(unit)]
+        pieces = [piece for unit in pre_tokenizer.units(text) for piece in pre_tokenizer.pieces(unit)]
         if not any(piece in placeholders for piece in pieces):
             return tokenizer.encode(pieces, is_pretokenized=True, add_special_tokens=False).ids
         ids: list[int] = []

@@ -44,7 +44,7 @@ from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
 from hyperclova_core.tokens.serialize.stage import Serialized, write_shards
 from hyperclova_core.tokens.serialize.staging import training_keys
 from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE, Tokenizer
-from hyperclova_core.tokens.tokenizer_training.learning import cutter_of, learn, memo_order
+from hyperclova_core.tokens.tokenizer_training.learning import learn, memo_order, pre_tokenizer_of
 
 CORPUS = ROOT.parent / "shared" / "data" / "corpus"
 MEGABYTES = int(os.environ.get("BENCH_MB", "100"))
@@ -103,9 +103,9 @@ def ingested(texts: list[str], folder: Path, name: str, buckets: int = BUCKETS) 
 
 def counted(texts: list[str], kind: str) -> tuple[pa.Array, np.ndarray]:
     """(distinct units, how often each stands there)."""
-    cutter = cutter_of(kind, 3)
+    pre_tokenizer = pre_tokenizer_of(kind, 3)
     parts = [
-        pc.value_counts(cutter.units(pa.array(texts[at : at + 20_000], pa.string())))
+        pc.value_counts(pre_tokenizer.units(pa.array(texts[at : at + 20_000], pa.string())))
         for at in range(0, len(texts), 20_000)
     ]
     table = pa.concat_tables(
@@ -180,7 +180,7 @@ def kernel(bench: Bench) -> None:
     for kind in ("morpheme", "byte"):
         units, often = bench.counts(kind)
         folder = bench.with_memo(kind, "all", memo_order(units, often, 1 << 30))
-        encoder = Tokenizer.load(str(folder)).columns()
+        encoder = column_encoder(Tokenizer.load(str(folder)))
         column = pa.array(bench.texts, pa.string())
         batches = [buffers_of(column.slice(at, 4096)) for at in range(0, len(column), 4096)]
         rates = []
@@ -189,7 +189,7 @@ def kernel(bench: Bench) -> None:
             for data, offsets in batches:
                 encoder._encode(data, offsets, 0)
             rates.append(bench.size / (time.process_time() - started))
-        new = Tokenizer.load(str(bench.tokenizer(kind))).columns()
+        new = column_encoder(Tokenizer.load(str(bench.tokenizer(kind))))
         new.memo_of(units.slice(0, 100))
         size = pc.sum(pc.binary_length(units)).as_py() / 1e6
         learning = []
@@ -216,11 +216,11 @@ def _analysers(bench: Bench) -> None:
         word for word in words if any("가" <= sign <= "힣" for sign in word) and " " not in word and "\0" not in word
     ]
     size = sum(len(word.encode()) for word in words) / 1e6
-    cutter = cutter_of("morpheme", 0)
+    pre_tokenizer = pre_tokenizer_of("morpheme", 0)
     column = pa.array([word.encode() for word in words], pa.large_binary())
-    cutter.pieces(column.slice(0, 10))
+    pre_tokenizer.pieces(column.slice(0, 10))
     started = time.process_time()
-    cutter.pieces(column)
+    pre_tokenizer.pieces(column)
     ours = size / (time.process_time() - started)
     tagger = MeCab.Tagger(f"-r /dev/null -d {dictionary_folder()} -Owakati")
     started = time.process_time()
@@ -259,10 +259,11 @@ def growth(bench: Bench) -> None:
     """How many units are new as the text grows; the exponent is of a power fitted to the last rows."""
     print("\n== growth of distinct units ==")
     print(f"{'MB':>8} {'occurrences':>12} {'distinct':>10} {'new in the next tenth':>22}")
-    cutter = cutter_of("morpheme", 3)
+    pre_tokenizer = pre_tokenizer_of("morpheme", 3)
     sizes = np.cumsum([len(text.encode()) for text in bench.texts]) / 1e6
     encoded = [
-        cutter.units(pa.array(bench.texts[at : at + 5000], pa.string())) for at in range(0, len(bench.texts), 5000)
+        pre_tokenizer.units(pa.array(bench.texts[at : at + 5000], pa.string()))
+        for at in range(0, len(bench.texts), 5000)
     ]
     stream = pa.chunked_array(encoded).dictionary_encode().combine_chunks()
     stream = stream if isinstance(stream, pa.DictionaryArray) else stream.chunk(0)

@@ -102,13 +102,13 @@ def engine(config: Any, clock: Clock) -> None:
     import logging
 
     from hyperclova_core.training.engine.engine import build_engine, start_processes
-    from hyperclova_core.training.health.watchdog import Watch, store_of_ranks
+    from hyperclova_core.training.health.watchdog import Watchdog, store_of_ranks
     from hyperclova_core.training.loop import Stop, Training
 
     logging.disable(logging.INFO)
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     topology = start_processes(config.train)
-    watch = Watch(600, lambda error: None, store_of_ranks()).start()
+    watch = Watchdog(600, lambda error: None, store_of_ranks()).start()
 
     class Counted(Training):
         """Tells the clock of each step."""

@@ -69,7 +69,7 @@ def remove(name: str, doc_ids: tuple[str, ...], path: str | None, reason: str, w
     Their texts leave the files with `corpus compact`, and the disk when older versions are dropped and gc has run.
     """
     ids = [*doc_ids, *(Path(path).read_text().split() if path else ())]
-    version = versions.bury(place_of(warehouse), name, ids, reason)
+    version = versions.add_tombstones(place_of(warehouse), name, ids, reason)
     click.echo(f"{name} version {version.version}: {version.change}")
 
 

@@ -100,11 +100,11 @@ def deduplicate(
     beside: dict[str, Dataset] = {}
     config = config_of(definition_of(deduplicate_stage), options["config"], options["settings"])
     assert isinstance(config, DeduplicateConfig)
-    house, published = Warehouse(storage.absolute(history or ".")), True
+    warehouse, published = Warehouse(storage.absolute(history or ".")), True
     if history:
-        beside["history"], published = index.to_compare_with(house, options["output"], config)
+        beside["history"], published = index.to_compare_with(warehouse, options["output"], config)
         if tombstones:
-            beside["tombstones"] = index.tombstones_of(house, tombstones)
+            beside["tombstones"] = index.tombstones_of(warehouse, tombstones)
     elif tombstones:
         raise ConfigError(
             "Tombstones without a history index",
@@ -114,8 +114,8 @@ def deduplicate(
         )
     outcome = run_on_input(deduplicate_stage, path, options, beside)
     if not published:
-        version = index.next_version(house, beside["history"], outcome.dataset, config)
-        index.publish(house, version, outcome.dataset)
+        version = index.next_version(warehouse, beside["history"], outcome.dataset, config)
+        index.publish(warehouse, version, outcome.dataset)
         click.echo(
             f"history: version {version.manifest.info['version']}, {version.manifest.info['rows']['members']:,} documents",
             err=True,

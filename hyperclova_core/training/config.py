@@ -130,7 +130,7 @@ class TrainConfig(Config):
         """Sequences that whole batches take: what the schedule goes by."""
         return self.batches.at(self.steps)[0]
 
-    def mathematics(self) -> dict[str, Any]:
+    def reproducibility_key(self) -> dict[str, Any]:
         """What decides the weights up to rounding: not the layout, not what is logged or kept, and not what a person changes by hand to get
         past a fault (spikes, leave_out, rate_factors), which the run's decisions tell. A checkpoint goes on under any layout, but under no
         other mathematics. A stable phase (wsd) may be made longer."""

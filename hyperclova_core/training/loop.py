@@ -20,7 +20,7 @@ from hyperclova_core.foundation.warehouse import RunFolder
 from hyperclova_core.tokens.special_tokens import EOD_ID
 from hyperclova_core.training.checkpoints.fence import Fence
 from hyperclova_core.training.checkpoints.files import complete_checkpoints, prune, remove_checkpoint, steps_in
-from hyperclova_core.training.checkpoints.save_and_load import Place, load_newest, save_checkpoint
+from hyperclova_core.training.checkpoints.save_and_load import RankPlacement, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
 from hyperclova_core.training.data.samples import CorpusTooShortError, Samples
 from hyperclova_core.training.data.token_stream import TokenStream
@@ -29,7 +29,7 @@ from hyperclova_core.training.engine.pipeline_engine import StepReport, Training
 from hyperclova_core.training.engine.throughput import memory_bytes, peak_flops
 from hyperclova_core.training.health.non_finite import find_first
 from hyperclova_core.training.health.spikes import Spike, SpikeGuard
-from hyperclova_core.training.health.watchdog import Watch, slow_ranks
+from hyperclova_core.training.health.watchdog import Watchdog, slow_ranks
 from hyperclova_core.training.learning_rate import learning_rate
 from hyperclova_core.training.metrics import MetricsLog
 from hyperclova_core.training.model.micro_batch import MicroBatch
@@ -56,9 +56,9 @@ class Training:
         step: steps done; offset: samples that were left out when training went back.
     """
 
-    def __init__(self, job: JobConfig, engine: TrainingEngine, stop: Stop, watch: Watch) -> None:
+    def __init__(self, job: JobConfig, engine: TrainingEngine, stop: Stop, watch: Watchdog) -> None:
         self.job, self.config, self.engine, self._stop, self._watch = job, job.train, engine, stop, watch
-        self.chief = dist.get_rank() == 0
+        self.is_rank0 = dist.get_rank() == 0
         train = self.config
         stream = TokenStream(job.shards, job.vocabulary, job.tokenizer_identity, int(job.cache_gigabytes * 1e9))
         stream.check(dist.get_rank(), dist.get_world_size())
@@ -87,7 +87,7 @@ class Training:
             record = load_newest(engine, self.folder, self.place, must=job.resume == "must")
             if record is not None:
                 self._restore(record)
-        if self.chief and self.step:  # what a killed attempt left
+        if self.is_rank0 and self.step:  # what a killed attempt left
             prune(self.folder, self.step, train.keep_last, train.keep_every)
         self.parameters = self._parameters()
         self.peak, source = peak_flops(is_bf16(train))
@@ -103,7 +103,7 @@ class Training:
                 self._read(),
                 self.folder,
             )
-            if self.chief
+            if self.is_rank0
             else None
         )
         if self.config.rate_factors:
@@ -119,19 +119,21 @@ class Training:
             log.warning("No validation: %s", error.why)
             return None
 
-    def _place(self, stream: TokenStream) -> Place:
+    def _place(self, stream: TokenStream) -> RankPlacement:
         train, grid = self.config, self.engine.grid
         parallel = train.size.parallel
         identity = fingerprint(
             {
-                "mathematics": train.mathematics(),
+                "mathematics": train.reproducibility_key(),
                 "bf16": is_bf16(train),
                 "vocabulary": [self.job.vocabulary, self.job.padded_vocabulary],
-                "shards": self._told_by_first(lambda: [file_checksum(f"{prefix}.idx") for prefix in self.job.shards]),
-                "ids": self._told_by_first(stream.identity),
+                "shards": self.broadcast_from_rank0(
+                    lambda: [file_checksum(f"{prefix}.idx") for prefix in self.job.shards]
+                ),
+                "ids": self.broadcast_from_rank0(stream.identity),
             }
         )
-        return Place(
+        return RankPlacement(
             train.size.model,
             self.job.padded_vocabulary,
             train.context,
@@ -143,9 +145,9 @@ class Training:
             math.floor(train.read_samples * (1 - train.decay_share)) if train.schedule == "wsd" else None,
         )
 
-    def _told_by_first(self, find: Callable[[], Any]) -> Any:
+    def broadcast_from_rank0(self, find: Callable[[], Any]) -> Any:
         """What the first rank finds; the others need not read for it."""
-        told: list[Any] = [find() if self.chief else None]
+        told: list[Any] = [find() if self.is_rank0 else None]
         dist.broadcast_object_list(told, src=0)
         return told[0]
 
@@ -185,7 +187,7 @@ class Training:
         self.held = ValidationResult.from_dict(record["validation"]) if record["validation"] else None
         self.skipped = int(record["skipped_steps"])
         self.guard = SpikeGuard(self.config.spikes, record["spikes"])
-        if self.chief:
+        if self.is_rank0:
             log.info("goes on after step %d, from %s", self.step, record["folder"])
 
     def marks_of(self, samples: Samples, first: int, count: int) -> torch.Tensor | None:
@@ -227,7 +229,7 @@ class Training:
             if due and self.validation is not None:
                 self._watch.moved(f"validation after step {self.step}")
                 self.held = self.validation.run(self.engine, self.marks_of)
-            self._tell(report, due)
+            self.log_step(report, due)
             stop = report.flag or self.step == self.job.stop_after
             if (self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0) or last or stop:
                 self.save()
@@ -339,7 +341,7 @@ class Training:
         read, rewinds = self._read(), self.guard.rewinds + 1
         self._watch.moved(f"going back from step {self.step}")
         there: list[Any] = [None]
-        if self.chief:
+        if self.is_rank0:
             there = [next(complete_checkpoints(self.folder, below=begun), None) is not None]
         dist.broadcast_object_list(there, src=0)
         if not there[0]:
@@ -349,7 +351,7 @@ class Training:
             return False
         record = load_newest(self.engine, self.folder, self.place, must=True, below=begun)
         assert record is not None
-        if self.chief:  # what came after the one that was loaded has learnt from the spike, or from what led to it
+        if self.is_rank0:  # what came after the one that was loaded has learnt from the spike, or from what led to it
             for step in steps_in(self.folder):
                 if step > int(record["step"]):
                     remove_checkpoint(storage.join(self.folder, f"step-{step}"))
@@ -377,7 +379,7 @@ class Training:
             log.warning("%s", ", ".join(f"{key} {value}" for key, value in decision.items()))
             self.metrics.decide({**decision, "samples_read": self._read()})
 
-    def _tell(self, report: StepReport, due: bool) -> None:
+    def log_step(self, report: StepReport, due: bool) -> None:
         train = self.config
         if not (self.step % train.log_every == 0 or due or self.step == 1):
             return

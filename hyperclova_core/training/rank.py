@@ -37,12 +37,12 @@ def train(job: JobConfig) -> dict[str, Any]:
 
     from hyperclova_core.training.engine.engine import build_engine, start_processes
     from hyperclova_core.training.export.export import export_checkpoint
-    from hyperclova_core.training.health.watchdog import Watch, store_of_ranks
+    from hyperclova_core.training.health.watchdog import Watchdog, store_of_ranks
     from hyperclova_core.training.loop import Stop, Training
 
     started, stop = time.monotonic(), Stop()
     topology = start_processes(job.train)
-    watch = Watch(job.train.hang_seconds, lambda error: _end(job.output, error), store_of_ranks()).start()
+    watch = Watchdog(job.train.hang_seconds, lambda error: _end(job.output, error), store_of_ranks()).start()
     engine = build_engine(job, topology)
     training = Training(job, engine, stop, watch)
     training.run()

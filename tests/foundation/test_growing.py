@@ -11,7 +11,7 @@ import pytest
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.corpora.retention import find_garbage, remove
-from hyperclova_core.foundation.corpora.versions import Part, bury, compact, current, publish, read, versions
+from hyperclova_core.foundation.corpora.versions import Part, add_tombstones, compact, current, publish, read, versions
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.document_schema import document_id
 from hyperclova_core.foundation.errors import ConfigError
@@ -75,7 +75,7 @@ def test_the_parts_read_as_one_in_any_number_of_buckets(warehouse: Warehouse, tm
 def test_compaction_keeps_what_is_seen_and_removes_what_is_buried(warehouse: Warehouse, tmp_path: Path) -> None:
     expected = grow(warehouse, tmp_path)
     gone = [document_id("s", key, None, b"") for key in ("d3", "d46")]
-    assert bury(warehouse, "c", gone, "asked for").version == 4
+    assert add_tombstones(warehouse, "c", gone, "asked for").version == 4
     for key in ("d3", "d46"):
         del expected[key]
     before = current(warehouse, "c")
@@ -105,7 +105,7 @@ def test_removed_texts_leave_the_disk_with_compaction_drop_and_gc(warehouse: War
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
     publish(warehouse, "c", part_of(made, "n").model_copy(update={"uri": target.uri}), "night")
-    bury(warehouse, "c", [document_id("s", "a", None, b"")], "asked for")
+    add_tombstones(warehouse, "c", [document_id("s", "a", None, b"")], "asked for")
     version, _ = compact(warehouse, "c", LocalEngine())
     for number in versions(warehouse, "c")[:-1]:
         storage.remove(f"{warehouse.uri}/refs/corpus/c/{number:06d}.json")
@@ -136,9 +136,9 @@ def test_a_retry_publishes_once_and_racing_nights_both_get_in(warehouse: Warehou
 
 def test_wrong_ids_and_names_are_refused(warehouse: Warehouse) -> None:
     with pytest.raises(ConfigError, match="Not a doc_id"):
-        bury(warehouse, "c", ["홍길동"], "r")
+        add_tombstones(warehouse, "c", ["홍길동"], "r")
     with pytest.raises(ConfigError, match="no corpus c"):
-        bury(warehouse, "c", ["0" * 32], "r")
+        add_tombstones(warehouse, "c", ["0" * 32], "r")
     with pytest.raises(ConfigError, match="no corpus c"):
         compact(warehouse, "c", LocalEngine())
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.corpora.versions import CorpusVersion, bury, compact, read
+from hyperclova_core.foundation.corpora.versions import CorpusVersion, add_tombstones, compact, read
 from hyperclova_core.foundation.datasets.dataset import open_dataset
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages.engines import SparkEngine
@@ -211,7 +211,7 @@ def test_a_night_takes_what_is_new_and_publishes_a_version(
     assert two.digest != one.digest
     assert publish_refresh(warehouse, warehouse.run("night-3")).version == 2
     removed = pa.concat_tables(read(two)).column("doc_id")[0].as_py()
-    bury(warehouse, "smoke", [removed], "asked for by its writer")
+    add_tombstones(warehouse, "smoke", [removed], "asked for by its writer")
     three, outcome = compact(warehouse, "smoke", spark_engine)
     assert (three.version, three.documents) == (4, 3)
     assert outcome.dataset.manifest.counters.rejected == {"removed": 1}

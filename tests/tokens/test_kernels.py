@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperclova_core.foundation import jit
-from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.bpe.byte_to_unicode import BYTE_ENCODER
 from hyperclova_core.tokens.bpe.merges import encode_piece, merges_of, symbols_for
 from hyperclova_core.tokens.bpe.training import Words, learn_merges
 from hyperclova_core.tokens.pretokens.analyser import analyser, dictionary_folder
@@ -111,8 +111,8 @@ def test_learnt_merges_of_a_text_are_those_of_hugging_face() -> None:
 
 
 def _ours(counts: dict[str, int], size: int) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    tokens = [*SPECIAL_TOKENS, *sorted(SIGNS)]
-    ids = np.array([tokens.index(sign) for sign in SIGNS], np.int32)
+    tokens = [*SPECIAL_TOKENS, *sorted(BYTE_ENCODER)]
+    ids = np.array([tokens.index(sign) for sign in BYTE_ENCODER], np.int32)
     raw = [word.encode() for word in counts]
     ends = np.cumsum([len(word) for word in raw])
     starts = ends - np.array([len(word) for word in raw])

@@ -58,10 +58,10 @@ def test_compiled_ids_are_those_of_the_plain_rules(texts: list[str], before: int
 @given(ANY_TEXT)
 def test_units_and_pieces_join_to_the_text(text: str) -> None:
     for tokenizer in KINDS:
-        units = tokenizer.cutter.units(text)
+        units = tokenizer.pre_tokenizer.units(text)
         assert "".join(units) == text
         for unit in units:
-            assert "".join(tokenizer.cutter.pieces(unit)) == unit
+            assert "".join(tokenizer.pre_tokenizer.pieces(unit)) == unit
 
 
 @given(ANY_TEXT, ANY_TEXT, st.sampled_from([" ", "\n", "\u3000"]))
@@ -139,14 +139,14 @@ def test_special_tokens_come_first_and_only_placeholders_are_read_from_text() ->
 
 
 def test_numbers_are_split_as_the_recipe_says() -> None:
-    assert TOKENIZER.cutter.pieces(" 20240131년") == [" 202", "401", "31", "년"]
-    assert trained("morpheme", 900, 1).cutter.pieces("1999") == ["1", "9", "9", "9"]
-    assert trained("morpheme", 900, 0).cutter.pieces(" 20240131년") == [" 20240131", "년"]
+    assert TOKENIZER.pre_tokenizer.pieces(" 20240131년") == [" 202", "401", "31", "년"]
+    assert trained("morpheme", 900, 1).pre_tokenizer.pieces("1999") == ["1", "9", "9", "9"]
+    assert trained("morpheme", 900, 0).pre_tokenizer.pieces(" 20240131년") == [" 20240131", "년"]
 
 
 def test_words_are_cut_into_morphemes_and_white_space_stands_apart() -> None:
-    assert TOKENIZER.cutter.pieces("\n\n 학교에서는") == ["\n\n", " 학교", "에서", "는"]
-    assert TOKENIZER.cutter.pieces("\n==>abc---") == ["\n", "==", ">", "abc", "---"]
+    assert TOKENIZER.pre_tokenizer.pieces("\n\n 학교에서는") == ["\n\n", " 학교", "에서", "는"]
+    assert TOKENIZER.pre_tokenizer.pieces("\n==>abc---") == ["\n", "==", ">", "abc", "---"]
 
 
 def test_decomposed_text_is_composed() -> None:
@@ -227,7 +227,7 @@ def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_pa
         with (tmp_path / name).open("wb") as file:
             write_memo(encoder.memo_of(order), file, TOKENIZER.identity)
     assert (tmp_path / MEMO_FILE).read_bytes() == (tmp_path / "second").read_bytes()
-    warm = Tokenizer.load(str(tmp_path)).columns()
+    warm = column_encoder(Tokenizer.load(str(tmp_path)))
     assert warm.encode_texts(TEXTS) == TOKENIZER.encode_batch(TEXTS)
     assert 0 < warm.tally.missed < warm.tally.units
     assert map_memo(str(tmp_path / MEMO_FILE), TOKENIZER.identity).used[0] == 500
@@ -237,13 +237,13 @@ def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_pa
     whole[len(whole) // 2] ^= 1
     (tmp_path / MEMO_FILE).write_bytes(whole)
     with pytest.raises(DataError, match="damaged"):
-        Tokenizer.load(str(tmp_path)).columns()
+        column_encoder(Tokenizer.load(str(tmp_path)))
     (tmp_path / MEMO_FILE).write_bytes((tmp_path / MEMO_FILE).read_bytes()[:-1])
     with pytest.raises(DataError, match="cut short"):
-        Tokenizer.load(str(tmp_path)).columns()
+        column_encoder(Tokenizer.load(str(tmp_path)))
     (tmp_path / MEMO_FILE).write_bytes(b"something else")
     with pytest.raises(DataError, match="Not a memo"):
-        Tokenizer.load(str(tmp_path)).columns()
+        column_encoder(Tokenizer.load(str(tmp_path)))
 
 
 def test_an_unknown_id_is_said() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
-from hyperclova_core.tokens.tokenizer_training.learning import cutter_of, learn
+from hyperclova_core.tokens.tokenizer_training.learning import learn, pre_tokenizer_of
 from tests.conftest import PORTAL
 
 TEXTS = [json.loads(line)["text"] for path in sorted(PORTAL.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
@@ -40,7 +40,7 @@ ODD = [
 
 def units_of(texts: list[str], kind: str = "morpheme", digits: int = 3) -> tuple[pa.Array, pa.Array]:
     """(distinct units, counts) of texts."""
-    counted = pc.value_counts(cutter_of(kind, digits).units(pa.array(texts, pa.string())))
+    counted = pc.value_counts(pre_tokenizer_of(kind, digits).units(pa.array(texts, pa.string())))
     return counted.field("values"), counted.field("counts")
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from hyperclova_core.corpus.deduplicate.prepared import Prepared
 
 
-def find_together(
+def compare_in_memory(
     prepared: Prepared, index: Index | None, forbidden: frozenset[str], config: DeduplicateConfig, context: StageContext
 ) -> Found:
     """Compare all documents, and settle the clusters.
@@ -92,7 +92,7 @@ def find_together(
     edges, old_forms, counts = _edges(pairs, prepared, documents, new_nodes, new_rows, index, places, config, context)
 
     old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, gone)
-    crowd = pa.concat_tables([old_members, _as_crowd(documents, fresh, gone)])
+    crowd = pa.concat_tables([old_members, _as_cluster_members(documents, fresh, gone)])
     alive = np.unique(crowd.column("node").to_numpy())
     orphans = _around_the_dead(pa.concat_tables([old_edges, edges]), alive, config.pair_bucket)
     if orphans.num_rows:
@@ -237,7 +237,7 @@ def _first_documents(documents: pa.Table, nodes: Nodes, rows: npt.NDArray[np.int
     return dict(zip(nodes[mine].tolist(), ids, strict=True))
 
 
-def _as_crowd(documents: pa.Table, fresh: npt.NDArray[np.bool_], gone: pa.Table) -> pa.Table:
+def _as_cluster_members(documents: pa.Table, fresh: npt.NDArray[np.bool_], gone: pa.Table) -> pa.Table:
     """Tonight's documents; the new version of a published document is published too: it takes the place of the old one."""
     rows = documents.filter(pa.array(fresh, pa.bool_())).select(
         ["doc_id", "node", "source", "tier", "letters", "earliest"]

@@ -62,8 +62,8 @@ MEMBERS_SCHEMA = pa.schema(
         ("origin", pa.string()),
     ]
 )
-"""A document as the index knows it; `published`: a night kept it. A removed one whose `origin` is BURIED stays removed."""
-BURIED = "tombstone"
+"""A document as the index knows it; `published`: a night kept it. A removed one whose `origin` is TOMBSTONE stays removed."""
+TOMBSTONE = "tombstone"
 
 DOCUMENTS_SCHEMA = pa.schema([field for field in SKETCH_SCHEMA if field.name not in ("signature", "prints")])
 CROWD_SCHEMA = pa.schema([*(field for field in MEMBERS_SCHEMA if field.name != "removed"), pa.field("old", pa.bool_())])

@@ -95,14 +95,14 @@ def _together(
 ) -> Decisions:
     from hyperclova_core.corpus.deduplicate.history.index import open_index
     from hyperclova_core.corpus.deduplicate.history.index_update import index_tables, promoted_documents
-    from hyperclova_core.corpus.deduplicate.in_memory import decided, find_together, known_facts
+    from hyperclova_core.corpus.deduplicate.in_memory import compare_in_memory, decided, known_facts
     from hyperclova_core.corpus.deduplicate.report import Facts, contamination, counted, pick_examples, write_report
 
     index = open_index(history, config, context) if history is not None else None
     forbidden = frozenset(
         doc_id for dataset in removals for doc_id in dataset.read("tombstones", ["doc_id"]).column(0).to_pylist()
     )
-    found = find_together(prepared, index, forbidden, config, context)
+    found = compare_in_memory(prepared, index, forbidden, config, context)
     rows = decided(found, config)
     extras = {"contained": found.contained, "contamination": contamination(found.documents)}
     facts = Facts(

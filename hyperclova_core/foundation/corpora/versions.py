@@ -179,7 +179,7 @@ def _next(warehouse: Warehouse, name: str, change_of: Any, change: str, history:
             return made
 
 
-def bury(warehouse: Warehouse, name: str, doc_ids: Iterable[str], reason: str) -> CorpusVersion:
+def add_tombstones(warehouse: Warehouse, name: str, doc_ids: Iterable[str], reason: str) -> CorpusVersion:
     """Publish a version without some documents; the next compaction writes files without them.
 
     Raises:

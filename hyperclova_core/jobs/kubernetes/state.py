@@ -23,7 +23,7 @@ DEAD_SECONDS = 60.0
 """Beyond a pod's grace time: a kubelet that has not ended it by then does not answer, and nobody else ends it."""
 OWNER_LABELS = ("batch.kubernetes.io/controller-uid", "jobset.sigs.k8s.io/jobset-uid")
 EVICTED_REMEDY = "raise what the message names: jobs.cluster.memory, or scratch"
-HOPELESS = {
+UNRECOVERABLE_WAITS = {
     "ErrImageNeverPull": "the image is not on the node, and must not be pulled",
     "InvalidImageName": "the image's name is not valid",
     "ErrImagePull": "the image cannot be pulled",
@@ -357,8 +357,8 @@ def why_waiting(pods: Sequence[Object], events: Sequence[Object], now: datetime)
         old = (now - began).total_seconds() >= HOPELESS_SECONDS
         for container in status.get("containerStatuses") or ():
             waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") in HOPELESS:
-                words = HOPELESS[waiting["reason"]]
+            if waiting.get("reason") in UNRECOVERABLE_WAITS:
+                words = UNRECOVERABLE_WAITS[waiting["reason"]]
                 return f"pod {name}: {words} ({waiting['reason']}: {waiting.get('message', '')})", old
         for condition in status.get("conditions") or ():
             if condition["type"] == "PodScheduled" and condition.get("status") == "False":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.jit import compiled
-from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.bpe.byte_to_unicode import BYTE_ENCODER
 from hyperclova_core.tokens.pretokens.character_classes import CODE_POINTS
 
 SHORT_PIECE = 48
@@ -63,7 +63,7 @@ def merges_of(model: dict[str, Any]) -> Merges:
     """
     vocabulary: dict[str, int] = model["vocab"]
     over_characters = bool(model.get("byte_fallback"))
-    names = [f"<0x{byte:02X}>" for byte in range(256)] if over_characters else SIGNS
+    names = [f"<0x{byte:02X}>" for byte in range(256)] if over_characters else BYTE_ENCODER
     missing = [name for name in names if name not in vocabulary]
     if missing or model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise DataError(

@@ -53,7 +53,7 @@ class ColumnEncoder:
 
     Args:
         model: the `model` of a tokenizer.json.
-        kind, runs, digits, placeholders: as `units.Cutter` takes them; placeholders with their ids.
+        kind, runs, digits, placeholders: as `rules.PreTokenizer` takes them; placeholders with their ids.
         nfc: whether texts are composed first (UAX #15).
         memo: what is known already; None: nothing.
         grown_units: how many more may be remembered.
@@ -215,7 +215,7 @@ class ColumnEncoder:
             self._make_room(self._longest)
 
 
-class ColumnCutter:
+class ColumnPreTokenizer:
     """Cuts columns of texts into units and pieces: what a tokenizer is learnt from."""
 
     def __init__(self, kind: str, runs: list[int], digits: int, placeholders: dict[str, int]) -> None:

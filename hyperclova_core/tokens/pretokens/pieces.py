@@ -1,4 +1,4 @@
-"""A unit cut into pieces in compiled code: what `units.Cutter` says in plain Python, byte for byte."""
+"""A unit cut into pieces in compiled code: what `rules.PreTokenizer` says in plain Python, byte for byte."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def ranges_of(runs: list[int], wanted: int, mask: int = 3) -> str:
     return "".join(parts)
 
 
-class Cutter:
+class PreTokenizer:
     """Cuts texts as one tokenizer does.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizer
 
-from hyperclova_core.tokens.pretokens.rules import Cutter
+from hyperclova_core.tokens.pretokens.rules import PreTokenizer
 
 MODEL_FILE, DESCRIPTION_FILE = "bpe.json", "hyperclova_tokenizer.json"
 
@@ -45,7 +45,7 @@ class HyperclovaTokenizer(PreTrainedTokenizer):
         self._named = set(rules["special_tokens"])
         self._placeholders = rules["placeholders"]
         self._composed = rules["normalisation"] == "NFC"
-        self._cutter = Cutter(rules["kind"], rules["classes"], rules["digits"], self._placeholders)
+        self._pre_tokenizer = PreTokenizer(rules["kind"], rules["classes"], rules["digits"], self._placeholders)
         printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
         others = [byte for byte in range(256) if byte not in printable]
         signs = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
@@ -69,8 +69,8 @@ class HyperclovaTokenizer(PreTrainedTokenizer):
         if self._composed:
             text = unicodedata.normalize("NFC", text)
         tokens: list[str] = []
-        for unit in self._cutter.units(text):
-            for piece in self._cutter.pieces(unit):
+        for unit in self._pre_tokenizer.units(text):
+            for piece in self._pre_tokenizer.pieces(unit):
                 if piece in self._placeholders:
                     tokens.append(piece)
                 else:

@@ -20,10 +20,10 @@ from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.korean.hangul import nfc
-from hyperclova_core.tokens.bpe.byte_to_unicode import BYTES, SIGNS
+from hyperclova_core.tokens.bpe.byte_to_unicode import BYTE_DECODER, BYTE_ENCODER
 from hyperclova_core.tokens.pretokens.analyser_version import analyser_identity
 from hyperclova_core.tokens.pretokens.character_classes import classify
-from hyperclova_core.tokens.pretokens.rules import Cutter
+from hyperclova_core.tokens.pretokens.rules import PreTokenizer
 from hyperclova_core.tokens.special_tokens import (
     END_OF_DOCUMENT,
     EOD_ID,
@@ -91,9 +91,9 @@ class Tokenizer:
         return fingerprint({"model": self.model["model"], **rules})
 
     @cached_property
-    def cutter(self) -> Cutter:
+    def pre_tokenizer(self) -> PreTokenizer:
         """The plain rules."""
-        return Cutter(self.kind, self.description["classes"], self.description["digits"], self.placeholders)
+        return PreTokenizer(self.kind, self.description["classes"], self.description["digits"], self.placeholders)
 
     @cached_property
     def _bpe(self) -> Any:
@@ -111,10 +111,10 @@ class Tokenizer:
         """Ids of a text; no end-of-document."""
         text = nfc(text) if self.description["normalisation"] == "NFC" else text
         ids: list[int] = []
-        for unit in self.cutter.units(text):
+        for unit in self.pre_tokenizer.units(text):
             known = self._remembered.get(unit)
             if known is None:
-                known = [index for piece in self.cutter.pieces(unit) for index in self._piece(piece)]
+                known = [index for piece in self.pre_tokenizer.pieces(unit) for index in self._piece(piece)]
                 if len(self._remembered) >= REMEMBERED:
                     self._remembered.clear()
                 self._remembered[unit] = known
@@ -125,7 +125,7 @@ class Tokenizer:
         if piece in self.placeholders:
             return [self.placeholders[piece]]
         if self.kind != "character":
-            signs = "".join(SIGNS[byte] for byte in piece.encode("utf-8", "surrogatepass"))
+            signs = "".join(BYTE_ENCODER[byte] for byte in piece.encode("utf-8", "surrogatepass"))
             found: list[int] = self._bpe.encode(signs, add_special_tokens=False).ids
             return found
         ids: list[int] = []
@@ -284,7 +284,7 @@ def token_bytes(model: dict[str, Any], specials: set[str]) -> list[bytes]:
         elif fallback:
             result[index] = bytes([int(token[3:5], 16)]) if BYTE_TOKEN.fullmatch(token) else token.encode()
         else:
-            result[index] = bytes(BYTES[sign] for sign in token)
+            result[index] = bytes(BYTE_DECODER[sign] for sign in token)
     return result
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.tokens.bpe.byte_to_unicode import SIGNS
+from hyperclova_core.tokens.bpe.byte_to_unicode import BYTE_ENCODER
 from hyperclova_core.tokens.bpe.training import Words, learn_merges
-from hyperclova_core.tokens.encoder.column_encoder import ColumnCutter
+from hyperclova_core.tokens.encoder.column_encoder import ColumnPreTokenizer
 from hyperclova_core.tokens.encoder.pretoken_cache import LONGEST_UNIT
 from hyperclova_core.tokens.pretokens.character_classes import CODE_POINTS, classify
 from hyperclova_core.tokens.special_tokens import PLACEHOLDERS, SPECIAL_TOKENS
@@ -26,10 +26,10 @@ LONGEST_PIECE = 1 << 12
 """A longer piece teaches nothing but itself, and is left out."""
 
 
-def cutter_of(kind: str, digits: int) -> ColumnCutter:
-    """The cutter of a tokenizer that is about to be learnt."""
+def pre_tokenizer_of(kind: str, digits: int) -> ColumnPreTokenizer:
+    """The pre_tokenizer of a tokenizer that is about to be learnt."""
     placeholders = {token: SPECIAL_TOKENS.index(token) for token in PLACEHOLDERS}
-    return ColumnCutter(kind, classify(kind), digits, placeholders)
+    return ColumnPreTokenizer(kind, classify(kind), digits, placeholders)
 
 
 def learn(
@@ -50,7 +50,7 @@ def learn(
     Raises:
         DataError: the vocabulary is too small for what it must hold.
     """
-    pieces, sizes = cutter_of(kind, digits).pieces(units)
+    pieces, sizes = pre_tokenizer_of(kind, digits).pieces(units)
     table = pa.table({"piece": pieces, "count": np.repeat(counts, sizes)})
     table = table.filter(pc.less_equal(pc.binary_length(table.column("piece")), LONGEST_PIECE))
     table = table.group_by("piece").aggregate([("count", "sum")])
@@ -78,9 +78,9 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int
 
 
 def _over_bytes(pieces: pa.Array, counts: npt.NDArray[np.int64]) -> tuple[list[str], Words]:
-    tokens = [*SPECIAL_TOKENS, *sorted(SIGNS)]
+    tokens = [*SPECIAL_TOKENS, *sorted(BYTE_ENCODER)]
     places = {token: index for index, token in enumerate(tokens)}
-    ids = np.array([places[sign] for sign in SIGNS], np.int32)
+    ids = np.array([places[sign] for sign in BYTE_ENCODER], np.int32)
     data, starts, ends = _buffers(pieces)
     return tokens, Words(ids[data], starts, ends, counts)
 

@@ -58,7 +58,7 @@ class TokenizerConfig(Config):
     )
 
 
-@artifact_stage("tokenizer", version="2", resources=analyser_resources)
+@artifact_stage("tokenizer", version="3", resources=analyser_resources)
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
     """Learn a tokenizer from the one dataset given; the result is the same whatever the number of tasks and buckets."""
     from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
@@ -187,15 +187,15 @@ def _count_sample(
     config: TokenizerConfig,
     context: StageContext,
 ) -> dict[str, Any]:
-    from hyperclova_core.tokens.tokenizer_training.learning import cutter_of
+    from hyperclova_core.tokens.tokenizer_training.learning import pre_tokenizer_of
 
-    cutter = cutter_of(config.kind, config.digits)
+    pre_tokenizer = pre_tokenizer_of(config.kind, config.digits)
     folded, size, held = [], 0, 0
     with storage.open_parquet(unit["path"]) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text", *COLUMNS]):
             text = _sampled(batch, shares, mixture, context.seed).column("text")
             size += int(pc.sum(pc.binary_length(text)).as_py() or 0)
-            counts = pc.value_counts(cutter.units(text))
+            counts = pc.value_counts(pre_tokenizer.units(text))
             folded.append(pa.table({"unit": counts.field("values"), "count": counts.field("counts")}))
             held += len(counts)
             if held > COUNTED_AT_ONCE:

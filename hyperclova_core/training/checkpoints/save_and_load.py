@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlacement:
     """Where a rank is in the layout, and what identifies its training.
 
     Args:
@@ -68,7 +68,7 @@ class Place:
 
 
 def save_checkpoint(
-    engine: Any, folder: str, place: Place, state: Mapping[str, Any], keep_last: int, keep_every: int
+    engine: Any, folder: str, place: RankPlacement, state: Mapping[str, Any], keep_last: int, keep_every: int
 ) -> str:
     """Save on all ranks, make the checkpoint complete on the first, and remove those that are not to be kept; its folder.
 
@@ -148,7 +148,7 @@ def _errno_in(message: str) -> int:
     return int(rest.split(")")[0]) if found else 0
 
 
-def _fragments(engine: Any, place: Place) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+def _fragments(engine: Any, place: RankPlacement) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
     """What this rank's optimizer holds: tensors by kind and name, and (start, length) in the rank's share of each parameter."""
     tensors, fragments = {}, {}
     for own, parameter in engine.module.named_parameters():
@@ -170,7 +170,7 @@ def _optimizer_steps(engine: Any) -> int:
 
 
 def load_newest(
-    engine: Any, folder: str, place: Place, must: bool = False, below: int | None = None
+    engine: Any, folder: str, place: RankPlacement, must: bool = False, below: int | None = None
 ) -> dict[str, Any] | None:
     """Load the newest complete and undamaged checkpoint; its manifest, or None where there is none. Every rank calls it.
 
@@ -229,7 +229,7 @@ def _agreed(action: Callable[[], None]) -> bool:
     return bool(flag.item())
 
 
-def refuse_other(record: Mapping[str, Any], place: Place) -> None:
+def refuse_other(record: Mapping[str, Any], place: RankPlacement) -> None:
     """A checkpoint of another training.
 
     Raises:
@@ -271,7 +271,7 @@ def prepare_moments(engine: Any, steps: int = 0) -> None:
 
 
 @torch.no_grad()
-def _load(engine: Any, record: Mapping[str, Any], place: Place) -> None:
+def _load(engine: Any, record: Mapping[str, Any], place: RankPlacement) -> None:
     prepare_moments(engine, int(record["optimizer_steps"]))
     ranks = int(place.layout["tensor"])
     with open_checkpoint(record) as reader:

@@ -32,7 +32,7 @@ SLOW_SECONDS = 0.2
 """A rank that takes so many times the median is told of, where that is so many seconds between two rows of metrics."""
 
 
-class Watch:
+class Watchdog:
     """Ends this rank when nothing has moved for a time: stacks of all threads to the log, then `ended` with the cause.
 
     Each rank tells the store where it is; the one that hangs names who is behind or silent.
@@ -47,7 +47,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def start(self) -> Watch:
+    def start(self) -> Watchdog:
         """Begin; `moved` of this module speaks to it from now on."""
         global _WATCH
         _WATCH = self
@@ -126,7 +126,7 @@ class Watch:
         return "; ".join([*silent, *found])
 
 
-_WATCH: Watch | None = None
+_WATCH: Watchdog | None = None
 
 
 def moved(place: str) -> None:

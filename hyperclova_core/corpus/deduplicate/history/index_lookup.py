@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from hyperclova_core.corpus.deduplicate.clusters.survivors import Settled
 from hyperclova_core.corpus.deduplicate.history.index import Index
 from hyperclova_core.corpus.deduplicate.schemas import (
-    BURIED,
     CROWD_SCHEMA,
     EDGES_SCHEMA,
     LABELS_SCHEMA,
     MEMBERS_SCHEMA,
+    TOMBSTONE,
     TONIGHT_SCHEMA,
     Nodes,
 )
@@ -38,12 +38,12 @@ def refused_of(documents: pa.Table, known: pa.Table | None, forbidden: frozenset
     if known is None:
         return refused
     there = known.filter(pc.invert(known.column("removed")))
-    tombs = known.filter(pc.and_(known.column("removed"), pc.equal(known.column("origin"), BURIED)))
-    buried = forbidden | set(tombs.column("doc_id").to_pylist())
+    tombs = known.filter(pc.and_(known.column("removed"), pc.equal(known.column("origin"), TOMBSTONE)))
+    entombed = forbidden | set(tombs.column("doc_id").to_pylist())
     nodes = dict(zip(there.column("doc_id").to_pylist(), there.column("node").to_pylist(), strict=True))
     rows = zip(*(documents.column(name).to_pylist() for name in ("doc_id", "node", "items")), strict=True)
     for row, (doc_id, node, items) in enumerate(rows):
-        if items is None and doc_id in buried:
+        if items is None and doc_id in entombed:
             refused[row] = REMOVED
         elif items is None and nodes.get(doc_id) == node:
             refused[row] = UNCHANGED

@@ -12,12 +12,12 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.minhash.verify import signatures_of
 from hyperclova_core.corpus.deduplicate.result import Found
 from hyperclova_core.corpus.deduplicate.schemas import (
-    BURIED,
     CROWD_SCHEMA,
     FORMS_SCHEMA,
     INDEX_ORDER,
     LABELS_SCHEMA,
     MEMBERS_SCHEMA,
+    TOMBSTONE,
     TextPlace,
 )
 from hyperclova_core.corpus.deduplicate.text.boilerplate import cut
@@ -93,8 +93,8 @@ def _members(found: Found, promoted: pa.Table, forbidden: frozenset[str], contex
     for name, value in (("removed", True), ("published", False)):
         column = pa.array([value] * left.num_rows, pa.bool_())
         left = left.set_column(left.schema.get_field_index(name), name, column)
-    buried = pc.is_in(left.column("doc_id"), value_set=pa.array(sorted(forbidden), pa.string()))
-    origin = pc.if_else(buried, pa.scalar(BURIED), left.column("origin"))
+    entombed = pc.is_in(left.column("doc_id"), value_set=pa.array(sorted(forbidden), pa.string()))
+    origin = pc.if_else(entombed, pa.scalar(TOMBSTONE), left.column("origin"))
     left = left.set_column(left.schema.get_field_index("origin"), "origin", origin)
     parts = [pa.table(tonight), changed, left]
     return pa.concat_tables([part.select(MEMBERS_SCHEMA.names).cast(MEMBERS_SCHEMA) for part in parts])

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.history.index import comparable, newest_rows
-from hyperclova_core.corpus.deduplicate.schemas import BURIED, INDEX, INDEX_ORDER
+from hyperclova_core.corpus.deduplicate.schemas import INDEX, INDEX_ORDER, TOMBSTONE
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
@@ -149,8 +149,8 @@ def _between(path: str, column: str, low: Any, high: Any) -> pa.Table:
 def _without_the_dead(table: pa.Table, name: str, members: list[str]) -> pa.Table:
     """Without removed documents, forms that no document has any more, and what belongs to those."""
     if name == "members":
-        buried = pc.equal(table.column("origin"), BURIED)
-        return table.filter(pc.or_(pc.invert(table.column("removed")), buried))
+        entombed = pc.equal(table.column("origin"), TOMBSTONE)
+        return table.filter(pc.or_(pc.invert(table.column("removed")), entombed))
     if name == "labels":
         return table.filter(pc.is_valid(table.column("component")))
     for column in {"forms": ("node",), "bands": ("node",), "edges": ("left", "right")}[name]:
