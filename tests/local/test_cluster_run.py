@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from hyperclova_core.local.airflow_api import AirflowApi
 from hyperclova_core.local.demo import DAG, watch
 from hyperclova_core.local.demo_text import gather
 from hyperclova_core.local.services import Platform, start, stop
+from hyperclova_core.pipeline import usage
 from tests.conftest import ROOT
 from tests.jobs.fake_cluster import FakeCluster, until
 
@@ -110,9 +110,8 @@ def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
 
     assert watch(api, run_id, SECONDS) == "success"
     run = Warehouse(str(platform.warehouse)).run(run_id)
-    kept = storage.read_json(f"{run.uri}/jobs/train-tiny-a.json")
-    assert [row["exit_code"] for row in kept["decisions"]] == [75]
-    assert [(row["attempt"], row["code"]) for row in kept["usage"]] == [(1, 75), (2, 0)]
+    assert [row["exit_code"] for key, row in usage.decision_rows(run) if key == "train-tiny-a"] == [75]
+    assert [(row["attempt"], row["code"]) for row in usage.usage_of(run, "train-tiny-a")] == [(1, 75), (2, 0)]
     assert "preempted" in storage.read_bytes(f"{run.uri}/job_decisions.md").decode()
     lines = lines_of(api, run_id, task_of(api, run_id, "train", 0))
     steps = [line for line in lines if re.match(r"\[rank 0\] .* step \d+/", line)]
@@ -130,7 +129,11 @@ def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, c
     until(lambda: cluster.pods("Running") or api.run_state(DAG, run_id) == "failed", SECONDS)
     job = until(lambda: cluster.pods("Running"))[0]["metadata"]["labels"]["job-name"]
     until(lambda: api.tasks(DAG, run_id) and task_of(api, run_id, "train", 0)["state"] == "deferred", 60)
-    time.sleep(10)  # the triggerer has it by then
+    # lines of ranks are shown by the triggerer alone: it has the job by then
+    until(
+        lambda: any(line.startswith("[rank ") for line in lines_of(api, run_id, task_of(api, run_id, "train", 0))),
+        SECONDS,
+    )
     api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/0", {"new_state": "failed"})
     until(lambda: cluster.find("jobs", job) is None, 60)
     of_job = lambda: [pod for pod in cluster.pods() if pod["metadata"]["labels"]["job-name"] == job]  # noqa: E731

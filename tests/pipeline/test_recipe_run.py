@@ -20,6 +20,7 @@ from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.jobs.kubernetes.api import Api
 from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
+from hyperclova_core.pipeline import usage
 from hyperclova_core.pipeline.finish import fail_run, finish_run
 from hyperclova_core.pipeline.graph import CORPUS_STAGES, NIGHT_STAGES, SPARK_STAGES
 from hyperclova_core.pipeline.jobs import run_job
@@ -319,9 +320,11 @@ def test_a_cluster_runs_the_jobs_by_the_operator_and_its_trigger(
     assert attempts == 1, "one wait for all attempts of a try"
     assert result["stage"] == "train-tiny-a"
     assert not result["reused"]
-    kept = storage.read_json(f"{run.uri}/jobs/train-tiny-a.json")
-    assert [row["exit_code"] for row in kept["decisions"]] == [75]
-    assert [(row["attempt"], row["devices"], row["code"]) for row in kept["usage"]] == [(1, 2, 75), (2, 2, 0)]
+    assert [row["exit_code"] for key, row in usage.decision_rows(run) if key == "train-tiny-a"] == [75]
+    assert [(row["attempt"], row["devices"], row["code"]) for row in usage.usage_of(run, "train-tiny-a")] == [
+        (1, 2, 75),
+        (2, 2, 0),
+    ]
     run_job(warehouse, run, "evaluate", print)
     finish_run(warehouse, run)
     assert "| 2 |" in storage.read_bytes(f"{run.uri}/gpu_hours.md").decode()
