@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets import dataset
+from hyperclova_core.foundation.datasets.commit import commit
 from hyperclova_core.foundation.datasets.dataset import Target
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import (
@@ -95,7 +96,7 @@ def make(target: Target, tables: dict[str, Table], counters: Counters, buckets: 
         digest=content_digest(tables, counters),
         buckets=buckets,
     )
-    return dataset.commit(target, manifest, "a", {})[0]
+    return commit(target, manifest, "a", {})[0]
 
 
 def bench_commit(folder: str, megabytes: int) -> None:
