@@ -160,14 +160,14 @@ def test_a_value_that_is_not_a_number_names_the_first_layer(
 def test_a_rank_that_hangs_is_found_with_the_stacks_of_all(
     fault: str, ranks: Ranks, shards: list[str], tmp_path: Path
 ) -> None:
-    config = job(shards, tmp_path, parallel={"data": 2}, train={"hang_seconds": 5})
+    config = job(shards, tmp_path, parallel={"data": 2}, train={"hang_seconds": 12})
     found = run(ranks, config, fault, well=False, environment={"TEST_FAULT_RANK": "1"})
     assert 72 in found.codes
     assert found.causes[0]["what"] == "A rank hangs"
-    assert "rank 0: no progress for 5 s since step 5" in found.log
+    assert "rank 0: no progress for 12 s since step 5" in found.log
     assert "train_batch" in found.log, "the stack of the rank that waits"
     if fault == "hang:4":
-        assert "rank 1: no progress for 5 s since step 4" in found.log
+        assert "rank 1: no progress for 12 s since step 4" in found.log
         assert "faulty_rank.py" in found.log, "the stack of the rank that hangs"
     waiting = next(cause for cause in found.causes if cause["where"].startswith("rank 0"))
     assert ("rank 1 is silent" if fault == "halt:4" else "rank 1 at step 4") in waiting["why"], waiting
