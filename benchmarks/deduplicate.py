@@ -125,11 +125,11 @@ def run(
     documents: Dataset, folder: Path, config: DeduplicateConfig, engine: Any, **beside: Dataset
 ) -> tuple[Dataset, float]:
     """The stage, and its seconds."""
-    house = Warehouse(str(folder))
+    warehouse = Warehouse(str(folder))
     request = StageRequest(
         definition_of(deduplicate),
         config,
-        lambda identity: house.target("deduplicate", identity),
+        lambda identity: warehouse.target("deduplicate", identity),
         {"documents": documents, **beside},
         buckets=documents.manifest.buckets,
     )
@@ -216,11 +216,11 @@ def bench_night(folder: Path, pool: list[str], histories: tuple[int, int], docum
     try:
         for size in histories:
             place = folder / f"history-{size}"
-            house = Warehouse(str(place))
-            index = first_version(house, config)
+            warehouse = Warehouse(str(place))
+            index = first_version(warehouse, config)
             old = documents_of(place / "in", range(size), 4)
             made, _ = run(old, place, config, engine, history=index)
-            index = next_version(house, index, made, config, engine)
+            index = next_version(warehouse, index, made, config, engine)
             rows = index.manifest.info["rows"]
             used = []
             for attempt in range(3):

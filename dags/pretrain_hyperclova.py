@@ -76,13 +76,13 @@ def pretrain_hyperclova() -> None:
         from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.recipe import load_recipe
         from hyperclova_core.pipeline.run import prepare_run
-        from operators.warehouse import as_airflow_error, warehouse
+        from operators.warehouse import as_airflow_error, configured_warehouse
 
         context = get_current_context()
         params = context["params"]
         try:
             run = prepare_run(
-                warehouse(),
+                configured_warehouse(),
                 context["run_id"],
                 load_recipe(params["recipe"]),
                 sizes=tuple(params["sizes"]) or None,
@@ -98,11 +98,11 @@ def pretrain_hyperclova() -> None:
         """Sum the run up, name it in refs/, send summary and figures to MLflow."""
         from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.finish import finish_run
-        from operators.warehouse import as_airflow_error, warehouse
+        from operators.warehouse import as_airflow_error, configured_warehouse
 
-        place = warehouse()
+        warehouse = configured_warehouse()
         try:
-            return finish_run(place, place.run(get_current_context()["run_id"]))
+            return finish_run(warehouse, warehouse.run(get_current_context()["run_id"]))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
 

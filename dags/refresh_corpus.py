@@ -49,11 +49,14 @@ def refresh_corpus() -> None:
         from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.recipe import load_recipe
         from hyperclova_core.pipeline.refresh import prepare_refresh
-        from operators.warehouse import as_airflow_error, warehouse
+        from operators.warehouse import as_airflow_error, configured_warehouse
 
         context = get_current_context()
         try:
-            return prepare_refresh(warehouse(), context["run_id"], load_recipe(context["params"]["recipe"])) is not None
+            return (
+                prepare_refresh(configured_warehouse(), context["run_id"], load_recipe(context["params"]["recipe"]))
+                is not None
+            )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
 
@@ -62,11 +65,11 @@ def refresh_corpus() -> None:
         """Name the new version, and tell whoever waits for the corpus."""
         from hyperclova_core.foundation.errors import HyperclovaError
         from hyperclova_core.pipeline.refresh import publish_refresh
-        from operators.warehouse import as_airflow_error, warehouse
+        from operators.warehouse import as_airflow_error, configured_warehouse
 
-        place = warehouse()
+        warehouse = configured_warehouse()
         try:
-            version = publish_refresh(place, place.run(get_current_context()["run_id"]))
+            version = publish_refresh(warehouse, warehouse.run(get_current_context()["run_id"]))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
         yield Metadata(CORPUS, extra=version.model_dump(include={"version", "digest", "documents", "bytes", "drops"}))

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from hyperclova_core.foundation.errors import HyperclovaError
 from operators.kubernetes import DEFAULT_CONNECTION, backend_of
-from operators.warehouse import as_airflow_error, warehouse
+from operators.warehouse import as_airflow_error, configured_warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -73,17 +73,17 @@ class DeepSpeedJobOperator(BaseOperator):
         from hyperclova_core.pipeline.attempts import Attempts
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
 
-        house = warehouse()
-        run = house.run(self.run_id)
+        warehouse = configured_warehouse()
+        run = warehouse.run(self.run_id)
         started = time.time()
         try:
-            job = plan_job(house, run, self.key)
+            job = plan_job(warehouse, run, self.key)
             status = None
             if job.spec is not None and job.spec.cluster is not None:
-                self._begin(Attempts(house, run, self.key, job.spec), started)
+                self._begin(Attempts(warehouse, run, self.key, job.spec), started)
             if job.spec is not None:
-                status = self._here(Attempts(house, run, self.key, job.spec))
-            return self._finished(house, finish_job(house, run, job, status, started))
+                status = self._here(Attempts(warehouse, run, self.key, job.spec))
+            return self._finished(warehouse, finish_job(warehouse, run, job, status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
 
@@ -122,7 +122,7 @@ class DeepSpeedJobOperator(BaseOperator):
         backend = backend_of(self.kubernetes_conn_id)
         fresh = attempts.submit(backend, self._over)
         # an earlier try's trigger may be about to end the job, because its task was cleared: it is this one's now
-        backend.claim(attempts.current(), f"try {uuid.uuid4().hex}")
+        backend.lease(attempts.current(), f"try {uuid.uuid4().hex}")
         self.log.info("%s job %s on the cluster", "Submitted" if fresh else "Adopted", attempts.spec.name)
         limit = self.execution_timeout
         self.defer(
@@ -144,19 +144,21 @@ class DeepSpeedJobOperator(BaseOperator):
         from hyperclova_core.jobs.backend import JobStatus
         from hyperclova_core.pipeline.jobs import finish_job, plan_job
 
-        house = warehouse()
-        run = house.run(self.run_id)
+        warehouse = configured_warehouse()
+        run = warehouse.run(self.run_id)
         status = JobStatus(event["state"], event["exit_code"], event["cause"])
         self.log.info("Job of %s: %s", self.key, status.explain())
         try:
             if status.state != "succeeded":
                 kind = AirflowException if event.get("retry") else AirflowFailException
                 raise kind(f"Job of {self.key}: {status.explain()} Decision: {event['decision']}")
-            return self._finished(house, finish_job(house, run, plan_job(house, run, self.key), status, started))
+            return self._finished(
+                warehouse, finish_job(warehouse, run, plan_job(warehouse, run, self.key), status, started)
+            )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
 
-    def _finished(self, house: Warehouse, outcome: Outcome) -> dict[str, Any]:
+    def _finished(self, warehouse: Warehouse, outcome: Outcome) -> dict[str, Any]:
         """Say how it ended; what the UI may know of it."""
         from hyperclova_core.foundation.lineage import deliver
 
@@ -167,7 +169,7 @@ class DeepSpeedJobOperator(BaseOperator):
                 outcome.dataset.attempt.get("committed_at"),
             )
         else:
-            deliver(house)
+            deliver(warehouse)
         return {
             "stage": self.key,
             "digest": outcome.dataset.manifest.digest,

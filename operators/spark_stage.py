@@ -17,7 +17,7 @@ from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from
 from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.stages.engines import SPARK_SETTINGS
 from operators.kubernetes import DEFAULT_CONNECTION
-from operators.warehouse import as_airflow_error, warehouse
+from operators.warehouse import as_airflow_error, configured_warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -70,14 +70,14 @@ class SparkStageOperator(SparkSubmitOperator):
         from hyperclova_core.pipeline.outcomes import record_outcome
         from hyperclova_core.pipeline.stage_requests import plan_key, recipe_of
 
-        house = warehouse()
-        run = house.run(self.run_id)
+        warehouse = configured_warehouse()
+        run = warehouse.run(self.run_id)
         started = time.time()
         try:
-            plan = plan_key(house, run, self.stage)
+            plan = plan_key(warehouse, run, self.stage)
             if plan.reusable:
                 outcome = execute(plan, _NoEngine())
-                result = record_outcome(house, run, self.stage, plan, outcome, started)
+                result = record_outcome(warehouse, run, self.stage, plan, outcome, started)
                 self.log.info(
                     "Reused: made by run %s at %s, digest %s",
                     result["made_by"] or "(outside Airflow)",
@@ -89,7 +89,7 @@ class SparkStageOperator(SparkSubmitOperator):
             raise as_airflow_error(error) from error
         recipe = recipe_of(run)
         self.application = spark_application.__file__
-        self.application_args = ["--warehouse", house.uri, "--run", self.run_id, "--stage", self.stage]
+        self.application_args = ["--warehouse", warehouse.uri, "--run", self.run_id, "--stage", self.stage]
         told = dict(self.conf or {})
         self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe.spark, **told}
         failure = spark_application.failure_path(run, self.stage)
@@ -135,7 +135,7 @@ class SparkStageOperator(SparkSubmitOperator):
         config = told.model_copy(
             update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
         )
-        name = pods.driver_name(warehouse().uri, self.run_id, self.stage)
+        name = pods.driver_name(configured_warehouse().uri, self.run_id, self.stage)
         self._driver = SparkDriver(api_of(self.kubernetes_conn_id), config, name)
         if self._driver.adopt(fingerprint):
             self.log.info("Adopted running driver %s", name)

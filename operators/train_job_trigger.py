@@ -61,7 +61,7 @@ class TrainJobTrigger(BaseTrigger):
         self.spec, self.conn_id, self.poll_seconds, self.deadline = spec, conn_id, poll_seconds, deadline
         self.run_id, self.key = run_id, key
         self._told, self._me = "", uuid.uuid4().hex
-        self._marks: dict[str, Any] | None = None
+        self._log_cursors: dict[str, Any] | None = None
         self._unread: set[str] = set()
         self._over, self._submitting = threading.Event(), threading.Lock()
 
@@ -77,7 +77,7 @@ class TrainJobTrigger(BaseTrigger):
             try:
                 backend = await asyncio.to_thread(backend_of, self.conn_id)
                 attempts = await asyncio.to_thread(self._attempts)
-                await asyncio.to_thread(backend.claim, self._spec(), self._me)
+                await asyncio.to_thread(backend.lease, self._spec(), self._me)
                 while True:
                     event = await self._look(backend, attempts)
                     if event is not None:
@@ -106,12 +106,12 @@ class TrainJobTrigger(BaseTrigger):
     def _attempts(self) -> Attempts | None:
         """Attempts of the run's stage, or None where there is no run."""
         from hyperclova_core.pipeline.attempts import Attempts
-        from operators.warehouse import warehouse
+        from operators.warehouse import configured_warehouse
 
         if not self.run_id:
             return None
-        house = warehouse()
-        return Attempts(house, house.run(self.run_id), self.key, self._spec())
+        warehouse = configured_warehouse()
+        return Attempts(warehouse, warehouse.run(self.run_id), self.key, self._spec())
 
     async def _look(self, backend: KubernetesBackend, attempts: Attempts | None) -> dict[str, Any] | None:
         """Look once: show what is new, and the task's event if the job has ended for good."""
@@ -165,7 +165,7 @@ class TrainJobTrigger(BaseTrigger):
         """In a thread, which a person who ends the task cannot stop: `_end_job` waits for it."""
         with self._submitting:
             attempts.submit(backend, self._over)
-            backend.claim(attempts.current(), self._me)
+            backend.lease(attempts.current(), self._me)
 
     async def _end_of(self, backend: KubernetesBackend, spec: TrainJobSpec, status: JobStatus) -> JobStatus:
         """The state of a job that has ended, after the last lines of what failed first."""
@@ -183,20 +183,20 @@ class TrainJobTrigger(BaseTrigger):
 
     async def _show(self, backend: KubernetesBackend, spec: TrainJobSpec) -> bool:
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""
-        if self._marks is None:
-            self._marks = await asyncio.to_thread(backend.marks, spec)
-        reader = await asyncio.to_thread(backend.tail, spec, self._marks)
+        if self._log_cursors is None:
+            self._log_cursors = await asyncio.to_thread(backend.log_cursors, spec)
+        reader = await asyncio.to_thread(backend.tail, spec, self._log_cursors)
         lines = await asyncio.to_thread(lambda: list(itertools.islice(reader.read(), LINES_AT_ONCE)))
         for line in lines:
             self.log.info("%s", line)
-        self._marks = {pod: mark for pod, mark in reader.marks.items() if pod in reader.pods}
+        self._log_cursors = {pod: cursor for pod, cursor in reader.cursors.items() if pod in reader.pods}
         for pod, why in reader.unread.items():
             if pod not in self._unread:
                 self.log.warning("The log of %s cannot be read now: %s", pod, why)
         self._unread = set(reader.unread)
         if lines:
             try:
-                await asyncio.to_thread(backend.keep_marks, spec, self._marks)
+                await asyncio.to_thread(backend.keep_log_cursors, spec, self._log_cursors)
             except (TransientError, ConfigError) as error:
                 self.log.warning("Where the logs were read to could not be marked: %s", error)
         return len(lines) >= LINES_AT_ONCE
@@ -217,8 +217,8 @@ class TrainJobTrigger(BaseTrigger):
             backend = backend_of(self.conn_id)
             time.sleep(TAKEOVER_SECONDS)
             with self._submitting:  # a submission in a thread of its own goes on, though its task was cancelled
-                follower = backend.follower(spec)
-                if follower not in (None, self._me):
+                holder = backend.holder(spec)
+                if holder not in (None, self._me):
                     log.warning("Job %s is followed by another trigger: it is left alone", spec.name)
                     return
                 log.info("The task was ended: so is job %s", spec.name)

@@ -13,7 +13,7 @@ from hyperclova_core.foundation.warehouse import Warehouse
 VARIABLE = "HYPERCLOVA_WAREHOUSE"
 
 
-def warehouse() -> Warehouse:
+def configured_warehouse() -> Warehouse:
     """The warehouse that HYPERCLOVA_WAREHOUSE names.
 
     Raises:
@@ -30,10 +30,10 @@ def close_failed_run(context: dict[str, Any]) -> None:
     from hyperclova_core.foundation import storage
     from hyperclova_core.pipeline.finish import fail_run
 
-    house = warehouse()
-    run = house.run(context["run_id"])
+    warehouse = configured_warehouse()
+    run = warehouse.run(context["run_id"])
     if storage.exists(storage.join(run.uri, "run.json")):
-        fail_run(house, run, str(context.get("reason", "the DAG run failed")))
+        fail_run(warehouse, run, str(context.get("reason", "the DAG run failed")))
 
 
 def as_airflow_error(error: HyperclovaError) -> AirflowException:

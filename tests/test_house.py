@@ -1,4 +1,4 @@
-"""The house itself: imports run downwards, DAG files import at once, docs show commands that exist."""
+"""The warehouse itself: imports run downwards, DAG files import at once, docs show commands that exist."""
 
 from __future__ import annotations
 

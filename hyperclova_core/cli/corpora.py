@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hyperclova_core.cli.datasets import place_of, warehouse_option
+from hyperclova_core.cli.datasets import open_warehouse, warehouse_option
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.corpora import versions
 from hyperclova_core.foundation.errors import ConfigError
@@ -24,10 +24,10 @@ def corpus() -> None:
 @warehouse_option
 def list_(warehouse: str) -> None:
     """All corpora with their versions."""
-    place = place_of(warehouse)
-    for name in versions.names(place):
-        for number in versions.versions(place, name):
-            version = versions.version_of(place, name, number)
+    opened = open_warehouse(warehouse)
+    for name in versions.names(opened):
+        for number in versions.versions(opened, name):
+            version = versions.version_of(opened, name, number)
             parts = ", ".join(f"{sum(p.kind == kind for p in version.parts)} {kind}" for kind in _kinds(version))
             click.echo(
                 f"{name} {number:>6}  {version.documents:>12,} documents {version.bytes:>15,} bytes"
@@ -45,15 +45,15 @@ def _kinds(version: versions.CorpusVersion) -> list[str]:
 @warehouse_option
 def show(name: str, version: int | None, warehouse: str) -> None:
     """A version with its parts, as JSON."""
-    place = place_of(warehouse)
-    found = versions.version_of(place, name, version) if version else _current(place, name)
+    opened = open_warehouse(warehouse)
+    found = versions.version_of(opened, name, version) if version else _current(opened, name)
     click.echo(json.dumps(found.model_dump(mode="json", exclude={"files"}), ensure_ascii=False, indent=1))
 
 
-def _current(place: Warehouse, name: str) -> versions.CorpusVersion:
-    found = versions.current(place, name)
+def _current(opened: Warehouse, name: str) -> versions.CorpusVersion:
+    found = versions.current(opened, name)
     if found is None:
-        raise ConfigError(f"There is no corpus {name}", where=place.uri, remedy="see `hyperclova corpus list`")
+        raise ConfigError(f"There is no corpus {name}", where=opened.uri, remedy="see `hyperclova corpus list`")
     return found
 
 
@@ -69,7 +69,7 @@ def remove(name: str, doc_ids: tuple[str, ...], path: str | None, reason: str, w
     Their texts leave the files with `corpus compact`, and the disk when older versions are dropped and gc has run.
     """
     ids = [*doc_ids, *(Path(path).read_text().split() if path else ())]
-    version = versions.add_tombstones(place_of(warehouse), name, ids, reason)
+    version = versions.add_tombstones(open_warehouse(warehouse), name, ids, reason)
     click.echo(f"{name} version {version.version}: {version.change}")
 
 
@@ -84,7 +84,7 @@ def compact(name: str, buckets: int | None, engine: str, warehouse: str) -> None
         raise ConfigError("`--buckets` is not a power of two", where="corpus compact", why=f"it is {buckets}")
     worker = SparkEngine() if engine == "spark" else LocalEngine()
     try:
-        version, outcome = versions.compact(place_of(warehouse), name, worker, buckets)
+        version, outcome = versions.compact(open_warehouse(warehouse), name, worker, buckets)
     finally:
         worker.close()
     counters = outcome.dataset.manifest.counters
@@ -98,11 +98,11 @@ def compact(name: str, buckets: int | None, engine: str, warehouse: str) -> None
 @warehouse_option
 def drop(name: str, before: int, warehouse: str) -> None:
     """Forget old versions; gc may then remove what only they kept. The newest always stays."""
-    place = place_of(warehouse)
-    newest = _current(place, name).version
-    gone = [number for number in versions.versions(place, name) if number < min(before, newest)]
+    opened = open_warehouse(warehouse)
+    newest = _current(opened, name).version
+    gone = [number for number in versions.versions(opened, name) if number < min(before, newest)]
     for number in gone:
-        storage.remove(storage.join(place.uri, "refs", "corpus", name, f"{number:06d}.json"))
+        storage.remove(storage.join(opened.uri, "refs", "corpus", name, f"{number:06d}.json"))
     click.echo(f"{name}: dropped versions {', '.join(map(str, gone)) or '(none)'}")
 
 

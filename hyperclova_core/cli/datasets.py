@@ -17,16 +17,16 @@ from hyperclova_core.foundation.warehouse import Warehouse
 warehouse_option = click.option("--warehouse", default=default_warehouse, show_default="as for `hyperclova run`")
 
 
-def place_of(uri: str) -> Warehouse:
+def open_warehouse(uri: str) -> Warehouse:
     """The warehouse at a path or address.
 
     Raises:
         ConfigError: there is none.
     """
-    place = Warehouse(storage.absolute(uri))
-    if not storage.exists(place.uri):
-        raise ConfigError("There is no warehouse here", where=place.uri, remedy="give --warehouse")
-    return place
+    opened = Warehouse(storage.absolute(uri))
+    if not storage.exists(opened.uri):
+        raise ConfigError("There is no warehouse here", where=opened.uri, remedy="give --warehouse")
+    return opened
 
 
 @click.group()
@@ -38,7 +38,7 @@ def dataset() -> None:
 @warehouse_option
 def list_(warehouse: str) -> None:
     """All committed datasets of a warehouse."""
-    root = storage.join(place_of(warehouse).uri, "datasets")
+    root = storage.join(open_warehouse(warehouse).uri, "datasets")
     for stage in storage.list_names(root):
         for identity in storage.list_names(storage.join(root, stage)):
             uri = storage.join(root, stage, identity)
@@ -83,7 +83,7 @@ def show(path: str) -> None:
 def verify(paths: tuple[str, ...], everything: bool, warehouse: str) -> None:
     """Check sizes and checksums of all files of datasets; every damage is told, and the exit code is 65 if there is any."""
     if everything:
-        root = storage.join(place_of(warehouse).uri, "datasets")
+        root = storage.join(open_warehouse(warehouse).uri, "datasets")
         stages = storage.list_names(root)
         paths = tuple(storage.join(root, s, i) for s in stages for i in storage.list_names(storage.join(root, s)))
         paths = tuple(path for path in paths if storage.exists(storage.join(path, MANIFEST)))
@@ -108,7 +108,7 @@ def verify(paths: tuple[str, ...], everything: bool, warehouse: str) -> None:
 @warehouse_option
 def refs(warehouse: str) -> None:
     """Names that keep datasets alive: runs, corpus versions."""
-    root = storage.join(place_of(warehouse).uri, "refs")
+    root = storage.join(open_warehouse(warehouse).uri, "refs")
     for path in storage.list_files(root):
         click.echo(path[len(root) :].strip("/").removesuffix(".json"))
 
@@ -118,7 +118,7 @@ def refs(warehouse: str) -> None:
 @warehouse_option
 def release(name: str, warehouse: str) -> None:
     """Let a name of `dataset refs` go; gc may then remove what only it kept."""
-    path = storage.join(place_of(warehouse).uri, "refs", f"{name}.json")
+    path = storage.join(open_warehouse(warehouse).uri, "refs", f"{name}.json")
     if not storage.exists(path):
         raise ConfigError(f"There is no reference {name}", where=path, remedy="see `hyperclova dataset refs`")
     storage.remove(path)
@@ -143,15 +143,15 @@ def release(name: str, warehouse: str) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without it only show.")
 def gc(warehouse: str, older_than: float, restricted_days: float | None, yes: bool) -> None:
     """Remove attempts never committed, versions that no name in refs/ reaches, and data past its time to live."""
-    place = place_of(warehouse)
-    found = find_garbage(place, older_than, restricted_days)
+    opened = open_warehouse(warehouse)
+    found = find_garbage(opened, older_than, restricted_days)
     for item in found:
         click.echo(f"{item.kind:<16}{len(item.files):>7} files {item.bytes:>15,} bytes  {item.uri}  ({item.why})")
     total = sum(item.bytes for item in found)
     if not found:
         click.echo("Nothing to remove")
     elif yes:
-        click.echo(f"Removed {remove(place, found):,} bytes")
+        click.echo(f"Removed {remove(opened, found):,} bytes")
     if yes and (freed := storage.clear_scratch(older_than)):
         click.echo(f"Removed {freed:,} bytes of scratch on this machine")
     if found and not yes:

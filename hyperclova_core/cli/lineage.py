@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hyperclova_core.cli.datasets import place_of, warehouse_option
+from hyperclova_core.cli.datasets import open_warehouse, warehouse_option
 from hyperclova_core.foundation import storage
 from hyperclova_core.provenance.graph import graph_of
 from hyperclova_core.provenance.pictures import html, tree
@@ -23,7 +23,7 @@ def lineage(name: str, warehouse: str, output: str, no_files: bool) -> None:
 
     NAME is a run, a model (hyperclova-SIZE), a corpus (NAME or NAME@VERSION), STAGE@FINGERPRINT or a dataset's folder.
     """
-    graph = graph_of(place_of(warehouse), name)
+    graph = graph_of(open_warehouse(warehouse), name)
     click.echo(tree(graph), nl=False)
     if no_files:
         return

@@ -52,9 +52,9 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
     `mlflow server --backend-store-uri sqlite:///WAREHOUSE/mlflow.db`.
     """
     _find_data(recipe)
-    place = Warehouse(storage.absolute(warehouse))
-    storage.make_folder(place.uri)
-    state = str(home()) if storage.is_remote(place.uri) else place.uri
+    opened = Warehouse(storage.absolute(warehouse))
+    storage.make_folder(opened.uri)
+    state = str(home()) if storage.is_remote(opened.uri) else opened.uri
     storage.make_folder(state)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{os.path.abspath(state)}/mlflow.db")
     loaded = load_recipe(recipe, settings)
@@ -66,18 +66,18 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
             remedy="trigger pretrain_hyperclova in Airflow, which follows jobs on a cluster; or say --set jobs.backend=local",
         )
     started = prepare_run(
-        place, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded
+        opened, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded
     )
-    click.echo(f"run {started.name} in {place.uri}", err=True)
+    click.echo(f"run {started.name} in {opened.uri}", err=True)
     engine = SparkEngine(loaded.spark)
     try:
         for key in run_keys(started):
             begun = time.monotonic()
             if key in SPARK_STAGES:
-                outcome = run_key(place, started, key, engine)
+                outcome = run_key(opened, started, key, engine)
             else:
                 outcome = run_job(
-                    place, started, key, lambda line: click.echo(f"  | {line}", err=True) if verbose else None
+                    opened, started, key, lambda line: click.echo(f"  | {line}", err=True) if verbose else None
                 )
             counters = outcome.dataset.manifest.counters
             how = (
@@ -88,12 +88,12 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
             flow = f"{counters.rows_in:,} in, {counters.kept:,} kept" if counters.rows_in else ""
             click.echo(f"{key:<14} {flow:<32} ({how})", err=True)
     except HyperclovaError as error:
-        fail_run(place, started, error.what)
+        fail_run(opened, started, error.what)
         raise
     finally:
         engine.close()
-    summary = finish_run(place, started)
-    deliver(place)
+    summary = finish_run(opened, started)
+    deliver(opened)
     click.echo(to_markdown(summary))
 
 

@@ -67,21 +67,21 @@ def test_a_limit_on_file_sizes_is_like_a_full_disk(portal: Dataset, tmp_path: Pa
 
 def test_a_full_disk_leaves_nothing_half_of_a_compaction(tmp_path: Path) -> None:
     """Each part fits, what they make together does not."""
-    house = Warehouse(str(tmp_path / "w"))
+    warehouse = Warehouse(str(tmp_path / "w"))
     for night in range(3):
         texts = {f"{night}-{n}": f"{night}째 밤의 {n}째 글 {n * n}" for n in range(300)}
-        publish(house, "c", part_of(increment(tmp_path / str(night), texts, 1), f"n{night}"), "night")
+        publish(warehouse, "c", part_of(increment(tmp_path / str(night), texts, 1), f"n{night}"), "night")
     largest = max(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
     before, old = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 1000, before[1]))
     try:
         with pytest.raises(TransientError, match="The disk is full"):
-            compact(house, "c", LocalEngine())
+            compact(warehouse, "c", LocalEngine())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
     assert not list(tmp_path.rglob("*.tmp"))
-    assert compact(house, "c", LocalEngine())[0].documents == 900
+    assert compact(warehouse, "c", LocalEngine())[0].documents == 900
 
 
 def test_a_read_only_target_is_said(portal: Dataset, small_disk: Path) -> None:

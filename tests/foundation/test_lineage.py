@@ -35,8 +35,8 @@ def event(run: str, name: str | None, **parts: object) -> dict[str, object]:
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
-    house = Warehouse(str(tmp_path / "warehouse"))
-    house.run("r1").create(
+    warehouse = Warehouse(str(tmp_path / "warehouse"))
+    warehouse.run("r1").create(
         {
             "run_id": "r1",
             "recipe": {"name": "demo"},
@@ -46,11 +46,11 @@ def warehouse(tmp_path: Path) -> Warehouse:
             "kind": "pretrain",
         }
     )
-    return house
+    return warehouse
 
 
-def waiting(house: Warehouse) -> int:
-    return len(storage.list_names(storage.join(house.uri, "lineage", "outbox")))
+def waiting(warehouse: Warehouse) -> int:
+    return len(storage.list_names(storage.join(warehouse.uri, "lineage", "outbox")))
 
 
 def test_events_wait_for_mlflow_and_arrive_once(
@@ -184,17 +184,17 @@ def test_an_event_that_another_machine_took_meanwhile_is_no_trouble(
 
 
 def test_a_claim_that_lapsed_is_taken_over_by_one(object_store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = Warehouse(f"s3://warehouse/claims-{uuid.uuid4().hex[:8]}")
-    assert lineage._claimed(house, "event.json")
-    assert not lineage._claimed(house, "event.json"), "it is held"
+    warehouse = Warehouse(f"s3://warehouse/claims-{uuid.uuid4().hex[:8]}")
+    assert lineage._claimed(warehouse, "event.json")
+    assert not lineage._claimed(warehouse, "event.json"), "it is held"
     clock = [time.time() + 2 * lineage.CLAIM_SECONDS]
     monkeypatch.setattr(lineage.time, "time", lambda: clock[0])
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: lineage._claimed(house, "event.json"), range(8)))
+        taken = list(pool.map(lambda _: lineage._claimed(warehouse, "event.json"), range(8)))
     assert sum(taken) == 1
-    lineage._release(house, "event.json")
-    assert lineage._claims(house, "event.json") == []
-    assert lineage._claimed(house, "event.json")
+    lineage._release(warehouse, "event.json")
+    assert lineage._claims(warehouse, "event.json") == []
+    assert lineage._claimed(warehouse, "event.json")
 
 
 def test_machines_that_begin_one_run_at_once_make_one_experiment_and_one_parent(

@@ -245,9 +245,9 @@ def test_a_job_that_comes_second_does_not_overwrite_what_the_first_committed(
         root, path = context.target.uri, f"{context.attempt_path}/model.bin"
         return Artifact({"model": [plain_file_entry(root, path)]}, info={"folder": context.attempt_path})
 
-    house = Warehouse(place)
+    warehouse = Warehouse(place)
     definition = StageDefinition("train", "1", "artifact", take, SizeConfig)
-    request = StageRequest(definition, SizeConfig(name="15k"), lambda identity: house.target("train", identity))
+    request = StageRequest(definition, SizeConfig(name="15k"), lambda identity: warehouse.target("train", identity))
     plan = plan_stage(request)
     monkeypatch.setattr(jobs, "record_outcome", lambda *parts: None)
     digests = []
@@ -256,7 +256,7 @@ def test_a_job_that_comes_second_does_not_overwrite_what_the_first_committed(
         output.mkdir()
         (output / "model.bin").write_bytes(body)
         job = jobs.JobPlan("train-15k", plan, TrainJobSpec("n", "m", {}, str(output), 1))
-        outcome = jobs.finish_job(house, house.run("r"), job, JobStatus("succeeded", 0), 0.0)
+        outcome = jobs.finish_job(warehouse, warehouse.run("r"), job, JobStatus("succeeded", 0), 0.0)
         outcome.dataset.verify(checksums=True)
         digests.append((outcome.reused, outcome.dataset.manifest.digest))
     assert digests[0][0] is False

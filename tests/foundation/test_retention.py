@@ -174,15 +174,15 @@ def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal
 def test_uploads_that_a_kill_left_are_found_and_dropped(faults: object) -> None:
     from hyperclova_core.foundation.storage import s3
 
-    house = Warehouse("s3://warehouse/uploads")
-    storage.write_bytes(f"{house.uri}/refs/x.json", b"{}")
+    warehouse = Warehouse("s3://warehouse/uploads")
+    storage.write_bytes(f"{warehouse.uri}/refs/x.json", b"{}")
     s3.client().create_multipart_upload(Bucket="warehouse", Key="uploads/datasets/keep/0/attempts/a/part.parquet")
-    assert kinds(house) == []
-    found = find_garbage(house, older_than=0)
+    assert kinds(warehouse) == []
+    found = find_garbage(warehouse, older_than=0)
     assert [item.kind for item in found] == ["unfinished upload"]
-    remove(house, found)
-    remove(house, found)
-    assert kinds(house, older_than=0) == []
+    remove(warehouse, found)
+    remove(warehouse, found)
+    assert kinds(warehouse, older_than=0) == []
 
 
 def test_scratch_that_a_kill_left_goes_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

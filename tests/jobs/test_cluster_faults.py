@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hyperclova_core.foundation.errors import TransientError
@@ -158,10 +159,10 @@ def test_a_log_that_was_rotated_between_two_looks_says_so(
     pod = logs.pods[0]
     container = cluster.containers["hyperclova", pod]
     assert ended(backend, one).state == "succeeded"
-    with_all = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.marks).read())
+    with_all = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.cursors).read())
     assert "missing" not in "".join(with_all), "nothing is missing while the node has it all"
     del container.lines[: len(first) + 3]
-    rest = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.marks).read())
+    rest = list(RankLogs(Api(cluster.client()), "hyperclova", [pod], logs.cursors).read())
     assert (
         rest[0] == "[pod 0] (lines are missing here: the node has rotated its log; the pod's own files have them all)"
     )
@@ -279,8 +280,8 @@ def test_a_pod_that_used_too_much_is_no_preemption() -> None:
 def test_an_attempt_that_somebody_deletes_is_missed_and_one_that_was_due_is_started(
     cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
 ) -> None:
-    house = Warehouse(str(tmp_path / "warehouse"))
-    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path, seconds=60))
+    warehouse = Warehouse(str(tmp_path / "warehouse"))
+    attempts = Attempts(warehouse, warehouse.run("r"), "train-x", job(tmp_path, seconds=60))
     assert attempts.submit(backend)
     assert attempts.see(backend.get(attempts.current())).state == "running"
     decision = attempts.follow(JobStatus("failed", 72, {"what": "lost"}, attempt=1))
@@ -313,13 +314,22 @@ def test_who_asks_is_no_part_of_what_is_done(cluster: FakeCluster, backend: Kube
 
 
 def test_attempts_that_are_always_taken_away_at_once_end(tmp_path: Path) -> None:
-    house = Warehouse(str(tmp_path))
-    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path))
+    warehouse = Warehouse(str(tmp_path))
+    attempts = Attempts(warehouse, warehouse.run("r"), "train-x", job(tmp_path))
     told = []
     for number in range(1, 6):
         usage = Usage("job-one", number, 1, 0.0, 20.0, 75).to_dict()
         told.append(attempts.follow(JobStatus("failed", 75, {}, attempt=number, usage=usage)).again)
     assert told[:5] == [True, True, True, True, False]
+
+
+def listens(pid: int) -> bool:
+    """Whether a process that this one started takes connections."""
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+        return any(found.status == psutil.CONN_LISTEN for child in below for found in child.net_connections())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_pods_that_have_not_met_yet_end_within_their_grace_time(
@@ -333,7 +343,7 @@ def test_pods_that_have_not_met_yet_end_within_their_grace_time(
     backend.submit(one)
     pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
     container = cluster.containers["hyperclova", pod]
-    time.sleep(20)  # torchrun waits for the other, which finds no node
+    until(lambda: listens(container.process.pid), 60)  # torchrun's store: it waits for the other, which finds no node
     begun = time.monotonic()
     container.process.terminate()
     until(lambda: container.process.poll() is not None, 40)

@@ -166,12 +166,12 @@ def test_a_name_that_is_taken_is_told_apart_from_one_that_is_not_there(place: Pl
 def test_labels_select_and_annotations_are_kept(place: Place) -> None:
     with Running(place, manifests(place, "pass")) as job:
         place.api.patch(
-            "Job", place.namespace, job.name, {"metadata": {"annotations": {"hyperclova.io/log-marks": "{}"}}}
+            "Job", place.namespace, job.name, {"metadata": {"annotations": {"hyperclova.io/log-cursors": "{}"}}}
         )
         labels = job.objects[-1]["metadata"]["labels"]
         found = place.api.find("Job", place.namespace, {JOB_LABEL: labels[JOB_LABEL]})
         assert [item["metadata"]["name"] for item in found] == [job.name]
-        assert found[0]["metadata"]["annotations"]["hyperclova.io/log-marks"] == "{}"
+        assert found[0]["metadata"]["annotations"]["hyperclova.io/log-cursors"] == "{}"
         assert place.api.find("Job", place.namespace, {JOB_LABEL: "conformance-nobody"}) == []
 
 

@@ -353,6 +353,30 @@ def test_a_forbidden_namespace_is_said_at_once(backend: KubernetesBackend, tmp_p
     assert "rights" in caught.value.remedy
 
 
+@pytest.mark.parametrize("part", ["services", "jobs"])
+def test_what_was_made_for_a_job_goes_again_where_the_cluster_refuses_a_part(
+    part: str, cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    cluster.break_requests("POST", f"/{part}$", 403, times=10)
+    with pytest.raises(ConfigError):
+        backend.submit(job(tmp_path))
+    assert [key for key in cluster.objects if key[0] in ("configmaps", "services", "jobs")] == []
+
+
+def test_what_was_deleted_under_a_waiting_job_is_put_back_by_who_adopts_it(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    cluster.nodes = {}
+    one = job(tmp_path)
+    backend.submit(one)
+    key = next(key for key in cluster.objects if key[0] == "configmaps")
+    before = cluster.objects.pop(key)
+    assert not backend.submit(one)
+    assert cluster.objects[key]["data"] == before["data"]
+    assert cluster.objects[key]["metadata"]["ownerReferences"]
+    backend.cancel(one)
+
+
 def test_a_server_that_stumbles_is_asked_again(
     cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
 ) -> None:
@@ -441,6 +465,25 @@ def test_a_pod_that_is_gone_is_named_by_the_jobs_own_message() -> None:
     assert (lost.code, lost.bad_nodes) == (72, ("node-0",))
 
 
+def test_the_node_of_a_gangs_first_failure_is_avoided_though_the_controller_deleted_its_peers() -> None:
+    """For a Job, and for a JobSet, whose child says which pod it was."""
+    now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)
+    exited = "Container job for pod hyperclova/p-1 failed with exit code 72 matching FailJob rule at index 0"
+    child = raw_job({"type": "Failed", "reason": "PodFailurePolicy", "message": exited})
+    state = state_of(child, [pod(1, "Failed", 72)], (), now)
+    assert (state.code, state.failed_pod, state.bad_nodes) == (72, "p-1", ("node-1",))
+    jobset = raw_job(
+        {"type": "Failed", "reason": "FailedJobs", "message": "jobset failed due to one or more job failures"}
+    )
+    state = state_of(jobset, [pod(1, "Failed", 72)], (), now, None, child)
+    assert (state.code, state.bad_nodes) == (72, ("node-1",))
+    # a pod that somebody deleted before: its peer lost touch, and its node is good
+    deleted = raw_job(
+        {"type": "Failed", "reason": "BackoffLimitExceeded", "message": "Job has reached the specified backoff limit"}
+    )
+    assert state_of(deleted, [pod(1, "Failed", 72)], (), now).bad_nodes == ()
+
+
 def test_a_pod_that_was_taken_away_is_the_cause_and_not_its_peer_that_was_asked_to_end_in_that_second() -> None:
     now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)
     peer = pod(0, "Failed", 143)
@@ -475,15 +518,15 @@ def test_no_line_is_lost_or_given_twice_across_readers(
     one = job(tmp_path, lines=400, pause=0.004)
     backend.submit(one)
     lines: list[str] = []
-    marks: dict[str, Any] = {}
+    cursors: dict[str, Any] = {}
     while True:
         over = backend.get(one).state != "running"
-        reader = backend.tail(one, json.loads(json.dumps(marks)))
+        reader = backend.tail(one, json.loads(json.dumps(cursors)))
         for number, line in enumerate(reader.read()):
             lines.append(line)
             if number == 37:  # the reader dies in the middle of what it read
                 break
-        marks = reader.marks
+        cursors = reader.cursors
         if over and len(lines) >= 401:
             break
     assert lines == ["[pod 0] hello from 0", *(f"[pod 0] line {number}" for number in range(400))]

@@ -127,11 +127,11 @@ def test_a_person_ends_the_task_and_the_job_has_its_grace_time(
 
     asyncio.run(one_after_the_other())
     assert backend(cluster).get(one).state == "running", "another triggerer has it: nobody ended the task"
-    follower = backend(cluster).follower(one)
-    backend(cluster).claim(one, "a try of the task that was cleared")
+    holder = backend(cluster).holder(one)
+    backend(cluster).lease(one, "a try of the task that was cleared")
     asyncio.run(new.on_kill())
     assert backend(cluster).get(one).state == "running", "the task's next try has adopted it"
-    backend(cluster).claim(one, str(follower))
+    backend(cluster).lease(one, str(holder))
 
     async def told_again_and_again() -> None:
         task = asyncio.create_task(new.on_kill())
@@ -250,20 +250,20 @@ def test_this_machine_follows_causes_as_a_cluster_does(tmp_path: Path, monkeypat
     from operators import DeepSpeedJobOperator
 
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    house = Warehouse(str(tmp_path / "warehouse"))
+    warehouse = Warehouse(str(tmp_path / "warehouse"))
     operator = DeepSpeedJobOperator(task_id="train", stage="train", size="x", run_id="r")
     spec = replace(with_micro_batch(tmp_path, 4), cluster=None)
-    status = operator._here(Attempts(house, house.run("r"), "train-x", spec))
+    status = operator._here(Attempts(warehouse, warehouse.run("r"), "train-x", spec))
     assert status.state == "succeeded"
-    assert [row["exit_code"] for row in unfinished(house.run("r"), "train-x")] == [71]
+    assert [row["exit_code"] for row in unfinished(warehouse.run("r"), "train-x")] == [71]
     bad = replace(job(tmp_path / "bad", name="bad", cause=BAD_SHARD), cluster=None)
     with pytest.raises(AirflowFailException, match="it is not tried again"):
-        operator._here(Attempts(house, house.run("r"), "train-bad", bad))
+        operator._here(Attempts(warehouse, warehouse.run("r"), "train-bad", bad))
 
 
 def test_a_passing_trouble_is_not_tried_for_ever(tmp_path: Path) -> None:
-    house = Warehouse(str(tmp_path))
-    attempts = Attempts(house, house.run("r"), "train-x", job(tmp_path))
+    warehouse = Warehouse(str(tmp_path))
+    attempts = Attempts(warehouse, warehouse.run("r"), "train-x", job(tmp_path))
     full = JobStatus("failed", 75, {"type": "TransientError", "what": "The disk is full"})
     told = [attempts.follow(replace(full, attempt=number)).again for number in range(1, 5)]
     assert told == [True, True, True, False]
@@ -275,9 +275,9 @@ def test_nothing_is_started_after_the_tasks_deadline(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYPERCLOVA_WAREHOUSE", str(tmp_path / "warehouse"))
-    house = Warehouse(str(tmp_path / "warehouse"))
+    warehouse = Warehouse(str(tmp_path / "warehouse"))
     one, shown = job(tmp_path, cause={**BAD_SHARD, "exit_code": 72}), Shown()
-    attempts = Attempts(house, house.run("r"), "train-x", one)
+    attempts = Attempts(warehouse, warehouse.run("r"), "train-x", one)
     attempts.submit(backend(cluster))
     status = until(lambda: (found := backend(cluster).get(one)).state == "failed" and found)
     assert attempts.follow(status).again

@@ -59,13 +59,13 @@ def test_killed_at_every_point_on_disk(tmp_path: Path) -> None:
     clean = bytes_of(chain(clean_house, folder))
     assert len(points) >= 60
     for number, name in enumerate(points):
-        house = Warehouse(str(tmp_path / f"k{number}"))
+        warehouse = Warehouse(str(tmp_path / f"k{number}"))
 
-        def work(number: int = number, house: Warehouse = house) -> None:
-            Points(number).on_disk_and(lambda: chain(house, folder))
+        def work(number: int = number, warehouse: Warehouse = warehouse) -> None:
+            Points(number).on_disk_and(lambda: chain(warehouse, folder))
 
         assert killed_child(work), name
-        check_after(house, folder, clean, name, "disk")
+        check_after(warehouse, folder, clean, name, "disk")
 
 
 def test_killed_at_every_write_to_the_object_store(
@@ -75,15 +75,15 @@ def test_killed_at_every_write_to_the_object_store(
     folder = source_files(tmp_path / "files")
     clean = bytes_of(chain(Warehouse(str(tmp_path / "clean")), folder))
     for _ in range(2):  # the first warms the store: a write that takes too long is sent twice
-        house = Warehouse(f"s3://warehouse/{uuid.uuid4().hex}")
+        warehouse = Warehouse(f"s3://warehouse/{uuid.uuid4().hex}")
         faults.set_plan()
-        assert not killed_child(lambda house=house: _quietly(chain, house, folder))
+        assert not killed_child(lambda warehouse=warehouse: _quietly(chain, warehouse, folder))
     writes = [path.split(b"?")[0].rsplit(b"/", 1)[-1].decode() for method, path in faults.seen if method == b"PUT"]
-    assert bytes_of(chain(house, folder)) == clean
+    assert bytes_of(chain(warehouse, folder)) == clean
     assert len(writes) >= 15
     for moment in ("before", "after"):
         for number, name in enumerate(writes):
-            house = Warehouse(f"s3://warehouse/{uuid.uuid4().hex}")
+            warehouse = Warehouse(f"s3://warehouse/{uuid.uuid4().hex}")
             pids: list[int] = []
 
             def deadly(exchange: Exchange, moment: str = moment, pids: list[int] = pids) -> None:
@@ -107,10 +107,10 @@ def test_killed_at_every_write_to_the_object_store(
                 return fault if count[0] == number + 1 else faulty.pass_on
 
             faults.set_plan(plan)
-            assert _killed_from_outside(lambda house=house: _quietly(chain, house, folder), pids), name
+            assert _killed_from_outside(lambda warehouse=warehouse: _quietly(chain, warehouse, folder), pids), name
             faults.set_plan()
             short = "a unit record" if len(name) == 37 else name
-            check_after(house, folder, clean, f"{moment} the PUT of {short}", "S3")
+            check_after(warehouse, folder, clean, f"{moment} the PUT of {short}", "S3")
 
 
 def _quietly(function, *args):  # type: ignore[no-untyped-def]

@@ -37,21 +37,21 @@ def test_killed_under_spark(
     point: str, clean: tuple[str, list[object]], tmp_path: Path, spark_engine: SparkEngine
 ) -> None:
     folder, expected = clean
-    house = Warehouse(str(tmp_path / "w"))
+    warehouse = Warehouse(str(tmp_path / "w"))
     environment = {
         **os.environ,
         KILL_FILE: str(tmp_path / "kill"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
-    command = [sys.executable, "-m", "tests.kills.spark_chain", house.uri, folder, point]
+    command = [sys.executable, "-m", "tests.kills.spark_chain", warehouse.uri, folder, point]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=180, check=False)
     assert ended.returncode != 0, "nothing was killed"
     assert not (tmp_path / "kill").exists()
-    seen = visible(house)
+    seen = visible(warehouse)
     assert len(seen) < 3
     if "unit" in point:
         assert len(seen) == 1
-        assert list(Path(house.uri).glob("datasets/odd/*/units/*.json")), "finished units are kept"
-    made = chain(house, folder, spark_engine, BUCKETS, deduplicated=True)
+        assert list(Path(warehouse.uri).glob("datasets/odd/*/units/*.json")), "finished units are kept"
+    made = chain(warehouse, folder, spark_engine, BUCKETS, deduplicated=True)
     assert bytes_of(made) == expected
     KILL_TABLE.append(("Spark", point, len(seen)))

@@ -23,7 +23,7 @@ from tests.object_store import FaultProxy
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
-def checksums(warehouse: str, engine: SparkEngine, partitions: int) -> dict[str, object]:
+def checksums(uri: str, engine: SparkEngine, partitions: int) -> dict[str, object]:
     """stage → digest and checksums of every file, after all Spark stages of the smallest recipe."""
     session = engine.spark()
     before = {key: session.conf.get(key) for key in ("spark.sql.shuffle.partitions", "spark.sql.adaptive.enabled")}
@@ -31,11 +31,11 @@ def checksums(warehouse: str, engine: SparkEngine, partitions: int) -> dict[str,
     session.conf.set("spark.sql.adaptive.enabled", "false")
     engine._partitions = partitions
     try:
-        house = Warehouse(warehouse)
-        run = prepare_run(house, "r", load_recipe("smoke"), sizes=())
+        warehouse = Warehouse(uri)
+        run = prepare_run(warehouse, "r", load_recipe("smoke"), sizes=())
         found: dict[str, object] = {}
         for key in run_keys(run):
-            manifest = run_key(house, run, key, engine).dataset.manifest
+            manifest = run_key(warehouse, run, key, engine).dataset.manifest
             tables = {name: [entry.checksum for entry in table.files] for name, table in manifest.tables.items()}
             found[key] = [manifest.digest, tables]
         return found

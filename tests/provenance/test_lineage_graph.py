@@ -22,9 +22,9 @@ from tests.kills.work import chain, source_files
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
-    house = Warehouse(str(tmp_path / "w"))
-    made = chain(house, source_files(tmp_path / "files"))
-    run = house.run("night")
+    warehouse = Warehouse(str(tmp_path / "w"))
+    made = chain(warehouse, source_files(tmp_path / "files"))
+    run = warehouse.run("night")
     run.create(
         {"run_id": "night", "recipe": {"name": "demo<b>"}, "code_version": "1", "started_at": "then", "sizes": []}
     )
@@ -38,7 +38,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
                 "ended_at": "",
             },
         )
-    return house
+    return warehouse
 
 
 def shape(graph) -> list[tuple[str, str, str]]:  # type: ignore[no-untyped-def]

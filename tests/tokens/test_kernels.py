@@ -21,6 +21,7 @@ from hyperclova_core.tokens.bpe.training import Words, learn_merges
 from hyperclova_core.tokens.pretokens.analyser import analyser, dictionary_folder
 from hyperclova_core.tokens.pretokens.viterbi import NONE, Search, best_cut, search_for
 from hyperclova_core.tokens.special_tokens import SPECIAL_TOKENS
+from tests.samples import lines_of
 from tests.tokens.trained import TEXTS, trained
 
 DICTIONARY = analyser()
@@ -58,8 +59,9 @@ def test_words_are_cut_where_mecab_cuts_them(mecab: Any, word: str) -> None:
 
 
 def test_words_of_texts_are_cut_where_mecab_cuts_them(mecab: Any) -> None:
-    words = {word for text in TEXTS for word in text.split()}
-    assert len(words) > 1000
+    samples = [*TEXTS, *lines_of("prose"), *lines_of("similar_prose"), *lines_of("personal_data")]
+    words = {word for text in samples for word in text.split()}
+    assert len(words) > 2300
     for word in words:
         assert cut(word) == mecab.parse(word).split()
 

@@ -36,6 +36,23 @@ class ContainmentConfig(Config):
     max_documents: int = Field(50, ge=2, description="a fingerprint in more documents says nothing")
 
 
+class NumbersConfig(Config):
+    """Documents whose wording is one and whose numbers are not (weather reports, prices, laws): which of them are kept."""
+
+    keep_sources: tuple[str, ...] = Field(
+        (), description="of these sources (patterns) every document stays that differs from the survivor in any number"
+    )
+    min_differing: int = Field(
+        2, ge=1, description="of other sources, one stays that differs in at least so many numbers"
+    )
+    min_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="… and in at least this share of its numbers: a page with another view count does not",
+    )
+
+
 class EvaluationSet(Config):
     """Items whose presence in the corpus would spoil an evaluation. TSV (one column named), or JSONL (one field)."""
 
@@ -98,9 +115,10 @@ class DeduplicateConfig(Config):
         4_000_000,
         ge=0,
         json_schema_extra=NO_IDENTITY,
-        description="up to so many documents, what is known of them (100 bytes each) is held in the driver; the result is the same",
+        description="up to so many documents, what is known of them (150 bytes each) is held in the driver; the result is the same",
     )
     boilerplate: BoilerplateConfig = BoilerplateConfig()
+    numbers: NumbersConfig = NumbersConfig()
     containment: ContainmentConfig = ContainmentConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
 

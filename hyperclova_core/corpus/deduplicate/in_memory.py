@@ -1,8 +1,8 @@
 """Deduplicating what one process can know of: a batch, or a night's documents together with what they touch of the index.
 
 Rows a document, a form, a pair are numpy columns here (some 100 bytes a document); texts and signatures stay in files and are
-read by keys, in workers. What tonight touches of the index (the forms it repeats or resembles, their components, their
-documents) is fetched by keys, put beside tonight's own, and goes the same way as a batch. So clusters are those that one
+read by keys, in workers. What the night touches of the index (the forms it repeats or resembles, their components, their
+documents) is fetched by keys, put beside the incoming ones, and goes the same way as a batch. So clusters are those that one
 batch of all documents would have, while no old text is read but those of pairs in the grey zone. What differs from a batch
 is who survives: a document that an earlier night published stays.
 """
@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 
 from hyperclova_core.corpus.deduplicate.clusters.connected_components import components_of
 from hyperclova_core.corpus.deduplicate.clusters.decisions import decisions_of
-from hyperclova_core.corpus.deduplicate.clusters.survivors import Settled, assign_groups, settle
+from hyperclova_core.corpus.deduplicate.clusters.survivors import ResolvedClusters, assign_groups, resolve_clusters
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.containment.contained import contained_in, find_contained
 from hyperclova_core.corpus.deduplicate.history.index import Index
 from hyperclova_core.corpus.deduplicate.history.index_lookup import (
     check_against,
     collision,
-    gone_from,
     known_to,
     refused_of,
+    removed_from,
     standing_of,
     touched_by,
 )
@@ -36,18 +36,20 @@ from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import Candidates, f
 from hyperclova_core.corpus.deduplicate.minhash.verify import (
     compared,
     in_grey_zone,
-    settle_grey,
     shingles_of,
     signatures_of,
+    verify_grey_zone,
 )
 from hyperclova_core.corpus.deduplicate.result import Found
 from hyperclova_core.corpus.deduplicate.schemas import (
+    AS_SKETCHED,
+    CLUSTER_MEMBERS_SCHEMA,
     CONTAINED_SCHEMA,
-    CROWD_SCHEMA,
     EDGES_SCHEMA,
     GROUPS_SCHEMA,
+    INCOMING,
     LABELS_SCHEMA,
-    TONIGHT,
+    SURVIVAL_ORDER,
     Nodes,
     TextPlace,
 )
@@ -66,7 +68,7 @@ def compare_in_memory(
     """Compare all documents, and settle the clusters.
 
     Args:
-        index: of the nights before; None: tonight's documents are all there are.
+        index: of the nights before; None: the incoming documents are all there are.
         forbidden: doc_ids that were removed for good.
 
     Raises:
@@ -75,7 +77,7 @@ def compare_in_memory(
     documents = prepared.table()
     known = known_to(index, documents)
     refused = refused_of(documents, known, forbidden)
-    gone = gone_from(index, documents, known, forbidden, refused)
+    removed = removed_from(index, documents, known, forbidden, refused)
     clean = pc.is_null(documents.column("items")).to_numpy(zero_copy_only=False)
     fresh = clean & np.array([reason is None for reason in refused], np.bool_)
     nodes, rows = _forms(documents, fresh, context)
@@ -88,12 +90,12 @@ def compare_in_memory(
 
     candidates = _candidates(prepared, documents, new_nodes, index, config, context)
     pairs, templates = _pairs(candidates, documents, new_nodes, new_rows, index)
-    places = {**(index.places() if index else {}), TONIGHT: prepared.place}
+    places = {**(index.places() if index else {}), INCOMING: prepared.place}
     edges, old_forms, counts = _edges(pairs, prepared, documents, new_nodes, new_rows, index, places, config, context)
 
-    old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, gone)
-    crowd = pa.concat_tables([old_members, _as_cluster_members(documents, fresh, gone)])
-    alive = np.unique(crowd.column("node").to_numpy())
+    old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, removed)
+    cluster_members = pa.concat_tables([old_members, _as_cluster_members(documents, fresh, removed)])
+    alive = np.unique(cluster_members.column("node").to_numpy())
     orphans = _around_the_dead(pa.concat_tables([old_edges, edges]), alive, config.pair_bucket)
     if orphans.num_rows:
         more, _, _ = _edges(orphans, prepared, documents, new_nodes, new_rows, index, places, config, context)
@@ -101,10 +103,10 @@ def compare_in_memory(
     graph = _alive(pa.concat_tables([old_edges, edges]), alive)
     ends = components_of(graph.column("left").to_numpy(), graph.column("right").to_numpy())
     labels = pa.table(list(ends), schema=LABELS_SCHEMA)
-    groups = _groups(labels, graph, crowd, prepared, index, config, context)
-    crowd = _of_several(crowd, groups, gone)
-    settled = settle(crowd, groups, gone, context.fingerprint)
-    contained = _contained(prepared, documents, fresh, new_nodes, new_rows, settled, places, config, context)
+    groups = _groups(labels, graph, cluster_members, prepared, index, config, context)
+    cluster_members = _of_several(cluster_members, groups, removed)
+    resolved = resolve_clusters(cluster_members, groups, removed, context.fingerprint, config.numbers)
+    contained = _contained(prepared, documents, fresh, new_nodes, new_rows, resolved, places, config, context)
     return Found(
         documents=documents,
         fresh=fresh,
@@ -116,11 +118,11 @@ def compare_in_memory(
         edges=edges,
         labels=labels,
         old_labels=old_labels,
-        crowd=crowd,
-        settled=settled,
-        standing=standing_of(index, documents, refused, known, settled),
+        cluster_members=cluster_members,
+        resolved=resolved,
+        standing=standing_of(index, documents, refused, known, resolved),
         contained=contained,
-        gone=gone,
+        removed=removed,
         places=places,
         counts=counts,
     )
@@ -132,8 +134,9 @@ def _forms(
     """Distinct nodes, ascending, and the row of each one's best document."""
     rows = np.flatnonzero(fresh)
     node = documents.column("node").to_numpy()[rows]
-    tier, letters, earliest = (documents.column(name).to_numpy()[rows] for name in ("tier", "letters", "earliest"))
-    order = np.lexsort((rows, earliest, -letters, tier, node))  # rows are sorted by doc_id
+    names = ("tier", "length", "invisible", "earliest")
+    tier, length, invisible, earliest = (documents.column(name).to_numpy()[rows] for name in names)
+    order = np.lexsort((rows, earliest, invisible, -length, tier, node))  # rows are sorted by doc_id
     sorted_nodes = node[order]
     first = np.append(True, sorted_nodes[1:] != sorted_nodes[:-1])[: len(order)]
     # documents of one node have one 128-bit hash, or the node says too little
@@ -155,7 +158,7 @@ def _candidates(
 ) -> Candidates:
     skip = None
     if index is not None:
-        root, path = context.target.root(True), f"{context.attempt_path}/settled/skipped.parquet"
+        root, path = context.target.root(True), f"{context.attempt_path}/materialized/skipped.parquet"
         others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
         write_table(root, path, pa.table({"node": others}))
         skip = storage.join(root, path)
@@ -214,13 +217,13 @@ def _edges(
     estimated = compared(pairs, signatures, config)
     doubtful = in_grey_zone(estimated, config)
     ids = _first_documents(documents, new_nodes, new_rows, doubtful)
-    wanted = [(node, doc_id, TONIGHT) for node, doc_id in ids.items()]
+    wanted = [(node, doc_id, INCOMING) for node, doc_id in ids.items()]
     if old is not None:
         rows = zip(*(old.column(name).to_pylist() for name in ("node", "doc_id", "origin")), strict=True)
         grey = set(doubtful.tolist())
         wanted += [(node, doc_id, origin) for node, doc_id, origin in rows if node in grey]
     shingles = shingles_of(wanted, places, config, context, config.shingle_characters)
-    edges = settle_grey(estimated, shingles, config)
+    edges = verify_grey_zone(estimated, shingles, config)
     grey_pairs = int((estimated.column("similarity").to_numpy() < config.threshold + config.grey_zone).sum())
     counts = {
         "pairs_compared": float(pairs.num_rows),
@@ -237,18 +240,16 @@ def _first_documents(documents: pa.Table, nodes: Nodes, rows: npt.NDArray[np.int
     return dict(zip(nodes[mine].tolist(), ids, strict=True))
 
 
-def _as_cluster_members(documents: pa.Table, fresh: npt.NDArray[np.bool_], gone: pa.Table) -> pa.Table:
-    """Tonight's documents; the new version of a published document is published too: it takes the place of the old one."""
-    rows = documents.filter(pa.array(fresh, pa.bool_())).select(
-        ["doc_id", "node", "source", "tier", "letters", "earliest"]
-    )
+def _as_cluster_members(documents: pa.Table, fresh: npt.NDArray[np.bool_], removed: pa.Table) -> pa.Table:
+    """Incoming documents; the new version of a published document is published too: it takes the place of the old one."""
+    rows = documents.filter(pa.array(fresh, pa.bool_())).select(AS_SKETCHED)
     count = rows.num_rows
     rows = rows.append_column("old", pa.array(np.zeros(count, np.bool_)))
-    before = gone.filter(gone.column("published")).column("doc_id").combine_chunks()
+    before = removed.filter(removed.column("published")).column("doc_id").combine_chunks()
     rows = rows.append_column("published", pc.is_in(rows.column("doc_id"), value_set=before))
     for name in ("cluster_id", "origin"):
         rows = rows.append_column(name, pa.nulls(count, pa.string()))
-    return rows.select(CROWD_SCHEMA.names).cast(CROWD_SCHEMA)
+    return rows.select(CLUSTER_MEMBERS_SCHEMA.names).cast(CLUSTER_MEMBERS_SCHEMA)
 
 
 def _around_the_dead(edges: pa.Table, alive: Nodes, small: int) -> pa.Table:
@@ -284,7 +285,7 @@ def _alive(edges: pa.Table, nodes: Nodes) -> pa.Table:
 def _groups(
     labels: pa.Table,
     edges: pa.Table,
-    crowd: pa.Table,
+    cluster_members: pa.Table,
     prepared: Prepared,
     index: Index | None,
     config: DeduplicateConfig,
@@ -294,16 +295,16 @@ def _groups(
     if not labels.num_rows:
         return GROUPS_SCHEMA.empty_table()
     nodes = labels.column("node").to_numpy()
-    rows = crowd.filter(pc.is_in(crowd.column("node"), value_set=labels.column("node").combine_chunks()))
-    order = [("node", "ascending"), ("tier", "ascending"), ("letters", "descending")]
-    rows = rows.sort_by([*order, ("earliest", "ascending"), ("doc_id", "ascending")])
+    rows = cluster_members.filter(
+        pc.is_in(cluster_members.column("node"), value_set=labels.column("node").combine_chunks())
+    )
+    rows = rows.sort_by([("node", "ascending"), *SURVIVAL_ORDER])
     owner = rows.column("node").to_numpy()
     best = rows.filter(pa.array(np.append(True, owner[1:] != owner[:-1])[: len(owner)], pa.bool_()))
     component_of = dict(zip(nodes.tolist(), labels.column("component").to_pylist(), strict=True))
     components = pa.array([component_of[node] for node in best.column("node").to_pylist()], pa.int64())
     best = best.append_column("component", components)
-    order = [("component", "ascending"), ("tier", "ascending"), ("letters", "descending")]
-    best = best.sort_by([*order, ("earliest", "ascending"), ("doc_id", "ascending")])
+    best = best.sort_by([("component", "ascending"), *SURVIVAL_ORDER])
     signatures = signatures_of(prepared.sketches, nodes, context)
     if index is not None:
         missing = np.setdiff1d(nodes, signatures.column("node").to_numpy())
@@ -324,14 +325,14 @@ def _groups(
     )
 
 
-def _of_several(crowd: pa.Table, groups: pa.Table, gone: pa.Table) -> pa.Table:
+def _of_several(cluster_members: pa.Table, groups: pa.Table, removed: pa.Table) -> pa.Table:
     """The documents that may not be alone in their cluster, all old ones, and those after which an old cluster may be named."""
-    nodes = crowd.column("node").to_numpy()
+    nodes = cluster_members.column("node").to_numpy()
     _, places, counts = np.unique(nodes, return_inverse=True, return_counts=True)
     several = (counts[places] > 1) | np.isin(nodes, groups.column("node").to_numpy())
-    again = pc.is_in(crowd.column("doc_id"), value_set=gone.column("doc_id").combine_chunks())
+    again = pc.is_in(cluster_members.column("doc_id"), value_set=removed.column("doc_id").combine_chunks())
     mask = pa.chunked_array([pa.array(several, pa.bool_())])
-    return crowd.filter(pc.or_(pc.or_(mask, crowd.column("old")), again))
+    return cluster_members.filter(pc.or_(pc.or_(mask, cluster_members.column("old")), again))
 
 
 def _contained(
@@ -340,36 +341,36 @@ def _contained(
     fresh: npt.NDArray[np.bool_],
     new_nodes: Nodes,
     new_rows: npt.NDArray[np.int64],
-    settled: Settled,
+    resolved: ResolvedClusters,
     places: Mapping[str, TextPlace],
     config: DeduplicateConfig,
     context: StageContext,
 ) -> pa.Table:
-    """Survivors of tonight that lie in other survivors of tonight."""
+    """Survivors of the incoming documents that lie in other survivors of the incoming documents."""
     if config.containment.action == "off":
         return CONTAINED_SCHEMA.empty_table()
-    tonight = settled.tonight
-    falls = tonight.filter(pc.not_equal(tonight.column("survivor"), tonight.column("doc_id"))).column("doc_id")
+    incoming = resolved.incoming
+    falls = incoming.filter(pc.not_equal(incoming.column("survivor"), incoming.column("doc_id"))).column("doc_id")
     stays = pc.invert(pc.is_in(documents.column("doc_id"), value_set=falls.combine_chunks()))
     kept = documents.column("node").to_numpy()[stays.to_numpy(zero_copy_only=False) & fresh]
     others = np.setdiff1d(documents.column("node").to_numpy(), np.intersect1d(kept, new_nodes))
-    pairs = find_contained(prepared.sketches, prepared.prints, others, config, context)
+    pairs = find_contained(prepared.sketches, prepared.fingerprints, others, config, context)
     if not pairs.num_rows:
         return CONTAINED_SCHEMA.empty_table()
     ends = np.union1d(pairs.column("node").to_numpy(), pairs.column("other").to_numpy())
     ids = _first_documents(documents, new_nodes, new_rows, ends)
-    letters = dict(zip(new_nodes.tolist(), documents.column("letters").to_numpy()[new_rows].tolist(), strict=True))
-    wanted = [(node, doc_id, TONIGHT) for node, doc_id in ids.items()]
+    length = dict(zip(new_nodes.tolist(), documents.column("length").to_numpy()[new_rows].tolist(), strict=True))
+    wanted = [(node, doc_id, INCOMING) for node, doc_id in ids.items()]
     shingles = shingles_of(wanted, places, config, context, config.containment.shingle_characters)
-    facts = {node: (letters[node], doc_id) for node, doc_id in ids.items()}
+    facts = {node: (length[node], doc_id) for node, doc_id in ids.items()}
     return contained_in(pairs, shingles, facts, config.containment.threshold)
 
 
 def decided(found: Found, config: DeduplicateConfig) -> pa.Table:
-    """DECIDED_SCHEMA of tonight's documents, sorted by doc_id."""
+    """DECIDED_SCHEMA of incoming documents, sorted by doc_id."""
     return decisions_of(
         found.documents.select(["doc_id", "source", "items"]),
-        pa.concat_tables([found.settled.tonight, found.standing]),
+        pa.concat_tables([found.resolved.incoming, found.standing]),
         found.contained,
         found.refused,
         drop_contained=config.containment.action == "drop",
@@ -378,10 +379,10 @@ def decided(found: Found, config: DeduplicateConfig) -> pa.Table:
 
 def known_facts(found: Found) -> dict[str, Any]:
     """Counts of the night for its report."""
-    old = found.crowd.column("old").to_numpy(zero_copy_only=False)
+    old = found.cluster_members.column("old").to_numpy(zero_copy_only=False)
     return {
         "new_forms": len(found.new_nodes),
         "documents_touched": int(old.sum()),
-        "documents_gone": found.gone.num_rows,
-        "clusters_changed": len(found.settled.log),
+        "documents_removed": found.removed.num_rows,
+        "clusters_changed": len(found.resolved.log),
     }

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.clusters.connected_components import label_components
 from hyperclova_core.corpus.deduplicate.clusters.decisions import in_words
+from hyperclova_core.corpus.deduplicate.clusters.number_variants import EXACT, SAID, differences
 from hyperclova_core.corpus.deduplicate.clusters.survivors import split_components
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.containment.contained import contained_in, find_contained
@@ -30,7 +31,9 @@ from hyperclova_core.corpus.deduplicate.schemas import (
     DECIDED_SCHEMA,
     DOCUMENTS_SCHEMA,
     EDGES_SCHEMA,
-    TONIGHT,
+    INCOMING,
+    INCOMING_SCHEMA,
+    SURVIVAL_ORDER,
     TextPlace,
 )
 from hyperclova_core.foundation.stages.kinds import Decisions, StageContext
@@ -38,11 +41,11 @@ from hyperclova_core.foundation.stages.spark_frames import (
     Batches,
     Written,
     grouped_chunks,
+    materialized,
     matrix,
     of_table,
     over_files,
     read_columns,
-    settled,
     spark_schema,
 )
 
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from hyperclova_core.corpus.deduplicate.prepared import Prepared
 
 EXAMPLE_ROWS = 12
+_RANKED = [name for name, _ in SURVIVAL_ORDER]
 
 
 def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext) -> Decisions:
@@ -69,12 +73,12 @@ def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext)
     found = candidates.found.frame()
     templates = _templates(found, forms.frame())
     pairs = found.where("left != right").select("left", "right").distinct()
-    places = {TONIGHT: prepared.place}
+    places = {INCOMING: prepared.place}
     edges, counts = _verified(pairs, forms.frame(), signatures, places, config, context)
     if edges.rows:
         labels = label_components(edges.frame(), context, config.driver_rows)
         ranked = forms.frame().join(signatures, "node")
-        members = settled(context, split_components(labels, edges.frame(), ranked, config), "members").frame()
+        members = materialized(context, split_components(labels, edges.frame(), ranked, config), "members").frame()
     else:
         members = of_table(context, pa.table({"node": pa.array([], pa.int64())})).selectExpr(
             "node", "node as anchor", "cast(null as double) as similarity"
@@ -85,23 +89,9 @@ def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext)
     near = several.join(members, "node", "left").select(
         "node", F.coalesce("anchor", "node").alias("anchor"), F.coalesce("similarity", F.lit(1.0)).alias("similarity")
     )
-    crowd = documents.select("doc_id", "node", "tier", "letters", "earliest").join(near, "node")
-    clusters = crowd.groupBy("anchor").agg(
-        F.min(_rank()).alias("best"),
-        F.count("*").cast("int").alias("cluster_size"),
-        F.min("doc_id").alias("cluster_id"),
-    )
-    clusters = clusters.select("anchor", F.col("best.doc_id").alias("survivor"), "cluster_size", "cluster_id")
-    copy = F.col("node") == F.col("anchor")
-    mine = crowd.join(clusters, "anchor").select(
-        "doc_id",
-        "survivor",
-        "cluster_id",
-        "cluster_size",
-        copy.alias("copy"),
-        F.when(copy, 1.0).otherwise(F.col("similarity")).alias("similarity"),
-    )
-    rows = everything.select("doc_id", "source", "items").join(mine, "doc_id", "left")
+    mine = _resolved(documents.join(near, "node"), config, context).frame()
+    variants = mine.where("apart and survivor = doc_id").count()
+    rows = everything.select("doc_id", "source", "items").join(mine.select(*INCOMING_SCHEMA.names), "doc_id", "left")
     rows = rows.join(of_table(context, contained), "doc_id", "left").withColumn("refused", F.lit(None).cast("string"))
     drop = config.containment.action == "drop"
 
@@ -109,7 +99,7 @@ def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext)
         for batch in batches:
             yield from in_words(pa.Table.from_batches([batch]), drop).combine_chunks().to_batches()
 
-    decided = settled(context, rows.mapInArrow(say, spark_schema(DECIDED_SCHEMA)), "decisions").frame()
+    decided = materialized(context, rows.mapInArrow(say, spark_schema(DECIDED_SCHEMA)), "decisions").frame()
     hit = everything.where("items is not null").select("doc_id", "items").toArrow()
     spoiled = contamination(hit)
     facts = Facts(
@@ -127,7 +117,7 @@ def decide(prepared: Prepared, config: DeduplicateConfig, context: StageContext)
         COLUMNS,
         {"contained": contained, "contamination": spoiled},
         write_report(numbers, pick_examples(examples, places), context),
-        custom={"template_buckets": float(len(templates)), **counts},
+        custom={"template_buckets": float(len(templates)), "kept_for_their_numbers": float(variants), **counts},
         info={"duplicates": numbers},
     )
 
@@ -136,11 +126,70 @@ def _rank() -> Column:
     """The order of survival: the smallest is the best."""
     from pyspark.sql import functions as F
 
-    return F.struct("tier", (-F.col("letters")).alias("shorter"), "earliest", "doc_id")
+    return F.struct("tier", (-F.col("length")).alias("shorter"), "invisible", "earliest", "doc_id")
+
+
+def _resolved(cluster_members: DataFrame, config: DeduplicateConfig, context: StageContext) -> Written:
+    """INCOMING_SCHEMA and `apart` of the documents of clusters: as `survivors.resolve_clusters` without an index.
+
+    Args:
+        cluster_members: DOCUMENTS_SCHEMA, anchor, similarity.
+    """
+    from pyspark.sql import functions as F
+
+    clusters = cluster_members.groupBy("anchor").agg(
+        F.min(F.struct(_rank().alias("rank"), *SAID)).alias("best"),
+        F.count("*").cast("int").alias("cluster_size"),
+        F.min("doc_id").alias("cluster_id"),
+    )
+    clusters = clusters.select(
+        "anchor",
+        F.col("best.rank.doc_id").alias("survivor"),
+        "cluster_size",
+        "cluster_id",
+        *(F.col(f"best.{name}").alias(f"survivor_{name}") for name in SAID),
+    )
+    numbers = config.numbers
+    schema = INCOMING_SCHEMA
+    for field in (*(DOCUMENTS_SCHEMA.field(name) for name in (*_RANKED, "content")), pa.field("anchor", pa.int64())):
+        schema = schema if field.name in schema.names else schema.append(field)
+    schema = schema.append(pa.field("apart", pa.bool_()))
+
+    def compare(batches: Batches) -> Batches:
+        for batch in batches:
+            rows = pa.Table.from_batches([batch])
+            theirs = pa.table({name: rows.column(f"survivor_{name}") for name in SAID})
+            same = rows.column("node").to_numpy() == rows.column("anchor").to_numpy()
+            alike = np.where(same, 1.0, rows.column("similarity").to_numpy())
+            found = differences(rows, theirs, alike, numbers)
+            columns = {name: rows.column(name) for name in schema.names if name in rows.schema.names}
+            columns |= {
+                "reason": pa.array(found.reason, pa.string()),
+                "similarity": pa.array(found.similarity),
+                "apart": pa.array(found.apart),
+            }
+            made = pa.table([columns[name] for name in schema.names], schema=schema)
+            yield from made.combine_chunks().to_batches()
+
+    compared = cluster_members.join(clusters, "anchor").mapInArrow(compare, spark_schema(schema))
+    compared = materialized(context, compared, "compared").frame()
+    stays = compared.where("apart").groupBy("anchor", "content").agg(F.min(_rank()).alias("best"))
+    stays = stays.select("anchor", "content", F.col("best.doc_id").alias("variant"))
+    variant = F.col("variant").isNotNull()
+    rows = compared.join(stays, ["anchor", "content"], "left").select(
+        "doc_id",
+        F.coalesce("variant", "survivor").alias("survivor"),
+        "cluster_id",
+        "cluster_size",
+        F.when(variant, F.lit(EXACT)).otherwise(F.col("reason")).alias("reason"),
+        F.when(variant, F.lit(1.0)).otherwise(F.col("similarity")).alias("similarity"),
+        "apart",
+    )
+    return materialized(context, rows, "resolved")
 
 
 def _forms(documents: DataFrame, context: StageContext) -> Written:
-    """A row a form: node, copies, and of its best document tier, letters, earliest, doc_id.
+    """A row a form: node, copies, and of its best document tier, length, invisible, earliest, doc_id.
 
     Raises:
         DataError: two different forms have the same leading 64 bits.
@@ -153,13 +202,14 @@ def _forms(documents: DataFrame, context: StageContext) -> Written:
         F.min("exact").alias("exact"),
         F.max("exact").alias("other"),
     )
-    made = settled(
+    made = materialized(
         context,
         forms.select(
             "node",
             "copies",
             F.col("best.tier").alias("tier"),
-            (-F.col("best.shorter")).alias("letters"),
+            (-F.col("best.shorter")).alias("length"),
+            F.col("best.invisible").alias("invisible"),
             F.col("best.earliest").alias("earliest"),
             F.col("best.doc_id").alias("doc_id"),
             (F.col("exact") != F.col("other")).alias("collided"),
@@ -193,16 +243,16 @@ def _verified(
     """Edges of EDGES_SCHEMA, and counts of what was compared."""
     from pyspark.sql import functions as F
 
-    pairs = settled(context, pairs, "distinct-pairs").frame()
+    pairs = materialized(context, pairs, "distinct-pairs").frame()
     high = config.threshold + config.grey_zone
-    estimated = settled(context, _estimated(pairs, signatures, config), "estimated").frame()
+    estimated = materialized(context, _estimated(pairs, signatures, config), "estimated").frame()
     sure = estimated.where(F.col("similarity") >= high)
     grey = estimated.where(F.col("similarity") < high)
     nodes = grey.select(F.col("left").alias("node")).union(grey.select("right")).distinct()
     wanted = forms.select("node", "doc_id").join(nodes, "node", "left_semi")
-    shingles = settled(context, _shingles(wanted, places[TONIGHT], config), "shingles")
+    shingles = materialized(context, _shingles(wanted, places[INCOMING], config), "shingles")
     exact = _exact(grey, shingles.frame()).where(F.col("similarity") >= config.threshold)
-    edges = settled(context, sure.unionByName(exact), "edges")
+    edges = materialized(context, sure.unionByName(exact), "edges")
     number, doubtful = pairs.count(), grey.count()
     counts = (
         {}
@@ -295,22 +345,23 @@ def _contained(
     if config.containment.action == "off":
         return CONTAINED_SCHEMA.empty_table()
     follows = np.sort(members.where("node != anchor").select("node").toArrow().column("node").to_numpy())
-    pairs = find_contained(prepared.sketches, prepared.prints, follows, config, context)
+    pairs = find_contained(prepared.sketches, prepared.fingerprints, follows, config, context)
     if not pairs.num_rows:
         return CONTAINED_SCHEMA.empty_table()
     ends = np.union1d(pairs.column("node").to_numpy(), pairs.column("other").to_numpy())
     wanted = of_table(context, pa.table({"node": ends}))
-    rows = forms.join(wanted, "node", "left_semi").select("node", "doc_id", "letters").collect()
+    rows = forms.join(wanted, "node", "left_semi").select("node", "doc_id", "length").collect()
     width = config.containment.shingle_characters
-    shingles = shingles_of([(row["node"], row["doc_id"], TONIGHT) for row in rows], places, config, context, width)
-    facts = {row["node"]: (row["letters"], row["doc_id"]) for row in rows}
+    shingles = shingles_of([(row["node"], row["doc_id"], INCOMING) for row in rows], places, config, context, width)
+    facts = {row["node"]: (row["length"], row["doc_id"]) for row in rows}
     return contained_in(pairs, shingles, facts, config.containment.threshold)
 
 
 def _numbers(decided: DataFrame, facts: Facts) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    sizes = decided.where("keep").groupBy("cluster_size").count().collect()
+    clusters = decided.where("keep").select("cluster_size", "cluster_id").distinct()
+    sizes = clusters.groupBy("cluster_size").count().collect()
     by_source = decided.groupBy("source", "reason").count().collect()
     step = F.floor(F.col("signals")["duplicate_similarity"] * 20 + F.lit(1e-9)).cast("int").alias("step")
     steps = decided.where("reason = 'near_duplicate'").groupBy(step).count().collect()

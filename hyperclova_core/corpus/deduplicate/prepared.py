@@ -20,7 +20,7 @@ class Prepared:
 
     Attributes:
         sketches: a file a bucket, of SKETCH_SCHEMA.
-        signed, prints: how many signatures and fingerprints they hold.
+        signed, fingerprints: how many signatures and fingerprints they hold.
         boilerplate: the lines that are cut.
         place: where the texts lie.
         tables: tables of the output that are written already.
@@ -29,7 +29,7 @@ class Prepared:
     dataset: Dataset
     sketches: list[str]
     signed: int
-    prints: int
+    fingerprints: int
     boilerplate: pa.Table
     place: TextPlace
     tables: dict[str, Table] = field(default_factory=dict)

@@ -56,7 +56,9 @@ def sizes_in_steps(counts: Mapping[int, int]) -> list[dict[str, Any]]:
 
 def counted(rows: pa.Table, facts: Facts) -> dict[str, Any]:
     """The numbers of the report, from the decisions (DECIDED_SCHEMA)."""
-    kept = rows.filter(rows.column("keep")).group_by("cluster_size").aggregate([([], "count_all")])
+    # a cluster may have several that stay: for their numbers, or because nights published them before it became one
+    clusters = rows.filter(rows.column("keep")).group_by(["cluster_size", "cluster_id"]).aggregate([])
+    kept = clusters.group_by("cluster_size").aggregate([([], "count_all")])
     by_source = rows.group_by(["source", "reason"]).aggregate([([], "count_all")])
     near = rows.filter(pc.equal(rows.column("reason"), "near_duplicate"))
     values = pc.map_lookup(near.column("signals"), "duplicate_similarity", "first").to_numpy()

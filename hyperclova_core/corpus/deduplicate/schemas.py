@@ -15,20 +15,34 @@ SKETCH_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("node", pa.int64()),
         ("exact", pa.binary()),
+        ("content", pa.int64()),
+        ("wording", pa.int64()),
+        ("numbers", pa.binary()),
         ("tier", pa.int32()),
-        ("letters", pa.int64()),
+        ("length", pa.int64()),
+        ("invisible", pa.int32()),
         ("earliest", pa.int64()),
         ("signature", pa.binary()),
-        ("prints", pa.binary()),
+        ("fingerprints", pa.binary()),
         ("items", pa.string()),
     ]
 )
 """A document as comparison sees it.
 
 `node` is the leading 64 bits of `exact`, the 128-bit hash of its form: documents of one form are one node of the graph.
-`signature` (uint16 a permutation) is null for a short text, `prints` (uint64 a fingerprint) where containment is not asked
+`content` (all letters and digits), `wording` (the form without numbers) and `numbers` (uint32 a number) say what documents of
+one cluster differ in; `length` is the form's, `invisible` counts characters that nobody sees.
+`signature` (uint16 a permutation) is null for a short text, `fingerprints` (uint64 a fingerprint) where containment is not asked
 for; `items` names the evaluation items in it, null where there is none.
 """
+SURVIVAL_ORDER = [
+    ("tier", "ascending"),
+    ("length", "descending"),
+    ("invisible", "ascending"),
+    ("earliest", "ascending"),
+    ("doc_id", "ascending"),
+]
+"""Of two documents of a cluster the one that comes first is the better one."""
 UNKNOWN_TIME = 2**62
 """`earliest` of a document without a time: later than any."""
 
@@ -41,7 +55,7 @@ FORMS_SCHEMA = pa.schema(
     [
         ("node", pa.int64()),
         ("exact", pa.binary()),
-        ("letters", pa.int64()),
+        ("length", pa.int64()),
         ("signature", pa.binary()),
         ("doc_id", pa.string()),
         ("origin", pa.string()),
@@ -52,9 +66,13 @@ MEMBERS_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
         ("node", pa.int64()),
+        ("content", pa.int64()),
+        ("wording", pa.int64()),
+        ("numbers", pa.binary()),
         ("source", pa.string()),
         ("tier", pa.int32()),
-        ("letters", pa.int64()),
+        ("length", pa.int64()),
+        ("invisible", pa.int32()),
         ("earliest", pa.int64()),
         ("cluster_id", pa.string()),
         ("published", pa.bool_()),
@@ -65,9 +83,13 @@ MEMBERS_SCHEMA = pa.schema(
 """A document as the index knows it; `published`: a night kept it. A removed one whose `origin` is TOMBSTONE stays removed."""
 TOMBSTONE = "tombstone"
 
-DOCUMENTS_SCHEMA = pa.schema([field for field in SKETCH_SCHEMA if field.name not in ("signature", "prints")])
-CROWD_SCHEMA = pa.schema([*(field for field in MEMBERS_SCHEMA if field.name != "removed"), pa.field("old", pa.bool_())])
-"""A document of a cluster, of tonight or (`old`, with what the index knows of it) of a night before."""
+AS_SKETCHED = [name for name in MEMBERS_SCHEMA.names if name in SKETCH_SCHEMA.names]
+"""What the index knows of a document as its sketch said it."""
+DOCUMENTS_SCHEMA = pa.schema([field for field in SKETCH_SCHEMA if field.name not in ("signature", "fingerprints")])
+CLUSTER_MEMBERS_SCHEMA = pa.schema(
+    [*(field for field in MEMBERS_SCHEMA if field.name != "removed"), pa.field("old", pa.bool_())]
+)
+"""A document of a cluster, of the incoming documents or (`old`, with what the index knows of it) of a night before."""
 DECIDED_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -80,23 +102,23 @@ DECIDED_SCHEMA = pa.schema(
         ("signals", pa.map_(pa.string(), pa.float64())),
     ]
 )
-TONIGHT_SCHEMA = pa.schema(
+INCOMING_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
         ("survivor", pa.string()),
         ("cluster_id", pa.string()),
         ("cluster_size", pa.int32()),
-        ("copy", pa.bool_()),
+        ("reason", pa.string()),
         ("similarity", pa.float64()),
     ]
 )
-"""A document of a cluster: who survives it, and whether the document has the survivor's very form."""
+"""A document of a cluster: who survives it (itself, perhaps), why it falls where another does, and how alike they are."""
 CONTAINED_SCHEMA = pa.schema([("doc_id", pa.string()), ("container", pa.string()), ("share", pa.float64())])
 LOG_SCHEMA = pa.schema([("cluster_id", pa.string()), ("became", pa.string()), ("why", pa.string())])
 """An old cluster that was `merged` into another, or of which part was `split` off."""
 PROMOTED_SCHEMA = pa.schema([("doc_id", pa.string()), ("cluster_id", pa.string()), ("in_place_of", pa.string())])
 """An old document that is published now, in place of one that is gone (empty: of none that is known)."""
-TONIGHT = "tonight"
+INCOMING = "incoming"
 """The place of the texts that are being deduplicated."""
 
 INDEX = {

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,8 @@ from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.work_units import run_units
 
 BATCH_ROWS = 1024
+INVISIBLE = r"[\p{Cf}\p{Co}\x{FFFD}]"
+"""Characters that nobody sees, or that stand where one was lost: zero-width and soft-hyphen (format), private use, U+FFFD."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class SketchFile:
 
     path: str
     signed: int
-    prints: int
+    fingerprints: int
 
 
 def make_sketches(
@@ -51,7 +54,7 @@ def make_sketches(
     ]
     work = partial(_sketch_unit, config=config, context=context.for_workers(), boilerplate=boilerplate, items=items)
     results, _ = run_units(context, work, units, "sketches")
-    made = [SketchFile(result["files"][0], result["signed"], result["prints"]) for result in results]
+    made = [SketchFile(result["files"][0], result["signed"], result["fingerprints"]) for result in results]
     context.scrap.extend(sketch.path for sketch in made)
     return made
 
@@ -66,16 +69,16 @@ def _sketch_unit(
 ) -> dict[str, Any]:
     root, path = context.target.root(True), f"{context.attempt_path}/sketches/bucket-{unit['bucket']:05d}.parquet"
     writer = TableWriter(root, path, SKETCH_SCHEMA, layout=HASHES)
-    signed = prints = 0
+    signed = fingerprints = 0
     with abandoned_on_error(writer), storage.open_parquet(unit["path"]) as file:
         for documents in file.iter_batches(batch_size=BATCH_ROWS, columns=READ):
             for part in in_pieces(documents):
                 made = sketch_batch(part, config, boilerplate, items)
                 signed += made.num_rows - made.column("signature").null_count
-                prints += int(pc.sum(pc.binary_length(made.column("prints"))).as_py() or 0) // 8
+                fingerprints += int(pc.sum(pc.binary_length(made.column("fingerprints"))).as_py() or 0) // 8
                 writer.write(made)
         writer.close()
-    return {"files": [storage.join(root, path)], "signed": signed, "prints": prints}
+    return {"files": [storage.join(root, path)], "signed": signed, "fingerprints": fingerprints}
 
 
 def in_pieces(documents: pa.RecordBatch, limit: int = 64 << 20) -> Iterator[pa.RecordBatch]:
@@ -109,13 +112,14 @@ def sketch_batch(
     if boilerplate is not None:
         texts, _ = without_boilerplate(documents, boilerplate, config.boilerplate.min_remaining)
     made = sketch(texts, config.shingle_characters, config.permutations, config.short_below)
-    prints: list[bytes | None] = [None] * len(texts)
+    seen = documents.column("text")  # as they would be published, invisible characters and all
+    fingerprints: list[bytes | None] = [None] * len(texts)
     quoted = config.containment
     if quoted.action != "off":
         for row in np.flatnonzero(made.signed):
             points = made.points[made.offsets[row] : made.offsets[row + 1]]
             if len(points) >= quoted.shingle_characters + quoted.window:
-                prints[row] = winnowed(shingle_hashes(points, quoted.shingle_characters), quoted.window).tobytes()
+                fingerprints[row] = winnowed(shingle_hashes(points, quoted.shingle_characters), quoted.window).tobytes()
     unsigned = pa.array(~made.signed)
     published = pc.fill_null(documents.column("published_at").cast(pa.int64()), UNKNOWN_TIME)
     return pa.RecordBatch.from_arrays(
@@ -124,12 +128,25 @@ def sketch_batch(
             documents.column("source"),
             pa.array(np.frombuffer(b"".join(made.exact), "<i8")[::2].copy()),
             pa.array(made.exact, pa.binary()),
+            pa.array(made.content),
+            pa.array(made.wording),
+            _ragged(made.numbers, made.number_counts),
             pa.array([TIERS.index(tier) for tier in documents.column("source_tier").to_pylist()], pa.int32()),
-            pa.array(made.letters),
+            pa.array(made.length),
+            pc.count_substring_regex(seen, INVISIBLE).cast(pa.int32()),
             published,
             pc.if_else(unsigned, pa.scalar(None, pa.binary()), binary_rows(made.minima)),
-            pa.array(prints, pa.binary()),
+            pa.array(fingerprints, pa.binary()),
             pa.array(found, pa.string()),
         ],
         schema=SKETCH_SCHEMA,
+    )
+
+
+def _ragged(values: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> pa.Array:
+    """The first `counts` values of each row, as bytes."""
+    offsets = np.concatenate([[0], np.cumsum(4 * counts)]).astype(np.int32)
+    held = values[np.arange(values.shape[1])[None, :] < counts[:, None]]
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(counts), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(held.tobytes())]
     )

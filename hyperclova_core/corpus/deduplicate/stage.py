@@ -1,5 +1,5 @@
 """The deduplicate stage, as it runs: boilerplate → sketches → exact groups → candidates → verified edges → components →
-clusters → survivors. With a history index the documents of earlier nights take part, as far as tonight's touch them."""
+clusters → survivors. With a history index the documents of earlier nights take part, as far as the night's touch them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def resources(config: DeduplicateConfig) -> dict[str, str]:
     return {"signatures": version, **checksums(config.decontaminate)}
 
 
-@corpus_stage("deduplicate", version="2", restricted=True, resources=resources)
+@corpus_stage("deduplicate", version="3", restricted=True, resources=resources)
 def deduplicate(inputs: Mapping[str, Dataset], config: DeduplicateConfig, context: StageContext) -> Decisions:
-    """Decide for each document whether it survives; the best of a cluster by (published, tier, length, earliest, doc_id) does.
+    """Decide for each document whether it survives; the best of a cluster by (published, tier, length, fewest
+    invisible characters, earliest, doc_id) does.
 
     Inputs: `documents`; `history`, a version of the index (then the index tables of this night are written too); any
     `tombstones…`, whose documents are removed.
@@ -69,7 +70,7 @@ def _prepare(dataset: Dataset, config: DeduplicateConfig, context: StageContext)
         dataset,
         [sketch.path for sketch in sketches],
         sum(sketch.signed for sketch in sketches),
-        sum(sketch.prints for sketch in sketches),
+        sum(sketch.fingerprints for sketch in sketches),
         lines,
         TextPlace([[path] for path in dataset.files()], lines_path),
         {"boilerplate": Table(files=(entry,))},
@@ -116,17 +117,21 @@ def _together(
     )
     tables: dict[str, Table] = {}
     additions: dict[int, str] = {}
-    custom = {"template_buckets": float(len(found.templates)), **found.counts}
+    custom = {
+        "template_buckets": float(len(found.templates)),
+        "kept_for_their_numbers": float(found.resolved.variants),
+        **found.counts,
+    }
     if index is not None:
         promoted, additions = promoted_documents(found, config, context)
         tables.update(index_tables(found, promoted, forbidden, prepared.sketches, context))
-        extras |= {"cluster_log": found.settled.log, "promoted": promoted}
+        extras |= {"cluster_log": found.resolved.log, "promoted": promoted}
         facts.night = {"index_version": index.version, "index_rows": index.rows, **known_facts(found)}
         facts.night |= {"promoted": promoted.num_rows}
         custom |= {
             "new_forms": float(len(found.new_nodes)),
             "promoted": float(promoted.num_rows),
-            "promotions_without_text": float(found.settled.promoted.num_rows - promoted.num_rows),
+            "promotions_without_text": float(found.resolved.promoted.num_rows - promoted.num_rows),
         }
     numbers = counted(rows, facts)
     tables.update(write_report(numbers, pick_examples(rows, found.places), context))

@@ -89,11 +89,11 @@ class Written:
         return over_files(self.context, self.paths, read_columns(self.schema), self.schema)
 
 
-def settled(context: StageContext, frame: DataFrame, name: str) -> Written:
+def materialized(context: StageContext, frame: DataFrame, name: str) -> Written:
     """The rows of a frame written down. The files go when the stage has been committed."""
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    folder = storage.join(context.target.root(True), context.attempt_path, "settled", name)
+    folder = storage.join(context.target.root(True), context.attempt_path, "materialized", name)
     schema = to_arrow_schema(frame.schema)
 
     def write(batches: Batches) -> Batches:
@@ -159,7 +159,7 @@ def grouped(
         parts: ranges of the key, each worked on as one (its number is given to `reduce`).
     """
     assert context.engine is not None
-    folder = storage.join(context.target.root(True), context.attempt_path, "settled", grouping.name)
+    folder = storage.join(context.target.root(True), context.attempt_path, "materialized", grouping.name)
     context.scrap.append(folder)
     if rows <= limit:
         units = [{"path": path, "number": number} for number, path in enumerate(paths)]

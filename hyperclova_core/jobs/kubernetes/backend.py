@@ -44,7 +44,7 @@ CREATE_TRIES = 5
 POLL_SECONDS = 1.0
 MOST_EVENTS_OF = 8
 """Pods whose events are asked for: the others of a job wait for the same."""
-MARKS_ANNOTATION, FOLLOWER_ANNOTATION = "hyperclova.io/log-marks", "hyperclova.io/follower"
+LOG_CURSORS_ANNOTATION, HOLDER_ANNOTATION = "hyperclova.io/log-cursors", "hyperclova.io/holder"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
 
@@ -113,19 +113,19 @@ class KubernetesBackend:
     def _create(self, spec: TrainJobSpec, attempt: int) -> bool:
         """Create an attempt's objects, the job last; one that another made meanwhile is adopted."""
         objects = render(spec, attempt)
-        for item in objects[:-1]:
-            self._create_companion(item)
         job = objects[-1]
         fresh = True
         try:
+            for item in objects[:-1]:
+                self._create_companion(item)
             made = self._api.create(job)
         except TakenError:
             made = self._api.get(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
             self._refuse_other(spec, made)
             fresh = False
-        except ConfigError:  # the cluster refuses the job: nobody would ever remove what was made for it
+        except ConfigError:  # the cluster refuses one of them: nobody would ever remove what was made before it
             for item in objects[:-1]:
-                self._api.delete(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
+                self._remove_companion(item)
             raise
         self._own(objects, made)
         return fresh
@@ -174,6 +174,14 @@ class KubernetesBackend:
             why="it was deleted and is still there",
             remedy="delete it by hand",
         )
+
+    def _remove_companion(self, item: Mapping[str, Any]) -> None:
+        """Remove what was made for a job that is refused; what cannot be removed either is named, and the refusal is told."""
+        namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+        try:
+            self._api.delete(item["kind"], namespace, name)
+        except (ConfigError, TransientError) as error:
+            log.warning("The %s %s/%s of a refused job stays: %s", item["kind"], namespace, name, error)
 
     def _refuse_other(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> None:
         theirs = job["metadata"]["annotations"].get(HASH_ANNOTATION, "")
@@ -225,7 +233,7 @@ class KubernetesBackend:
             workload = self._workload(cluster.namespace, job)
         state = state_of(job, pods, (), self._now(), workload, self._failed_child(spec, job))
         if state.phase == "starting":
-            state = state_of(job, pods, self._events(cluster.namespace, job, pods), self._now())
+            state = state_of(job, pods, self._events(spec, job, pods), self._now())
             since = _waits_since(job, pods, cluster.gang == "kueue")
             late = since is not None and (self._now() - since).total_seconds() > cluster.start_seconds
             state = replace(state, hopeless=late or state.hopeless)
@@ -245,10 +253,15 @@ class KubernetesBackend:
         return pods_of({"kind": _kind(spec), **job}, found)
 
     def _events(
-        self, namespace: str, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]
+        self, spec: TrainJobSpec, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """What the cluster says of the job and of its first pods: a namespace may have thousands of events of others."""
-        names = [job["metadata"]["name"], *(pod["metadata"]["name"] for pod in pods[:MOST_EVENTS_OF])]
+        """What the cluster says of the job and of its first pods: a namespace may have thousands of events of others. Where no pod
+        of a JobSet can be made, its Jobs are told why."""
+        namespace, names = _cluster(spec).namespace, [job["metadata"]["name"]]
+        if _kind(spec) == "JobSet":
+            children = self._api.find("Job", namespace, {JOBSET_LABEL: job["metadata"]["name"]})
+            names += [child["metadata"]["name"] for child in children[:MOST_EVENTS_OF]]
+        names += [pod["metadata"]["name"] for pod in pods[:MOST_EVENTS_OF]]
         return [
             event
             for name in names
@@ -328,24 +341,24 @@ class KubernetesBackend:
         job = self.newest(spec)
         return int(job["metadata"]["labels"][ATTEMPT_LABEL]) if job is not None else 0
 
-    def marks(self, spec: TrainJobSpec) -> dict[str, Any]:
+    def log_cursors(self, spec: TrainJobSpec) -> dict[str, Any]:
         """Where an earlier reader left the newest attempt's logs: kept with the job itself, so that a reader that died needs no disk."""
         job = self.newest(spec)
-        kept = (job["metadata"].get("annotations") or {}).get(MARKS_ANNOTATION) if job is not None else None
+        kept = (job["metadata"].get("annotations") or {}).get(LOG_CURSORS_ANNOTATION) if job is not None else None
         return dict(json.loads(kept)) if kept else {}
 
-    def keep_marks(self, spec: TrainJobSpec, marks: Mapping[str, Any]) -> None:
+    def keep_log_cursors(self, spec: TrainJobSpec, cursors: Mapping[str, Any]) -> None:
         """Keep them."""
-        self._annotate(spec, MARKS_ANNOTATION, json.dumps(marks, sort_keys=True))
+        self._annotate(spec, LOG_CURSORS_ANNOTATION, json.dumps(cursors, sort_keys=True))
 
-    def claim(self, spec: TrainJobSpec, follower: str) -> None:
+    def lease(self, spec: TrainJobSpec, holder: str) -> None:
         """Say on the newest attempt who follows it: whoever came last."""
-        self._annotate(spec, FOLLOWER_ANNOTATION, follower)
+        self._annotate(spec, HOLDER_ANNOTATION, holder)
 
-    def follower(self, spec: TrainJobSpec) -> str | None:
+    def holder(self, spec: TrainJobSpec) -> str | None:
         """Who follows the newest attempt, or None where there is none, or nobody said so."""
         job = self.newest(spec)
-        return (job["metadata"].get("annotations") or {}).get(FOLLOWER_ANNOTATION) if job is not None else None
+        return (job["metadata"].get("annotations") or {}).get(HOLDER_ANNOTATION) if job is not None else None
 
     def _annotate(self, spec: TrainJobSpec, key: str, value: str) -> None:
         job = self.newest(spec)
@@ -356,11 +369,11 @@ class KubernetesBackend:
             except NotThereError:  # somebody deleted it meanwhile; the next look says so
                 return
 
-    def tail(self, spec: TrainJobSpec, marks: Mapping[str, Any] | None = None) -> RankLogs:
-        """The newest attempt's logs, from where an earlier reader's marks say."""
+    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> RankLogs:
+        """The newest attempt's logs, from where an earlier reader's cursors say."""
         state = self.state(spec)
         pods = state.pods if state is not None else ()
-        return RankLogs(self._api, _cluster(spec).namespace, pods, marks)
+        return RankLogs(self._api, _cluster(spec).namespace, pods, cursors)
 
     def last_lines(self, spec: TrainJobSpec, pod: str, lines: int = 40) -> list[str]:
         """The end of one pod's log."""

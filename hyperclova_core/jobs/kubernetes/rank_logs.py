@@ -26,7 +26,7 @@ class RankLogs:
     """Lines of a job's pods.
 
     Args:
-        marks: of an earlier reader, see `marks`.
+        cursors: of an earlier reader, see `cursors`.
         labelled: whether lines say which pod they are of.
     """
 
@@ -35,18 +35,18 @@ class RankLogs:
         api: Api,
         namespace: str,
         pods: Sequence[str],
-        marks: Mapping[str, Any] | None = None,
+        cursors: Mapping[str, Any] | None = None,
         labelled: bool = True,
     ) -> None:
         self._api, self._namespace, self.pods, self._labels = api, namespace, list(pods), labelled
         self.unread: dict[str, str] = {}
         """Pods whose log could not be read, with why: their node may not answer."""
-        self._marks: dict[str, dict[str, Any]] = {name: dict(mark) for name, mark in (marks or {}).items()}
+        self._cursors: dict[str, dict[str, Any]] = {name: dict(cursor) for name, cursor in (cursors or {}).items()}
 
     @property
-    def marks(self) -> dict[str, Any]:
+    def cursors(self) -> dict[str, Any]:
         """Where each pod's log was read to, for a reader that goes on: plain JSON."""
-        return {name: dict(mark) for name, mark in self._marks.items()}
+        return {name: dict(cursor) for name, cursor in self._cursors.items()}
 
     def read(self) -> Iterator[str]:
         """What is new, pod by pod, each line with its rank in front; every line given is marked as given."""
@@ -56,8 +56,8 @@ class RankLogs:
     def _read_pod(self, pod: str, number: int) -> Iterator[str]:
         most = READ_BYTES
         while True:
-            mark = self._marks.get(pod, {"time": "", "count": 0})
-            since = f"{mark['time'][:19]}Z" if mark["time"] else None
+            cursor = self._cursors.get(pod, {"time": "", "count": 0})
+            since = f"{cursor['time'][:19]}Z" if cursor["time"] else None
             try:
                 text = self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
             except NotThereError:
@@ -72,21 +72,21 @@ class RankLogs:
             given = False
             at_mark = 0
             times = [time for time in (utc(line.partition(" ")[0]) for line in lines) if time]
-            if mark["time"] and times and times[0] > mark["time"]:
-                # the line of the mark is in what was asked for, unless the node has begun a new file meanwhile
+            if cursor["time"] and times and times[0] > cursor["time"]:
+                # the line of the cursor is in what was asked for, unless the node has begun a new file meanwhile
                 yield f"[pod {number}] (lines are missing here: the node has rotated its log; the pod's own files have them all)"
             for line in lines:
                 stamp, _, words = line.partition(" ")
                 time = utc(stamp)
-                if not time or time < mark["time"]:
+                if not time or time < cursor["time"]:
                     continue
-                if time == mark["time"]:
+                if time == cursor["time"]:
                     at_mark += 1
-                    if at_mark <= mark["count"]:
+                    if at_mark <= cursor["count"]:
                         continue
-                current = self._marks.get(pod, mark)
+                current = self._cursors.get(pod, cursor)
                 count = current["count"] + 1 if current["time"] == time else 1
-                self._marks[pod] = {"time": time, "count": count}
+                self._cursors[pod] = {"time": time, "count": count}
                 given = True
                 yield _labelled(words[:LINE_CHARACTERS], number) if self._labels else words[:LINE_CHARACTERS]
             if not full:

@@ -163,7 +163,7 @@ def state_of(
             ended.code,
             ended.cause,
             ended.pod or None,
-            _bad_nodes(ended, pods, wanted),
+            _bad_nodes(ended, failed, pods, wanted),
             pods=names,
         )
     if failed is not None or "FailureTarget" in conditions:
@@ -265,10 +265,17 @@ def _named_by(message: str) -> tuple[int, str] | None:
     return None
 
 
-def _bad_nodes(first: Ended, pods: Sequence[Object], wanted: int) -> tuple[str, ...]:
-    """Nodes that the next attempt had better not use: of the first pod that failed for want of communication, where no pod is gone. A pod
-    that is gone took its node's name along; its peers' nodes are good."""
-    return (first.node,) if first.code == 72 and first.node and len(pods) >= wanted else ()
+def _bad_nodes(first: Ended, failed: Object, pods: Sequence[Object], wanted: int) -> tuple[str, ...]:
+    """Nodes that the next attempt had better not use: of the first pod that failed for want of communication.
+
+    A pod that was gone before took its node's name along, and its peers' nodes are good: then the Job fails by
+    BackoffLimitExceeded, or names the pod that was disrupted. Where it names this very pod's exit code, the others were still
+    there: the Job's controller deletes them once one has failed.
+    """
+    if first.code != 72 or not first.node:
+        return ()
+    named = _named_by(failed.get("message", ""))
+    return (first.node,) if len(pods) >= wanted or named == (72, first.pod) else ()
 
 
 def ended_of(pod: Object) -> Ended | None:

@@ -123,3 +123,32 @@ def test_a_band_key_names_its_band() -> None:
 @pytest.mark.parametrize("other", [(6, 120, 20), (5, 112, 20), (5, 120, 21)])
 def test_whatever_changes_a_signature_changes_its_version(other: tuple[int, int, int]) -> None:
     assert signature_version(5, 120, 20) != signature_version(*other)
+
+
+def test_content_wording_and_numbers_say_what_two_texts_differ_in() -> None:
+    long = "오늘 서울의 낮 기온은 어제보다 조금 높겠고 밤부터 비가 내리겠으니 우산을 챙기시기 바랍니다 "
+    texts = [
+        long + "기온 12도 010-1234-5678",
+        long + "기온 31도 010-1234-5678",
+        long + "기온  12 도! 010 1234 5678",
+        unicodedata.normalize("NFD", long) + "기온 \uff11\uff12도 010-1234-5678",
+        long + "기온 12도 [PHONE]",
+        long + "습도 12도 010-1234-5678",
+    ]
+    made = sketch(pa.array(texts), 5, 8, 20)
+    assert made.content[0] == made.content[2] == made.content[3], "composition, width, spacing, signs"
+    assert len({*made.content.tolist()}) == 4
+    assert made.wording[0] == made.wording[1] == made.wording[3] == made.wording[4]
+    assert made.wording[5] != made.wording[0]
+    assert made.number_counts.tolist() == [2, 2, 2, 2, 1, 2]
+    assert (made.numbers[0, :2] >> 24).tolist() == [2, 11]
+    assert made.numbers[0, 1] == made.numbers[1, 1]
+    assert made.numbers[0, 0] != made.numbers[1, 0]
+
+
+def test_a_text_of_a_thousand_numbers_takes_as_much_room_as_one_of_a_few() -> None:
+    many = ["가 ".join(str(n) for n in range(start, start + 1000)) for start in (0, 1)]
+    made = sketch(pa.array([*many, many[0]]), 5, 8, 20)
+    assert made.number_counts.max() == 32
+    assert made.numbers[0, 31] != made.numbers[1, 31]
+    assert (made.numbers[0] == made.numbers[2]).all()

@@ -22,7 +22,7 @@ from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline import history as chain
 from tests.conftest import write_lines
-from tests.corpus.deduplicate.test_stage import some_texts
+from tests.corpus.deduplicate.test_stage import some_texts, weather
 from tests.corpus.deduplicate.texts import (
     as_sets,
     clusters_of,
@@ -135,6 +135,21 @@ def test_a_night_is_compared_with_all_before_and_what_was_published_stays(tmp_pa
     assert third.read("rejected").to_pylist()[0]["cluster_size"] == 4
 
 
+def test_a_page_that_says_other_numbers_today_is_no_unchanged_page(tmp_path: Path) -> None:
+    """One id, one wording: another day's report takes the place of the old one, and an exact copy of the old one is new again."""
+    growing = Nights(tmp_path)
+    monday, tuesday = weather("3월 4일", "11", "30"), weather("3월 5일", "17", "80")
+    assert kept(growing.add({"page": monday, "else": text(2)})) == {"page", "else"}
+    assert reasons(growing.add({"page": monday})) == {"page": "unchanged"}
+    assert kept(growing.add({"page": tuesday})) == {"page"}
+    other = growing.add({"copy": tuesday.replace(" ", ""), "archive": monday})
+    assert kept(other) == {"archive"}
+    assert reasons(other) == {"copy": "exact_duplicate"}
+    again = growing.add({"archive copy": monday + "."})
+    assert reasons(again) == {"archive copy": "exact_duplicate"}
+    assert again.read("rejected").to_pylist()[0]["detail"] == f"survivor {id_of('archive')}"
+
+
 def test_what_comes_again_unchanged_is_left_out_and_what_changed_is_new(tmp_path: Path) -> None:
     growing = Nights(tmp_path)
     growing.add({"a": text(1), "b": text(2), "c": edited(2, 4)})
@@ -219,19 +234,19 @@ def test_runs_are_merged_as_they_grow_and_merging_changes_nothing(tmp_path: Path
 
 
 def test_a_night_that_another_overtook_is_told_so(tmp_path: Path) -> None:
-    house = Warehouse(str(tmp_path))
-    first, done = chain.to_compare_with(house, str(tmp_path / "x"), CONFIG)
+    warehouse = Warehouse(str(tmp_path))
+    first, done = chain.to_compare_with(warehouse, str(tmp_path / "x"), CONFIG)
     assert not done
     nights = [
         run(dataset(tmp_path / name, {name: text(n)}), tmp_path, CONFIG, None, history=first).dataset
         for n, name in enumerate("ab")
     ]
-    chain.publish(house, chain.next_version(house, first, nights[0], CONFIG), nights[0])
-    chain.publish(house, chain.next_version(house, first, nights[0], CONFIG), nights[0])
+    chain.publish(warehouse, chain.next_version(warehouse, first, nights[0], CONFIG), nights[0])
+    chain.publish(warehouse, chain.next_version(warehouse, first, nights[0], CONFIG), nights[0])
     with pytest.raises(DataError, match="Another night was published"):
-        chain.publish(house, chain.next_version(house, first, nights[1], CONFIG), nights[1])
-    assert chain.to_compare_with(house, nights[0].uri, CONFIG) == (first, True)
-    assert chain.to_compare_with(house, str(tmp_path / "new"), CONFIG)[0].manifest.info["version"] == 1
+        chain.publish(warehouse, chain.next_version(warehouse, first, nights[1], CONFIG), nights[1])
+    assert chain.to_compare_with(warehouse, nights[0].uri, CONFIG) == (first, True)
+    assert chain.to_compare_with(warehouse, str(tmp_path / "new"), CONFIG)[0].manifest.info["version"] == 1
 
 
 def test_a_text_that_comes_back_after_its_last_document_left_finds_its_neighbours(tmp_path: Path) -> None:

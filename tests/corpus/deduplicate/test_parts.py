@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperclova_core.corpus.deduplicate.clusters.connected_components import components_of, stars
-from hyperclova_core.corpus.deduplicate.clusters.survivors import assign, settle
+from hyperclova_core.corpus.deduplicate.clusters.survivors import assign, resolve_clusters
 from hyperclova_core.corpus.deduplicate.config import (
     BoilerplateConfig,
     ContainmentConfig,
@@ -25,7 +25,7 @@ from hyperclova_core.corpus.deduplicate.containment.contained import contained_s
 from hyperclova_core.corpus.deduplicate.containment.winnowing import winnowed
 from hyperclova_core.corpus.deduplicate.minhash.lsh_banding import _pairs
 from hyperclova_core.corpus.deduplicate.minhash.verify import MOST_SHINGLES, jaccard
-from hyperclova_core.corpus.deduplicate.schemas import CROWD_SCHEMA, GROUPS_SCHEMA, MEMBERS_SCHEMA
+from hyperclova_core.corpus.deduplicate.schemas import CLUSTER_MEMBERS_SCHEMA, GROUPS_SCHEMA, MEMBERS_SCHEMA
 from hyperclova_core.corpus.deduplicate.text.boilerplate import Lines
 from hyperclova_core.corpus.deduplicate.text.hashing import shingle_hashes
 from hyperclova_core.foundation.datasets.dataset import Target
@@ -87,14 +87,23 @@ def test_a_chain_does_not_drop_its_far_end() -> None:
     assert assign(zeros, np.array([7, 8, 9]), np.stack([row, second, third]), *links, 0.5)[0].tolist() == [7, 7, 7]
 
 
-def crowd(*rows: tuple[str, int, bool, str | None, bool]) -> pa.Table:
+def cluster_members(*rows: tuple[str, int, bool, str | None, bool]) -> pa.Table:
     """(doc_id, node, old, cluster, published)"""
-    base = {"source": "s", "tier": 0, "letters": 50, "earliest": 0, "origin": "o"}
+    base = {"source": "s", "tier": 0, "length": 50, "invisible": 0, "earliest": 0, "origin": "o", "numbers": b""}
     made = [
-        {**base, "doc_id": doc_id, "node": node, "old": old, "cluster_id": cluster, "published": published}
+        {
+            **base,
+            "doc_id": doc_id,
+            "node": node,
+            "content": node,
+            "wording": node,
+            "old": old,
+            "cluster_id": cluster,
+            "published": published,
+        }
         for doc_id, node, old, cluster, published in rows
     ]
-    return pa.Table.from_pylist(made, CROWD_SCHEMA)
+    return pa.Table.from_pylist(made, CLUSTER_MEMBERS_SCHEMA)
 
 
 def groups(**anchors: tuple[int, int]) -> pa.Table:
@@ -106,29 +115,32 @@ NOBODY = MEMBERS_SCHEMA.empty_table()
 
 
 def test_an_old_cluster_keeps_its_id_and_its_published_survivor() -> None:
-    made = settle(
-        crowd(("b", 1, True, "b", True), ("a", 2, False, None, False)), groups(x=(1, 1), y=(2, 1)), NOBODY, "n"
+    made = resolve_clusters(
+        cluster_members(("b", 1, True, "b", True), ("a", 2, False, None, False)),
+        groups(x=(1, 1), y=(2, 1)),
+        NOBODY,
+        "n",
     )
-    assert made.tonight.to_pylist()[0]["survivor"] == "b"
-    assert made.tonight.to_pylist()[0]["cluster_id"] == "b", "a smaller doc_id of a newcomer changes nothing"
+    assert made.incoming.to_pylist()[0]["survivor"] == "b"
+    assert made.incoming.to_pylist()[0]["cluster_id"] == "b", "a smaller doc_id of a newcomer changes nothing"
     assert made.changed.num_rows == made.log.num_rows == made.promoted.num_rows == 0
 
 
 def test_two_old_clusters_that_a_newcomer_joins_become_one_and_both_stay_published() -> None:
-    rows = crowd(("c", 1, True, "c", True), ("d", 2, True, "d", True), ("e", 3, False, None, False))
-    made = settle(rows, groups(x=(1, 1), y=(2, 1), z=(3, 1)), NOBODY, "n")
+    rows = cluster_members(("c", 1, True, "c", True), ("d", 2, True, "d", True), ("e", 3, False, None, False))
+    made = resolve_clusters(rows, groups(x=(1, 1), y=(2, 1), z=(3, 1)), NOBODY, "n")
     assert made.log.to_pylist() == [{"cluster_id": "d", "became": "c", "why": "merged"}]
     (changed,) = made.changed.to_pylist()
     assert (changed["doc_id"], changed["cluster_id"], changed["published"]) == ("d", "c", True)
-    assert made.tonight.to_pylist()[0]["survivor"] == "c"
+    assert made.incoming.to_pylist()[0]["survivor"] == "c"
 
 
 def test_a_cluster_that_falls_apart_keeps_its_id_where_its_name_is_and_promotes_elsewhere() -> None:
-    rows = crowd(("c", 1, True, "c", True), ("d", 2, True, "c", False), ("e", 2, True, "c", False))
-    gone = pa.Table.from_pylist(
+    rows = cluster_members(("c", 1, True, "c", True), ("d", 2, True, "c", False), ("e", 2, True, "c", False))
+    removed = pa.Table.from_pylist(
         [{"doc_id": "b", "cluster_id": "c", "published": True, "removed": False}], MEMBERS_SCHEMA
     )
-    made = settle(rows, groups(), gone, "n")
+    made = resolve_clusters(rows, groups(), removed, "n")
     assert made.log.to_pylist() == [{"cluster_id": "c", "became": "d", "why": "split"}]
     assert made.promoted.to_pylist() == [{"doc_id": "d", "cluster_id": "d", "in_place_of": "b"}]
     assert {(row["doc_id"], row["cluster_id"], row["published"]) for row in made.changed.to_pylist()} == {
@@ -144,7 +156,7 @@ def test_a_cluster_that_falls_apart_keeps_its_id_where_its_name_is_and_promotes_
 def test_every_cluster_has_one_id_and_the_order_of_rows_says_nothing(
     rows: list[tuple[int, bool, int, bool]], anchors: list[int]
 ) -> None:
-    table = crowd(
+    table = cluster_members(
         *(
             (f"{at:02d}", node, old, f"old{cluster}" if old else None, old and published)
             for at, (node, old, cluster, published) in enumerate(rows)
@@ -153,9 +165,9 @@ def test_every_cluster_has_one_id_and_the_order_of_rows_says_nothing(
     merged = pa.Table.from_pylist(
         [{"node": node, "anchor": anchors[node] // 2, "similarity": 0.8} for node in range(6)], GROUPS_SCHEMA
     )
-    made = settle(table, merged, NOBODY, "n")
-    again = settle(table.take(pa.array(list(reversed(range(len(rows)))))), merged, NOBODY, "n")
-    assert made.tonight.equals(again.tonight)
+    made = resolve_clusters(table, merged, NOBODY, "n")
+    again = resolve_clusters(table.take(pa.array(list(reversed(range(len(rows)))))), merged, NOBODY, "n")
+    assert made.incoming.equals(again.incoming)
     assert sorted(made.changed.to_pylist(), key=str) == sorted(again.changed.to_pylist(), key=str)
     assert len(made.sizes) == len({anchors[node] // 2 for node, *_ in rows}), "ids of clusters differ"
     assert sum(made.sizes.values()) == len(rows)
@@ -168,11 +180,11 @@ def test_a_shared_passage_shares_a_fingerprint(passage: str, at: int) -> None:
         return
     outside = "마바사아자차카타파하" * 10
     whole = outside[:at] + passage + outside[at:]
-    prints = [
+    fingerprints = [
         set(winnowed(shingle_hashes(np.array([ord(c) for c in value], np.uint32), width), window).tolist())
         for value in (passage, whole)
     ]
-    assert prints[0] & prints[1]
+    assert fingerprints[0] & fingerprints[1]
 
 
 def test_sets_cut_to_their_smallest_hashes_estimate_the_whole() -> None:

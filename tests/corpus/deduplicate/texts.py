@@ -55,11 +55,11 @@ def run(
     documents: Dataset, folder: Path, config: DeduplicateConfig | None = None, engine: Any = None, **beside: Dataset
 ) -> Outcome:
     """The stage over a dataset."""
-    house = Warehouse(str(folder))
+    warehouse = Warehouse(str(folder))
     request = StageRequest(
         definition_of(deduplicate),
         config or DeduplicateConfig(),
-        lambda identity: house.target("deduplicate", identity),
+        lambda identity: warehouse.target("deduplicate", identity),
         {"documents": documents, **beside},
         buckets=documents.manifest.buckets,
     )
@@ -70,9 +70,11 @@ def next_index(
     folder: Path, config: DeduplicateConfig, previous: Dataset | None = None, night: Dataset | None = None
 ) -> Dataset:
     """The next version of the index; without inputs, version 0."""
-    house = Warehouse(str(folder))
+    warehouse = Warehouse(str(folder))
     inputs = {"previous": previous, "night": night} if previous is not None and night is not None else {}
-    request = StageRequest(definition_of(history), config, lambda identity: house.target("history", identity), inputs)
+    request = StageRequest(
+        definition_of(history), config, lambda identity: warehouse.target("history", identity), inputs
+    )
     return execute(plan_stage(request), LocalEngine()).dataset
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from hyperclova_core.corpus.deduplicate.schemas import LABELS_SCHEMA
 from hyperclova_core.foundation.errors import HyperclovaError
 from hyperclova_core.foundation.stages.kinds import StageContext
-from hyperclova_core.foundation.stages.spark_frames import of_table, settled
+from hyperclova_core.foundation.stages.spark_frames import materialized, of_table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -58,10 +58,10 @@ def stars(pairs: DataFrame, context: StageContext) -> DataFrame:
     from pyspark.sql import functions as F
 
     ends = pairs.select(F.greatest("left", "right").alias("u"), F.least("left", "right").alias("v"))
-    current = settled(context, ends.where("u != v").distinct(), "components/round-000").frame()
+    current = materialized(context, ends.where("u != v").distinct(), "components/round-000").frame()
     before: tuple[int, int] | None = None
     for number in range(1, MOST_ROUNDS + 1):
-        current = settled(context, _small_star(_large_star(current)), f"components/round-{number:03d}").frame()
+        current = materialized(context, _small_star(_large_star(current)), f"components/round-{number:03d}").frame()
         state = current.agg(F.count("*"), F.sum(F.xxhash64("u", "v").cast("decimal(38,0)"))).collect()[0]
         now = (int(state[0]), int(state[1] or 0))
         if now == before:

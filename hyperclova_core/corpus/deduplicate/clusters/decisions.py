@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.schemas import DECIDED_SCHEMA, TONIGHT_SCHEMA
+from hyperclova_core.corpus.deduplicate.schemas import DECIDED_SCHEMA, INCOMING_SCHEMA
 
 _SIGNALS = pa.map_(pa.string(), pa.float64())
 
@@ -24,7 +24,7 @@ def decisions_of(
 
     Args:
         documents: doc_id, source, items.
-        clusters: TONIGHT_SCHEMA of the documents that are not alone.
+        clusters: INCOMING_SCHEMA of the documents that are not alone.
         contained: CONTAINED_SCHEMA.
         refused: why a document was not looked at, a value a document; None: all were.
     """
@@ -32,22 +32,21 @@ def decisions_of(
     mine = clusters.take(_places(ids, clusters.column("doc_id")))
     quoted = contained.take(_places(ids, contained.column("doc_id")))
     why = pa.array(refused if refused is not None else [None] * len(ids), pa.string())
-    columns = {name: mine.column(name) for name in TONIGHT_SCHEMA.names if name != "doc_id"}
+    columns = {name: mine.column(name) for name in INCOMING_SCHEMA.names if name != "doc_id"}
     columns |= {name: documents.column(name) for name in ("doc_id", "source", "items")}
     columns |= {name: quoted.column(name) for name in ("container", "share")}
     return in_words(pa.table({**columns, "refused": why}), drop_contained)
 
 
 def in_words(rows: pa.Table, drop_contained: bool) -> pa.Table:
-    """DECIDED_SCHEMA of rows with doc_id, source, items; survivor, cluster_id, cluster_size, copy, similarity (null where a
+    """DECIDED_SCHEMA of rows with doc_id, source, items; survivor, cluster_id, cluster_size, reason, similarity (null where a
     document is alone); container, share (null where none holds it); refused."""
     survivor, container, items, why = (rows.column(name) for name in ("survivor", "container", "items", "refused"))
     duplicate = pc.fill_null(pc.not_equal(survivor, rows.column("doc_id")), False)
-    copy = pc.fill_null(rows.column("copy"), False)
     inside = pc.and_(pc.is_valid(container), pa.scalar(drop_contained))
     no = pa.scalar("")
     reason = pc.if_else(inside, "contained", no)
-    reason = pc.if_else(duplicate, pc.if_else(copy, "exact_duplicate", "near_duplicate"), reason)
+    reason = pc.if_else(duplicate, pc.fill_null(rows.column("reason"), "near_duplicate"), reason)
     reason = pc.coalesce(why, reason)
     reason = pc.if_else(pc.is_valid(items), "evaluation_item", reason)
     detail = pc.if_else(inside, pc.binary_join_element_wise("in ", pc.fill_null(container, ""), ""), no)

@@ -17,13 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
+from hyperclova_core.corpus.deduplicate.clusters.number_variants import EXACT, Differences, differences
+from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig, NumbersConfig
 from hyperclova_core.corpus.deduplicate.schemas import (
-    CROWD_SCHEMA,
+    CLUSTER_MEMBERS_SCHEMA,
     GROUPS_SCHEMA,
+    INCOMING_SCHEMA,
     LOG_SCHEMA,
     PROMOTED_SCHEMA,
-    TONIGHT_SCHEMA,
+    SURVIVAL_ORDER,
 )
 from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.jit import compiled
@@ -41,7 +43,7 @@ def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, conf
     Args:
         labels: node, component.
         edges: left, right, similarity.
-        forms: node, tier, letters, earliest, doc_id (of the form's best document), signature.
+        forms: node, tier, length, invisible, earliest, doc_id (of the form's best document), signature.
     """
     from pyspark.sql import functions as F
 
@@ -50,7 +52,8 @@ def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, conf
         "component",
         F.lit(0).alias("kind"),
         "tier",
-        (-F.col("letters")).alias("shorter"),
+        (-F.col("length")).alias("shorter"),
+        "invisible",
         "earliest",
         "doc_id",
         F.col("node").alias("left"),
@@ -63,6 +66,7 @@ def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, conf
         F.lit(1).alias("kind"),
         F.lit(0).alias("tier"),
         F.lit(0).cast("long").alias("shorter"),
+        F.lit(0).alias("invisible"),
         F.lit(0).cast("long").alias("earliest"),
         F.lit("").alias("doc_id"),
         "left",
@@ -92,7 +96,7 @@ def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, conf
 
     together = nodes.unionByName(lines).repartition("component")
     ordered = together.sortWithinPartitions(
-        "component", "kind", "tier", "shorter", "earliest", "doc_id", "left", "right"
+        "component", "kind", "tier", "shorter", "invisible", "earliest", "doc_id", "left", "right"
     )
     return ordered.mapInArrow(split, MEMBERS)
 
@@ -129,91 +133,128 @@ def assign_groups(
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What became of clusters: tonight's documents (TONIGHT_SCHEMA), old documents of which something changed (CROWD_SCHEMA as
+class ResolvedClusters:
+    """What became of clusters: incoming documents (INCOMING_SCHEMA), old documents of which something changed (CLUSTER_MEMBERS_SCHEMA as
     they are now), old clusters that merged or fell apart (LOG_SCHEMA), and who is promoted (PROMOTED_SCHEMA)."""
 
-    tonight: pa.Table
+    incoming: pa.Table
     changed: pa.Table
     log: pa.Table
     promoted: pa.Table
     sizes: Mapping[str, int]
+    variants: int
+    """Incoming documents that stay beside the survivor for their numbers."""
 
 
-def settle(crowd: pa.Table, groups: pa.Table, gone: pa.Table, origin: str) -> Settled:
+def resolve_clusters(
+    cluster_members: pa.Table,
+    groups: pa.Table,
+    removed: pa.Table,
+    origin: str,
+    numbers: NumbersConfig = NumbersConfig(),  # noqa: B008 - frozen
+) -> ResolvedClusters:
     """Clusters with their ids and survivors. Pure: a cluster is the documents whose forms share an anchor.
 
-    The survivor is the best by (published, tier, length, earliest, doc_id); where nobody is published any more, tonight's documents
-    go before old ones. An old cluster keeps its id: it goes on in the
+    The survivor is the best by (published, tier, length, fewest invisible characters, earliest, doc_id); where nobody is
+    published any more, incoming documents go before old ones. A document that differs from the survivor in its numbers alone,
+    and enough of them, stays too, the best of each content (`number_variants`). An old cluster keeps its id: it goes on in the
     group that holds the document the id names, else its published document, else most of its documents. Where two old
     clusters come together, the smaller id stays and the other is logged; where one falls apart, the rest gets new ids, logged
     too. A published document stays published; where a cluster has none left, the best of its documents is promoted.
 
     Args:
-        crowd: CROWD_SCHEMA.
+        cluster_members: CLUSTER_MEMBERS_SCHEMA.
         groups: GROUPS_SCHEMA; a node that is not in it stands for itself.
-        gone: rows of the index of documents that left.
+        removed: rows of the index of documents that left.
+        numbers: which documents stay for their numbers.
         origin: names the night; new ids that would repeat an old one are made with it.
     """
-    nodes = crowd.column("node").to_numpy()
+    nodes = cluster_members.column("node").to_numpy()
     anchor, similarity = _anchors(nodes, groups)
-    crowd = crowd.append_column("anchor", pa.array(anchor)).append_column("similarity", pa.array(similarity))
-    crowd = crowd.append_column("first", pc.invert(crowd.column("published")))
+    cluster_members = cluster_members.append_column("anchor", pa.array(anchor)).append_column(
+        "similarity", pa.array(similarity)
+    )
+    cluster_members = cluster_members.append_column("first", pc.invert(cluster_members.column("published")))
     # where nobody is published any more, a text that is here goes before one that may be there no more
-    rank = [("anchor", "ascending"), ("first", "ascending"), ("old", "ascending"), ("tier", "ascending")]
-    crowd = crowd.sort_by(
-        [*rank, ("letters", "descending"), ("earliest", "ascending"), ("doc_id", "ascending")]
-    ).combine_chunks()
-    anchor = crowd.column("anchor").to_numpy()
+    rank = [("anchor", "ascending"), ("first", "ascending"), ("old", "ascending")]
+    cluster_members = cluster_members.sort_by([*rank, *SURVIVAL_ORDER]).combine_chunks()
+    anchor = cluster_members.column("anchor").to_numpy()
     starts = np.flatnonzero(np.append(True, anchor[1:] != anchor[:-1])[: len(anchor)])
     counts = np.diff(np.append(starts, len(anchor)))
     which = np.repeat(np.arange(len(starts)), counts)
-    ids = crowd.column("doc_id").to_numpy(zero_copy_only=False).astype(object)
+    ids = cluster_members.column("doc_id").to_numpy(zero_copy_only=False).astype(object)
     least = np.minimum.reduceat(ids, starts) if len(starts) else ids
-    old = crowd.column("old").to_numpy(zero_copy_only=False)
-    before = set(gone.column("doc_id").to_pylist())
-    names, log = _names(crowd, which, least, anchor[starts] if len(starts) else anchor, origin, before)
-    survivor = np.repeat(starts, counts)
-    node = crowd.column("node").to_numpy()
-    same = node == node[survivor] if len(node) else np.zeros(0, np.bool_)
+    old = cluster_members.column("old").to_numpy(zero_copy_only=False)
+    before = set(removed.column("doc_id").to_pylist())
+    names, log = _names(cluster_members, which, least, anchor[starts] if len(starts) else anchor, origin, before)
+    best = np.repeat(starts, counts)
+    node = cluster_members.column("node").to_numpy()
+    same = node == node[best] if len(node) else np.zeros(0, np.bool_)
     cluster = names[which] if len(which) else names
-    alike = crowd.column("similarity").to_numpy()
+    alike = cluster_members.column("similarity").to_numpy()
     # the anchor itself may fall to an old survivor: then the survivor's similarity to it is theirs
-    values = np.where(same, 1.0, np.where(node == anchor, alike[survivor], alike)) if len(node) else alike
-    tonight = pa.table(
+    values = np.where(same, 1.0, np.where(node == anchor, alike[best], alike)) if len(node) else alike
+    found = differences(cluster_members, cluster_members.take(pa.array(best)), values, numbers)
+    content = cluster_members.column("content").to_numpy()
+    survivor, reason, values = _survivors(best, which, content, found)
+    incoming = pa.table(
         [
             pa.array(ids[~old], pa.string()),
             pa.array(ids[survivor[~old]], pa.string()),
             pa.array(cluster[~old], pa.string()),
             pa.array(counts[which[~old]].astype(np.int32)),
-            pa.array(same[~old]),
+            pa.array(reason[~old], pa.string()),
             pa.array(values[~old]),
         ],
-        schema=TONIGHT_SCHEMA,
+        schema=INCOMING_SCHEMA,
     )
-    published = crowd.column("published").to_numpy(zero_copy_only=False)
+    published = cluster_members.column("published").to_numpy(zero_copy_only=False)
     kept = np.arange(len(ids)) == survivor
-    was = crowd.column("cluster_id").to_numpy(zero_copy_only=False)
+    was = cluster_members.column("cluster_id").to_numpy(zero_copy_only=False)
     promoted = old & kept & ~published
     changed = old & ((was != cluster) | promoted)
-    now = crowd.set_column(crowd.schema.get_field_index("cluster_id"), "cluster_id", pa.array(cluster, pa.string()))
+    now = cluster_members.set_column(
+        cluster_members.schema.get_field_index("cluster_id"), "cluster_id", pa.array(cluster, pa.string())
+    )
     now = now.set_column(now.schema.get_field_index("published"), "published", pa.array(published | promoted))
     lost = {
         row["cluster_id"]: row["doc_id"]
-        for row in gone.select(["cluster_id", "doc_id", "published"]).to_pylist()
+        for row in removed.select(["cluster_id", "doc_id", "published"]).to_pylist()
         if row["published"]
     }
     promotions = [
         {"doc_id": ids[row], "cluster_id": cluster[row], "in_place_of": lost.get(was[row], "")}
         for row in np.flatnonzero(promoted)
     ]
-    return Settled(
-        tonight.sort_by("doc_id"),
-        now.filter(pa.array(changed, pa.bool_())).select(CROWD_SCHEMA.names),
+    return ResolvedClusters(
+        incoming.sort_by("doc_id"),
+        now.filter(pa.array(changed, pa.bool_())).select(CLUSTER_MEMBERS_SCHEMA.names),
         pa.Table.from_pylist(log, LOG_SCHEMA),
         pa.Table.from_pylist(promotions, PROMOTED_SCHEMA),
         dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        int(np.count_nonzero(~old & kept & (survivor != best))),
     )
+
+
+def _survivors(
+    best: npt.NDArray[np.int64], which: npt.NDArray[np.int64], content: npt.NDArray[np.int64], found: Differences
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+    """(row of the survivor, reason, similarity) of each document; rows come by cluster and, inside, by rank.
+
+    Of documents that stay for their numbers the best of each content does, and every copy of it falls to it.
+    """
+    survivor, reason, values = best.copy(), found.reason, found.similarity
+    if not found.apart.any():
+        return survivor, reason, values
+    stays: dict[tuple[int, int], int] = {}
+    for row in np.flatnonzero(found.apart).tolist():
+        stays.setdefault((int(which[row]), int(content[row])), row)
+    clusters = np.isin(which, np.unique(which[found.apart]))
+    for row in np.flatnonzero(clusters & (content != content[best])).tolist():
+        first = stays.get((int(which[row]), int(content[row])))
+        if first is not None:
+            survivor[row], reason[row], values[row] = first, EXACT, 1.0
+    return survivor, reason, values
 
 
 def _anchors(nodes: npt.NDArray[np.int64], groups: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -229,7 +270,7 @@ def _anchors(nodes: npt.NDArray[np.int64], groups: pa.Table) -> tuple[npt.NDArra
 
 
 def _names(
-    crowd: pa.Table,
+    cluster_members: pa.Table,
     which: npt.NDArray[np.int64],
     least: npt.NDArray[Any],
     anchors: npt.NDArray[np.int64],
@@ -238,8 +279,8 @@ def _names(
 ) -> tuple[npt.NDArray[Any], list[dict[str, str]]]:
     """The id of each cluster, and the log: only clusters with old documents take more than a look."""
     names = least.copy()
-    rows = np.flatnonzero(crowd.column("old").to_numpy(zero_copy_only=False))
-    some = crowd.take(pa.array(rows)).select(["doc_id", "cluster_id", "published"]).to_pylist()
+    rows = np.flatnonzero(cluster_members.column("old").to_numpy(zero_copy_only=False))
+    some = cluster_members.take(pa.array(rows)).select(["doc_id", "cluster_id", "published"]).to_pylist()
     claims: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
     for row, place in zip(some, which[rows].tolist(), strict=True):
         claim = claims[row["cluster_id"]].setdefault(place, [0, 0, 0])

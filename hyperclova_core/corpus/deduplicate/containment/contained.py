@@ -26,13 +26,15 @@ from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
 
 PROBES = 8
-_PRINTS = pa.schema([("print", pa.int64()), ("node", pa.int64()), ("letters", pa.int64()), ("probes", pa.int64())])
+_FINGERPRINTS = pa.schema(
+    [("fingerprint", pa.int64()), ("node", pa.int64()), ("length", pa.int64()), ("probes", pa.int64())]
+)
 _PAIRS = pa.schema([("node", pa.int64()), ("other", pa.int64()), ("probes", pa.int64())])
 PRINTS_A_PART = 1 << 21
 
 
 @dataclass(frozen=True)
-class PrintSettings:
+class FingerprintSettings:
     """What workers need to know: the shortest document that is looked for, in how many documents a fingerprint may be, and a
     file with the nodes that are left out (they fall to a survivor of their cluster)."""
 
@@ -43,7 +45,7 @@ class PrintSettings:
 
 def find_contained(
     sketches: Sequence[str],
-    prints: int,
+    fingerprints: int,
     dropped: npt.NDArray[np.int64],
     config: DeduplicateConfig,
     context: StageContext,
@@ -51,19 +53,23 @@ def find_contained(
     """(node, other) candidates: documents of which another holds enough of the probed fingerprints.
 
     Args:
-        sketches: files with node, letters, prints, items.
-        prints: how many fingerprints they hold.
+        sketches: files with node, length, fingerprints, items.
+        fingerprints: how many fingerprints they hold.
         dropped: nodes that are not looked at.
     """
-    if not prints:
+    if not fingerprints:
         return _PAIRS.empty_table().select(["node", "other"])
-    root, path = context.target.root(True), f"{context.attempt_path}/settled/dropped.parquet"
+    root, path = context.target.root(True), f"{context.attempt_path}/materialized/dropped.parquet"
     write_table(root, path, pa.table({"node": dropped}))
     context.scrap.append(storage.join(root, path))
-    settings = PrintSettings(config.containment.min_letters, config.containment.max_documents, storage.join(root, path))
-    grouping = Grouping("prints", _explode, _PRINTS, _match, _PAIRS, ("print", "letters", "node"), settings)
-    parts = max(1, -(-prints // PRINTS_A_PART))
-    pairs = grouped(context, sketches, grouping, prints, config.driver_rows, parts).table()
+    settings = FingerprintSettings(
+        config.containment.min_letters, config.containment.max_documents, storage.join(root, path)
+    )
+    grouping = Grouping(
+        "fingerprints", _explode, _FINGERPRINTS, _match, _PAIRS, ("fingerprint", "length", "node"), settings
+    )
+    parts = max(1, -(-fingerprints // PRINTS_A_PART))
+    pairs = grouped(context, sketches, grouping, fingerprints, config.driver_rows, parts).table()
     counted = pairs.group_by(["node", "other", "probes"]).aggregate([([], "count_all")])
     enough = pc.greater_equal(pc.multiply(counted.column("count_all"), 2), counted.column("probes"))
     return counted.filter(enough).select(["node", "other"]).sort_by([("node", "ascending"), ("other", "ascending")])
@@ -79,18 +85,18 @@ def contained_in(
 
     Args:
         shingles: node → sorted hashes of its shingles.
-        facts: node → (letters, doc_id). Of two that hold each other the shorter is the contained one.
+        facts: node → (length, doc_id). Of two that hold each other the shorter is the contained one.
     """
     best: dict[str, tuple[float, int, str]] = {}
     for node, other in zip(pairs.column("node").to_pylist(), pairs.column("other").to_pylist(), strict=True):
         if node not in shingles or other not in shingles:
             continue
-        (letters, doc_id), (other_letters, container) = facts[node], facts[other]
-        if (other_letters, doc_id) < (letters, container):
+        (length, doc_id), (other_length, container) = facts[node], facts[other]
+        if (other_length, doc_id) < (length, container):
             continue
         share = round(contained_share(shingles[node], shingles[other]), 4)
         if share >= threshold:
-            best[doc_id] = max(best.get(doc_id, (0.0, 0, "")), (share, other_letters, container))
+            best[doc_id] = max(best.get(doc_id, (0.0, 0, "")), (share, other_length, container))
     rows = [{"doc_id": doc_id, "container": best[doc_id][2], "share": best[doc_id][0]} for doc_id in sorted(best)]
     return pa.Table.from_pylist(rows, CONTAINED_SCHEMA)
 
@@ -105,12 +111,12 @@ def contained_share(inside: npt.NDArray[np.uint64], outside: npt.NDArray[np.uint
     return len(np.intersect1d(inside, outside, assume_unique=True)) / len(inside) if len(inside) else 0.0
 
 
-def _explode(path: str, settings: PrintSettings) -> Batches:
+def _explode(path: str, settings: FingerprintSettings) -> Batches:
     with storage.open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=8192, columns=["node", "letters", "prints", "items"]):
-            keep = pc.and_(pc.is_valid(batch.column("prints")), pc.is_null(batch.column("items")))
-            gone = pc.is_in(batch.column("node"), value_set=pa.array(_dropped(settings.dropped), pa.int64()))
-            yield _exploded(batch.filter(pc.and_(keep, pc.invert(gone))), settings.least)
+        for batch in file.iter_batches(batch_size=8192, columns=["node", "length", "fingerprints", "items"]):
+            keep = pc.and_(pc.is_valid(batch.column("fingerprints")), pc.is_null(batch.column("items")))
+            removed = pc.is_in(batch.column("node"), value_set=pa.array(_dropped(settings.dropped), pa.int64()))
+            yield _exploded(batch.filter(pc.and_(keep, pc.invert(removed))), settings.least)
 
 
 @lru_cache(maxsize=2)
@@ -120,9 +126,9 @@ def _dropped(path: str) -> npt.NDArray[np.int64]:
 
 def _exploded(batch: pa.RecordBatch, least: int) -> pa.RecordBatch:
     """A row a fingerprint; the probes of each document that is long enough are its smallest ones."""
-    prints = batch.column("prints")
-    counts = pc.binary_length(prints).to_numpy(zero_copy_only=False).astype(np.int64) // 8
-    values = np.frombuffer(b"".join(prints.to_pylist()), np.uint64)
+    fingerprints = batch.column("fingerprints")
+    counts = pc.binary_length(fingerprints).to_numpy(zero_copy_only=False).astype(np.int64) // 8
+    values = np.frombuffer(b"".join(fingerprints.to_pylist()), np.uint64)
     owner = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((values, owner))
     values = values[order]
@@ -130,36 +136,36 @@ def _exploded(batch: pa.RecordBatch, least: int) -> pa.RecordBatch:
     values, owner = values[once], owner[once]
     held = np.bincount(owner, minlength=len(counts)).astype(np.int64)
     place = np.arange(len(values)) - np.repeat(np.cumsum(held) - held, held)
-    letters = batch.column("letters").to_numpy()
-    probes = np.where(letters >= least, np.minimum(held, PROBES), 0)
+    length = batch.column("length").to_numpy()
+    probes = np.where(length >= least, np.minimum(held, PROBES), 0)
     return pa.RecordBatch.from_arrays(
         [
             pa.array(values.view(np.int64)),
             pa.array(batch.column("node").to_numpy()[owner]),
-            pa.array(letters[owner]),
+            pa.array(length[owner]),
             pa.array(np.where(place < PROBES, probes[owner], 0)),
         ],
-        schema=_PRINTS,
+        schema=_FINGERPRINTS,
     )
 
 
-def _match(chunk: pa.Table, part: int, settings: PrintSettings) -> pa.RecordBatch:
+def _match(chunk: pa.Table, part: int, settings: FingerprintSettings) -> pa.RecordBatch:
     """(probed document, other document, its probes) of each fingerprint that few documents hold."""
-    names = ("print", "node", "probes")
-    prints, nodes, probes = (chunk.column(name).to_numpy() for name in names)
+    names = ("fingerprint", "node", "probes")
+    fingerprints, nodes, probes = (chunk.column(name).to_numpy() for name in names)
     # rows of one form from several files lie side by side
-    once = np.append(True, (prints[1:] != prints[:-1]) | (nodes[1:] != nodes[:-1]))[: len(prints)]
-    prints, nodes, probes = prints[once], nodes[once], probes[once]
+    once = np.append(True, (fingerprints[1:] != fingerprints[:-1]) | (nodes[1:] != nodes[:-1]))[: len(fingerprints)]
+    fingerprints, nodes, probes = fingerprints[once], nodes[once], probes[once]
     none = np.zeros(0, np.int64)
-    room = _walk(prints, nodes, probes, settings.most, none, none, none)
+    room = _walk(fingerprints, nodes, probes, settings.most, none, none, none)
     made = [np.empty(room, np.int64) for _ in range(3)]
-    _walk(prints, nodes, probes, settings.most, *made)
+    _walk(fingerprints, nodes, probes, settings.most, *made)
     return pa.RecordBatch.from_arrays([pa.array(values) for values in made], schema=_PAIRS)
 
 
 @compiled()
 def _walk(
-    prints: npt.NDArray[np.int64],
+    fingerprints: npt.NDArray[np.int64],
     nodes: npt.NDArray[np.int64],
     probes: npt.NDArray[np.int64],
     most: int,
@@ -168,8 +174,8 @@ def _walk(
     counts: npt.NDArray[np.int64],
 ) -> int:
     count, start = 0, 0
-    for end in range(1, prints.size + 1):
-        if end < prints.size and prints[end] == prints[start]:
+    for end in range(1, fingerprints.size + 1):
+        if end < fingerprints.size and fingerprints[end] == fingerprints[start]:
             continue
         if 1 < end - start <= most:
             for one in range(start, end):

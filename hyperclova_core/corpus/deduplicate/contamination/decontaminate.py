@@ -63,7 +63,7 @@ def load_items(path: str, ngram: int, min_letters: int, min_letters_whole: int) 
             owners.append(index)
     # digits stay digits in short texts: patterns and documents must agree, so patterns are plain, as documents are read
     forms = sketch(pa.array(texts, pa.large_string()), 1, 1, _ALL_SHORT)
-    letters = forms.letters
+    letters = forms.length
     fitting = (letters[: len(names)] >= min_letters_whole) & (letters[: len(names)] < min_letters)
     whole: dict[bytes, list[int]] = {}
     for row in np.flatnonzero(fitting).tolist():

@@ -127,7 +127,7 @@ def open_index(dataset: Dataset, config: DeduplicateConfig, context: StageContex
     """The index in a dataset of stage `history`.
 
     Raises:
-        ConfigError: it was made with other parameters: its signatures cannot be compared with tonight's.
+        ConfigError: it was made with other parameters: its signatures cannot be compared with the night's.
     """
     info, wanted = dataset.manifest.info, comparable(config)
     known = info.get("comparable", {})

@@ -1,4 +1,4 @@
-"""What tonight has to do with the nights before: who comes again, who leaves, and which part of the index is touched."""
+"""What the night has to do with the nights before: who comes again, who leaves, and which part of the index is touched."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperclova_core.corpus.deduplicate.clusters.survivors import Settled
+from hyperclova_core.corpus.deduplicate.clusters.survivors import ResolvedClusters
 from hyperclova_core.corpus.deduplicate.history.index import Index
 from hyperclova_core.corpus.deduplicate.schemas import (
-    CROWD_SCHEMA,
+    CLUSTER_MEMBERS_SCHEMA,
     EDGES_SCHEMA,
+    INCOMING_SCHEMA,
     LABELS_SCHEMA,
     MEMBERS_SCHEMA,
     TOMBSTONE,
-    TONIGHT_SCHEMA,
     Nodes,
 )
 from hyperclova_core.foundation.errors import DataError
@@ -28,7 +28,7 @@ REMOVED, UNCHANGED = "removed", "unchanged"
 
 
 def known_to(index: Index | None, documents: pa.Table) -> pa.Table | None:
-    """Rows of the index of tonight's documents that were there before."""
+    """Rows of the index of incoming documents that were there before."""
     return index.newest("members", "doc_id", documents.column("doc_id").combine_chunks()) if index else None
 
 
@@ -40,17 +40,17 @@ def refused_of(documents: pa.Table, known: pa.Table | None, forbidden: frozenset
     there = known.filter(pc.invert(known.column("removed")))
     tombs = known.filter(pc.and_(known.column("removed"), pc.equal(known.column("origin"), TOMBSTONE)))
     entombed = forbidden | set(tombs.column("doc_id").to_pylist())
-    nodes = dict(zip(there.column("doc_id").to_pylist(), there.column("node").to_pylist(), strict=True))
-    rows = zip(*(documents.column(name).to_pylist() for name in ("doc_id", "node", "items")), strict=True)
-    for row, (doc_id, node, items) in enumerate(rows):
+    contents = dict(zip(there.column("doc_id").to_pylist(), there.column("content").to_pylist(), strict=True))
+    rows = zip(*(documents.column(name).to_pylist() for name in ("doc_id", "content", "items")), strict=True)
+    for row, (doc_id, content, items) in enumerate(rows):
         if items is None and doc_id in entombed:
             refused[row] = REMOVED
-        elif items is None and nodes.get(doc_id) == node:
+        elif items is None and contents.get(doc_id) == content:
             refused[row] = UNCHANGED
     return refused
 
 
-def gone_from(
+def removed_from(
     index: Index | None,
     documents: pa.Table,
     known: pa.Table | None,
@@ -86,13 +86,13 @@ def check_against(
 
 
 def touched_by(
-    index: Index | None, edges: pa.Table, new_nodes: Nodes, there: pa.Table | None, gone: pa.Table
+    index: Index | None, edges: pa.Table, new_nodes: Nodes, there: pa.Table | None, removed: pa.Table
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(labels, edges, documents as CROWD_SCHEMA) of the index that tonight has to do with: whole components."""
+    """(labels, edges, documents as CLUSTER_MEMBERS_SCHEMA) of the index that the night has to do with: whole components."""
     if index is None or there is None:
-        return LABELS_SCHEMA.empty_table(), EDGES_SCHEMA.empty_table(), CROWD_SCHEMA.empty_table()
+        return LABELS_SCHEMA.empty_table(), EDGES_SCHEMA.empty_table(), CLUSTER_MEMBERS_SCHEMA.empty_table()
     ends = np.concatenate([edges.column("left").to_numpy(), edges.column("right").to_numpy()])
-    parts = [np.setdiff1d(ends, new_nodes), there.column("node").to_numpy(), gone.column("node").to_numpy()]
+    parts = [np.setdiff1d(ends, new_nodes), there.column("node").to_numpy(), removed.column("node").to_numpy()]
     nodes = np.unique(np.concatenate(parts))
     labels = index.newest("labels", "node", nodes)
     labels = labels.filter(pc.is_valid(labels.column("component")))
@@ -109,10 +109,14 @@ def touched_by(
     nodes = np.union1d(nodes, labels.column("node").to_numpy())
     old_edges = index.scan("edges", "left", nodes).select(EDGES_SCHEMA.names)
     members = index.newest("members", "node", nodes)
-    left = pc.is_in(members.column("doc_id"), value_set=gone.column("doc_id").combine_chunks())
+    left = pc.is_in(members.column("doc_id"), value_set=removed.column("doc_id").combine_chunks())
     members = members.filter(pc.invert(pc.or_(members.column("removed"), left)))
     members = members.append_column("old", pa.array(np.ones(members.num_rows, np.bool_)))
-    return labels.select(LABELS_SCHEMA.names), old_edges, members.select(CROWD_SCHEMA.names).cast(CROWD_SCHEMA)
+    return (
+        labels.select(LABELS_SCHEMA.names),
+        old_edges,
+        members.select(CLUSTER_MEMBERS_SCHEMA.names).cast(CLUSTER_MEMBERS_SCHEMA),
+    )
 
 
 def standing_of(
@@ -120,23 +124,23 @@ def standing_of(
     documents: pa.Table,
     refused: Sequence[str | None],
     known: pa.Table | None,
-    settled: Settled,
+    resolved: ResolvedClusters,
 ) -> pa.Table:
     """The clusters, as they are now, of documents that came again and say the same."""
     if index is None or known is None or UNCHANGED not in refused:
-        return TONIGHT_SCHEMA.empty_table()
+        return INCOMING_SCHEMA.empty_table()
     ids = documents.column("doc_id").to_pylist()
     same = [doc_id for doc_id, reason in zip(ids, refused, strict=True) if reason == UNCHANGED]
     cluster = dict(zip(known.column("doc_id").to_pylist(), known.column("cluster_id").to_pylist(), strict=True))
-    changed = settled.changed
+    changed = resolved.changed
     cluster.update(zip(changed.column("doc_id").to_pylist(), changed.column("cluster_id").to_pylist(), strict=True))
     names = [cluster[doc_id] for doc_id in same]
     there = index.newest("members", "cluster_id", sorted(set(names)))
     there = there.filter(pc.invert(there.column("removed")))
     sizes = Counter(there.column("cluster_id").to_pylist())
-    counts = [settled.sizes.get(name, sizes[name]) for name in names]
+    counts = [resolved.sizes.get(name, sizes[name]) for name in names]
     nothing = [None] * len(same)
-    return pa.table([same, nothing, names, counts, nothing, nothing], schema=TONIGHT_SCHEMA)
+    return pa.table([same, nothing, names, counts, nothing, nothing], schema=INCOMING_SCHEMA)
 
 
 def collision(context: StageContext, doc_id: str) -> DataError:

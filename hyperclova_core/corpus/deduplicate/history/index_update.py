@@ -12,7 +12,8 @@ from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.minhash.verify import signatures_of
 from hyperclova_core.corpus.deduplicate.result import Found
 from hyperclova_core.corpus.deduplicate.schemas import (
-    CROWD_SCHEMA,
+    AS_SKETCHED,
+    CLUSTER_MEMBERS_SCHEMA,
     FORMS_SCHEMA,
     INDEX_ORDER,
     LABELS_SCHEMA,
@@ -63,40 +64,40 @@ def _written(name: str, table: pa.Table, context: StageContext) -> Table:
 
 
 def _without_text(found: Found, promoted: pa.Table) -> pa.Array:
-    wanted = set(found.settled.promoted.column("doc_id").to_pylist())
+    wanted = set(found.resolved.promoted.column("doc_id").to_pylist())
     return pa.array(sorted(wanted - set(promoted.column("doc_id").to_pylist())), pa.string())
 
 
 def _members(found: Found, promoted: pa.Table, forbidden: frozenset[str], context: StageContext) -> pa.Table:
-    """Tonight's documents as they were settled, old ones of which something changed, and those that are gone."""
+    """Incoming documents as they were resolved, old ones of which something changed, and those that are gone."""
     fresh = found.documents.filter(pa.array(found.fresh, pa.bool_()))
     count = fresh.num_rows
     ids = fresh.column("doc_id").combine_chunks()
-    mine = found.settled.tonight
+    mine = found.resolved.incoming
     at = pc.index_in(ids, value_set=mine.column("doc_id").combine_chunks())
     cluster = pc.coalesce(mine.column("cluster_id").take(at), fresh.column("doc_id"))
     survivor = pc.coalesce(mine.column("survivor").take(at), fresh.column("doc_id"))
-    tonight = {name: fresh.column(name) for name in ("doc_id", "node", "source", "tier", "letters", "earliest")}
-    tonight |= {"cluster_id": cluster, "published": pc.equal(survivor, fresh.column("doc_id"))}
-    tonight |= {
+    incoming = {name: fresh.column(name) for name in AS_SKETCHED}
+    incoming |= {"cluster_id": cluster, "published": pc.equal(survivor, fresh.column("doc_id"))}
+    incoming |= {
         "removed": pa.array(np.zeros(count, np.bool_)),
         "origin": pa.array([context.fingerprint] * count, pa.string()),
     }
-    changed = found.settled.changed
+    changed = found.resolved.changed
     # who could not be brought back is not published: the next copy of it must not fall to a text that is nowhere
     lost = pc.is_in(changed.column("doc_id"), value_set=_without_text(found, promoted))
     published = pc.and_(changed.column("published"), pc.invert(lost))
     changed = changed.set_column(changed.schema.get_field_index("published"), "published", published)
-    changed = changed.select([name for name in CROWD_SCHEMA.names if name != "old"])
+    changed = changed.select([name for name in CLUSTER_MEMBERS_SCHEMA.names if name != "old"])
     changed = changed.append_column("removed", pa.array(np.zeros(changed.num_rows, np.bool_)))
-    left = found.gone.filter(pc.invert(pc.is_in(found.gone.column("doc_id"), value_set=ids)))
+    left = found.removed.filter(pc.invert(pc.is_in(found.removed.column("doc_id"), value_set=ids)))
     for name, value in (("removed", True), ("published", False)):
         column = pa.array([value] * left.num_rows, pa.bool_())
         left = left.set_column(left.schema.get_field_index(name), name, column)
     entombed = pc.is_in(left.column("doc_id"), value_set=pa.array(sorted(forbidden), pa.string()))
     origin = pc.if_else(entombed, pa.scalar(TOMBSTONE), left.column("origin"))
     left = left.set_column(left.schema.get_field_index("origin"), "origin", origin)
-    parts = [pa.table(tonight), changed, left]
+    parts = [pa.table(incoming), changed, left]
     return pa.concat_tables([part.select(MEMBERS_SCHEMA.names).cast(MEMBERS_SCHEMA) for part in parts])
 
 
@@ -114,7 +115,7 @@ def _forms(found: Found, sketches: list[str], context: StageContext) -> pa.Table
     rows = pa.array(found.new_rows)
     signatures = signatures_of(sketches, found.new_nodes, context)
     at = pc.index_in(pa.array(found.new_nodes), value_set=signatures.column("node").combine_chunks())
-    columns = {name: found.documents.column(name).take(rows) for name in ("node", "exact", "letters", "doc_id")}
+    columns = {name: found.documents.column(name).take(rows) for name in ("node", "exact", "length", "doc_id")}
     columns["signature"] = signatures.column("signature").take(at)
     columns["origin"] = pa.array([context.fingerprint] * len(rows), pa.string())
     return pa.table([columns[name] for name in FORMS_SCHEMA.names], schema=FORMS_SCHEMA)
@@ -124,12 +125,18 @@ def promoted_documents(
     found: Found, config: DeduplicateConfig, context: StageContext
 ) -> tuple[pa.Table, dict[int, str]]:
     """(those that could be brought back, a file a bucket with them): documents that a night dropped, in place of one that is
-    gone.
+    removed.
 
     A text that has passed its time to live cannot come back: the document is published in the index only, and counted.
     """
-    promoted = found.settled.promoted
-    origins = dict(zip(found.crowd.column("doc_id").to_pylist(), found.crowd.column("origin").to_pylist(), strict=True))
+    promoted = found.resolved.promoted
+    origins = dict(
+        zip(
+            found.cluster_members.column("doc_id").to_pylist(),
+            found.cluster_members.column("origin").to_pylist(),
+            strict=True,
+        )
+    )
     wanted: defaultdict[str, list[str]] = defaultdict(list)
     for doc_id in promoted.column("doc_id").to_pylist():
         wanted[origins[doc_id]].append(doc_id)
@@ -144,7 +151,7 @@ def promoted_documents(
     table = pa.concat_tables(parts).sort_by("doc_id")
     at = pc.index_in(table.column("doc_id").combine_chunks(), value_set=promoted.column("doc_id").combine_chunks())
     back = promoted.take(at)
-    sizes = [found.settled.sizes[name] for name in back.column("cluster_id").to_pylist()]
+    sizes = [found.resolved.sizes[name] for name in back.column("cluster_id").to_pylist()]
     for name, values in (("cluster_id", back.column("cluster_id")), ("cluster_size", pa.array(sizes, pa.int32()))):
         table = table.set_column(DOCUMENT_SCHEMA.get_field_index(name), name, values)
     numbers = pa.array([bucket_of(doc_id, context.buckets) for doc_id in table.column("doc_id").to_pylist()])

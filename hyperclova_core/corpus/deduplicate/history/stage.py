@@ -29,7 +29,7 @@ ROWS_A_RUN = 1 << 21
 SHRINK = 2
 
 
-@artifact_stage("history", version="1")
+@artifact_stage("history", version="2")
 def history(inputs: Mapping[str, Dataset], config: DeduplicateConfig, context: StageContext) -> Artifact:
     """The next version of the index: of `previous` and the output of `deduplicate` (`night`); without inputs, version 0."""
     previous, night = inputs.get("previous"), inputs.get("night")

@@ -92,10 +92,10 @@ def find_candidates(
         {"path": storage.join(context.target.root(False), entry.path), "number": number}
         for number, entry in enumerate(runs.files)
     ]
-    folder = storage.join(context.target.root(True), context.attempt_path, "settled", "matched")
+    folder = storage.join(context.target.root(True), context.attempt_path, "materialized", "matched")
     context.scrap.append(folder)
     assert context.engine is not None
-    # the index's runs are looked through side by side; what they hold of tonight's keys is little
+    # the index's runs are looked through side by side; what they hold of the incoming documents' keys is little
     mine = [str(unit["path"]) for unit in units]
     lookups = [{"path": path, "number": number} for number, path in enumerate(index)]
     hits = context.engine.map_units(partial(_lookup_unit, runs=mine, folder=folder), lookups)
@@ -120,7 +120,7 @@ def _runs(sorted_rows: Written, parts: int, context: StageContext) -> Table:
 
 
 def _lookup_unit(unit: dict[str, Any], *, runs: list[str], folder: str) -> dict[str, Any]:
-    """The rows of a run of the index that have a key of tonight's runs."""
+    """The rows of a run of the index that have a key of the incoming documents' runs."""
 
     def rows() -> Batches:
         for path in runs:

@@ -54,15 +54,15 @@ def compared(pairs: pa.Table, signatures: pa.Table, config: DeduplicateConfig) -
     return pa.table([pa.array(column[enough]) for column in (left, right, values)], schema=EDGES_SCHEMA)
 
 
-def settle_grey(edges: pa.Table, shingles: Shingles, config: DeduplicateConfig) -> pa.Table:
+def verify_grey_zone(edges: pa.Table, shingles: Shingles, config: DeduplicateConfig) -> pa.Table:
     """Edges from the threshold on, those in the grey zone by their exact similarity where both texts are known."""
     left, right, values = (edges.column(name).to_pylist() for name in EDGES_SCHEMA.names)
     high = config.threshold + config.grey_zone
     for row, value in enumerate(values):
         if value < high and left[row] in shingles and right[row] in shingles:
             values[row] = round(jaccard(shingles[left[row]], shingles[right[row]]), 4)
-    settled = pa.table([left, right, values], schema=EDGES_SCHEMA)
-    return settled.filter(pc.greater_equal(settled.column("similarity"), config.threshold))
+    resolved = pa.table([left, right, values], schema=EDGES_SCHEMA)
+    return resolved.filter(pc.greater_equal(resolved.column("similarity"), config.threshold))
 
 
 def in_grey_zone(edges: pa.Table, config: DeduplicateConfig) -> npt.NDArray[np.int64]:
@@ -95,7 +95,7 @@ def _signatures_unit(unit: dict[str, Any], *, wanted: pa.Array, folder: str) -> 
 
 
 def _scratch(context: StageContext, name: str) -> str:
-    folder = storage.join(context.target.root(True), context.attempt_path, "settled", name)
+    folder = storage.join(context.target.root(True), context.attempt_path, "materialized", name)
     context.scrap.append(folder)
     return folder
 

@@ -282,7 +282,7 @@ def without_boilerplate(
     new: list[str] = texts.to_pylist()
     for row in hits[remaining[hits] >= min_remaining].tolist():
         goes = found[first[row] : first[row + 1]]
-        kept = [line for line, gone in zip(new[row].split("\n"), goes, strict=False) if not gone]
+        kept = [line for line, cut_out in zip(new[row].split("\n"), goes, strict=False) if not cut_out]
         before, new[row] = new[row], _BLANK_LINES.sub("\n\n", "\n".join(kept)).strip()
         cut[row] = len(before.encode()) - len(new[row].encode())
     return pa.array(new, texts.type), cut
@@ -296,8 +296,8 @@ def cut(documents: pa.RecordBatch, argument: list[object]) -> pa.RecordBatch:
         return documents
     columns = dict(zip(documents.schema.names, documents.columns, strict=True))
     signals = [
-        sorted({**dict(old or []), "boilerplate_bytes": float(gone)}.items()) if gone else old
-        for old, gone in zip(documents.column("signals").to_pylist(), lost.tolist(), strict=True)
+        sorted({**dict(old or []), "boilerplate_bytes": float(bytes_cut)}.items()) if bytes_cut else old
+        for old, bytes_cut in zip(documents.column("signals").to_pylist(), lost.tolist(), strict=True)
     ]
     columns["text"] = texts
     columns["content_hash"] = pa.array([content_hash(text) for text in texts.to_pylist()], pa.string())

@@ -2,9 +2,12 @@
 
 Korean spacing varies between copies of one text (the same text with its spaces moved has a word 5-gram Jaccard similarity of
 0.13), so the form has none. It is NFC, lower case, letters and digits only; each decimal digit is one class; a number of 7
-to 20 digits, an e-mail address and a placeholder of de-identification are one mask each, so that two copies that differ in
-a telephone number, or of which one is de-identified, are copies. Where a text is short, or half of it is digits, the
-digits are what it says: then they stay as they are.
+to 20 digits, an e-mail address and a placeholder of de-identification are one mask each, so that two texts that differ in
+a telephone number, or of which one is de-identified, are compared as one. Where a text is short, or half of it is digits,
+the digits are what it says: then they stay as they are.
+
+Equal forms are not yet equal texts: beside the form a document has its *content* (all letters and digits as they are), its
+*wording* (the form without numbers) and its numbers, which say what two documents of one cluster differ in.
 
 `form_of` is the definition, in plain Python; the kernel of `normalise` does the same over Arrow buffers (a property test
 holds them equal).
@@ -26,7 +29,7 @@ from hyperclova_core.korean.personal_data import TYPES
 
 SEED = 1
 """Of the permutations of signatures."""
-KERNEL = 2
+KERNEL = 3
 """Version of the kernels' arithmetic: raise it when a signature would come out differently."""
 NUMERIC_TYPES = ("RRN", "FRN", "PHONE", "CARD", "ACCOUNT", "BIZNO", "DRIVER", "PASSPORT", "PLATE")
 EMAIL_MASK = 0x110000
@@ -80,7 +83,7 @@ def tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
             compose[ord(follower)] = COMPOSE
         letters = [letter for letter in character.lower() if letter.isalnum()]
         if letters:
-            plain[point] = ord(letters[0])
+            plain[point] = _ZERO + unicodedata.decimal(character) if character.isdecimal() else ord(letters[0])
             classed[point] = ord("0") if character.isdecimal() else ord(letters[0])
     return classed | compose, plain | compose
 
