@@ -30,7 +30,7 @@ from hyperclova_core.training.model.sizes import ModelSize
 
 MEGABYTES = float(os.environ.get("BENCH_MB", "12"))
 VOCABULARY = int(os.environ.get("VOCABULARY", "4096"))
-SIZE = ModelSize(layers=3, width=56, heads=4, learning_rate=8e-3)
+SIZE = ModelSize(layers=3, hidden_size=56, heads=4, learning_rate=8e-3)
 CONTEXT, BATCH, WARM_UP = 128, 16, 50
 
 

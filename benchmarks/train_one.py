@@ -21,17 +21,17 @@ def job(size: str, prefix: str, steps: int, output: str) -> Any:
     """The training."""
     from hyperclova_core.training.config import JobConfig
 
-    layers, width, heads, vocabulary = SIZES[size]
+    layers, hidden_size, heads, vocabulary = SIZES[size]
     return JobConfig.model_validate(
         {
             "train": {
                 "size": {
                     "name": size,
-                    "shape": {"layers": layers, "width": width, "heads": heads, "learning_rate": 1e-3},
-                    "parallel": {"micro_batch": MICRO},
+                    "shape": {"layers": layers, "hidden_size": hidden_size, "heads": heads, "learning_rate": 1e-3},
+                    "parallel": {"micro_batch_size": MICRO},
                 },
-                "context": CONTEXT,
-                "global_batch": BATCH,
+                "sequence_length": CONTEXT,
+                "global_batch_size": BATCH,
                 "tokens": steps * BATCH * CONTEXT,
                 "log_every": 5,
                 "dropout": float(os.environ.get("BENCH_DROPOUT", "0")),
@@ -73,13 +73,15 @@ def plain(config: Any, clock: Clock) -> None:
 
     torch.set_num_threads(1)
     train = config.train
-    model = WholeModel(train.size.model, config.padded_vocabulary, train.context, train.seed)
+    model = WholeModel(train.size.model, config.padded_vocabulary, train.sequence_length, train.seed)
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=train.betas, fused=True)
-    samples = Samples(TokenStream(config.shards, config.vocabulary), train.context, train.seed, train.shuffle_window)
+    samples = Samples(
+        TokenStream(config.shards, config.vocabulary), train.sequence_length, train.seed, train.shuffle_window
+    )
     count = BATCH // MICRO
     for step in range(train.steps):
         total = 0.0

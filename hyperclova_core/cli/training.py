@@ -109,8 +109,12 @@ def _show(line: str) -> None:
     show_default=True,
     help="Training tokens, for days and GPU-hours.",
 )
-@click.option("--global-batch", type=click.IntRange(min=1), default=1024, show_default=True, help="Sequences a step.")
-@click.option("--context", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens a sequence.")
+@click.option(
+    "--global-batch-size", type=click.IntRange(min=1), default=1024, show_default=True, help="Sequences a step."
+)
+@click.option(
+    "--sequence-length", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens a sequence."
+)
 @click.option("--vocabulary", type=click.IntRange(min=1), default=51_200, show_default=True, help="Padded size.")
 @click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Layouts to show.")
 @click.option("--json", "as_json", is_flag=True, help="The best layouts as JSON.")
@@ -120,8 +124,8 @@ def plan(
     gpus: int | None,
     gpu: str,
     tokens: float,
-    global_batch: int,
-    context: int,
+    global_batch_size: int,
+    sequence_length: int,
     vocabulary: int,
     top: int,
     as_json: bool,
@@ -138,7 +142,7 @@ def plan(
         return
     if model is None or gpus is None:
         raise click.UsageError("Give MODEL and --gpus, or --published.")
-    found = search(Task(model_size(model), vocabulary, context, global_batch), gpus, device(gpu))
+    found = search(Task(model_size(model), vocabulary, sequence_length, global_batch_size), gpus, device(gpu))
     rows = report.rows(found, tokens, top)
     if as_json:
         names = (*report.HEAD[:-1], "why")
@@ -230,8 +234,8 @@ def model_size(name: str) -> ModelSize:
     """A named size, or LAYERSxWIDTHxHEADS."""
     parts = name.split("x")
     if len(parts) == 3 and all(part.isdigit() for part in parts):
-        layers, width, heads = map(int, parts)
-        return ModelSize(layers=layers, width=width, heads=heads, learning_rate=1e-4)
+        layers, hidden_size, heads = map(int, parts)
+        return ModelSize(layers=layers, hidden_size=hidden_size, heads=heads, learning_rate=1e-4)
     return size_named(name)
 
 

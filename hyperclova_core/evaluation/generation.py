@@ -146,7 +146,7 @@ def generate_ids(
             written[row].append(token)
             if ended is not None and ended(row, written[row]):
                 reasons[row] = STOPPED
-            elif len(prompts[row]) + len(written[row]) >= model.context:
+            elif len(prompts[row]) + len(written[row]) >= model.sequence_length:
                 reasons[row] = FULL
             else:
                 following.append(token)
@@ -171,11 +171,11 @@ def generate_texts(
     """
     rows = [[EOD_ID, *tokenizer.encode(prompt)] for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
-        if len(row) >= model.context:
+        if len(row) >= model.sequence_length:
             raise ConfigError(
                 "A prompt is too long",
                 where=f"{prompt[:30]!r}…",
-                why=f"{len(row)} tokens with the mark before it, the model reads {model.context}",
+                why=f"{len(row)} tokens with the mark before it, the model reads {model.sequence_length}",
                 remedy="shorten it",
             )
     found: list[Continuation | None] = [None] * len(prompts)

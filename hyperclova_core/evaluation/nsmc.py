@@ -107,7 +107,7 @@ def evaluate(
     by_set = []
     used = 0
     for number in range(sets):
-        prompt, used = _prompt(tokenizer, shots, test, count, model.context, seed + number)
+        prompt, used = _prompt(tokenizer, shots, test, count, model.sequence_length, seed + number)
         right = [_answer(model, tokenizer, prompt, review) == review.label for review in test]
         by_set.append(sum(right) / len(right))
     mean = sum(by_set) / len(by_set)
@@ -125,12 +125,12 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def _prompt(
-    tokenizer: Tokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, context: int, seed: int
+    tokenizer: Tokenizer, shots: Sequence[Review], test: Sequence[Review], count: int, sequence_length: int, seed: int
 ) -> tuple[list[int], int]:
     generator = np.random.Generator(np.random.PCG64(seed))
     order = generator.permutation(len(shots))
     pools = {label: [int(index) for index in order if shots[int(index)].label == label] for label in (0, 1)}
-    room = context - 1 - max(len(tokenizer.encode(review.text + ANSWERS[1])) for review in test)
+    room = sequence_length - 1 - max(len(tokenizer.encode(review.text + ANSWERS[1])) for review in test)
     ids: list[int] = [EOD_ID]
     used = 0
     for turn in range(count):
@@ -152,7 +152,7 @@ def _answer(model: WholeModel, tokenizer: Tokenizer, prompt: list[int], review: 
     scores = []
     for answer in ANSWERS:
         tail = tokenizer.encode(answer)
-        ids = (prompt + body + tail)[-model.context :]
+        ids = (prompt + body + tail)[-model.sequence_length :]
         logits = model(torch.tensor([ids[:-1]]))[0, -len(tail) :]
         scores.append(float(torch.log_softmax(logits.float(), -1)[torch.arange(len(tail)), torch.tensor(tail)].sum()))
     return int(scores[1] > scores[0])

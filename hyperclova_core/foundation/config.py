@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.config import JsonDict
 
 from hyperclova_core.foundation.errors import ConfigError
@@ -22,6 +22,16 @@ class Config(BaseModel):
     """Base of every configuration: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier versions → what they are called now: an old one is refused with the new one named."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_keys(cls, value: Any) -> Any:
+        old = sorted(set(cls.RENAMED) & set(value)) if isinstance(value, Mapping) else []
+        if old:
+            raise ValueError("; ".join(f"`{key}` is called `{cls.RENAMED[key]}` now" for key in old))
+        return value
 
     def identity(self) -> dict[str, Any]:
         """What decides on an output, as JSON has it: all fields but those that are marked as no part of it."""

@@ -29,11 +29,11 @@ CAUSES: dict[int, Cause] = {
     64: Cause("configuration", 0, "correct the recipe"),
     65: Cause("data", 0, "correct the data that the message names"),
     66: Cause("gate failed", 0, "look at the Data Docs"),
-    70: Cause("out of host memory", 1, "lower micro_batch, or give the job more memory"),
+    70: Cause("out of host memory", 1, "lower micro_batch_size, or give the job more memory"),
     71: Cause(
         "out of device memory",
         1,
-        "halve micro_batch, or spread the model over more devices",
+        "halve micro_batch_size, or spread the model over more devices",
         halve_micro_batch=True,
     ),
     72: Cause("communication", 3, "look for the first rank that failed, else at the network", other_nodes=True),
@@ -76,11 +76,11 @@ def counted_as(exit_code: int, cause: Mapping[str, Any]) -> int:
     return TRANSIENT if exit_code == PREEMPTED and cause.get("type") == "TransientError" else exit_code
 
 
-def decide(codes: Sequence[int], micro_batch: int | None = None, nodes: Sequence[str] = ()) -> Decision:
+def decide(codes: Sequence[int], micro_batch_size: int | None = None, nodes: Sequence[str] = ()) -> Decision:
     """What to do after attempts that ended with `codes`, the last one last.
 
     Args:
-        micro_batch: of the last attempt, for one that ran out of device memory.
+        micro_batch_size: of the last attempt, for one that ran out of device memory.
         nodes: that the last attempt ran on and that looked bad.
     """
     last = codes[-1]
@@ -94,13 +94,16 @@ def decide(codes: Sequence[int], micro_batch: int | None = None, nodes: Sequence
         )
         return Decision(False, f"{cause.name} ({last}): {times}; {cause.remedy}")
     if cause.halve_micro_batch:
-        if not micro_batch or micro_batch < 2:
+        if not micro_batch_size or micro_batch_size < 2:
             return Decision(
-                False, f"{cause.name} ({last}): micro_batch is {micro_batch}, it cannot be halved; {cause.remedy}"
+                False,
+                f"{cause.name} ({last}): micro_batch_size is {micro_batch_size}, it cannot be halved; {cause.remedy}",
             )
-        half = micro_batch // 2
-        changes = {"train": {"size": {"parallel": {"micro_batch": half}}}}
-        return Decision(True, f"{cause.name} ({last}): again with micro_batch {half} instead of {micro_batch}", changes)
+        half = micro_batch_size // 2
+        changes = {"train": {"size": {"parallel": {"micro_batch_size": half}}}}
+        return Decision(
+            True, f"{cause.name} ({last}): again with micro_batch_size {half} instead of {micro_batch_size}", changes
+        )
     if cause.other_nodes and nodes:
         return Decision(True, f"{cause.name} ({last}): again on other nodes than {', '.join(nodes)}", {}, tuple(nodes))
     left = "" if cause.retries >= FREE else f", attempt {spent + 1} of {cause.retries + 1}"

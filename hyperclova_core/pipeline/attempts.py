@@ -112,5 +112,5 @@ class Attempts:
 def micro_batch_of(spec: TrainJobSpec) -> int | None:
     """The micro-batch of an attempt, where it is a training."""
     size = spec.effective_config().get("train", {}).get("size", {})
-    found = size.get("parallel", {}).get("micro_batch")
+    found = size.get("parallel", {}).get("micro_batch_size")
     return int(found) if found is not None else None

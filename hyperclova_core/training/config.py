@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,7 +54,7 @@ class SpikeConfig(Config):
     enabled: bool = True
 
 
-class LeftOutConfig(Config):
+class SkippedSamples(Config):
     """A stretch of samples."""
 
     first: int = Field(ge=0)
@@ -63,10 +64,17 @@ class LeftOutConfig(Config):
 class TrainConfig(Config):
     """The training of one model; equal configs on equal shards give equal weights. This is what the fingerprint sees."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "context": "sequence_length",
+        "global_batch": "global_batch_size",
+        "leave_out": "skip_samples",
+        "rate_factors": "lr_multipliers",
+    }
+
     size: SizeConfig
     tokens: int = Field(1_000_000, ge=1, description="training tokens; rounded down to whole global batches")
-    context: int = Field(128, ge=8, description="tokens a sequence")
-    global_batch: int = Field(16, ge=1, description="sequences a step")
+    sequence_length: int = Field(128, ge=8, description="tokens a sequence")
+    global_batch_size: int = Field(16, ge=1, description="sequences a step")
     batch_ramp: BatchRampConfig | None = None
     schedule: Literal["cosine", "wsd"] = Field(
         "cosine",
@@ -97,10 +105,10 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: at the end only")
     keep_last: int = Field(2, ge=1, description="checkpoints kept of the newest")
     keep_every: int = Field(0, ge=0, description="checkpoints at multiples of so many steps are kept for good; 0: none")
-    leave_out: tuple[LeftOutConfig, ...] = Field(
+    skip_samples: tuple[SkippedSamples, ...] = Field(
         (), description="samples that are not read: where training does not get past them (decisions.jsonl names them)"
     )
-    rate_factors: dict[int, float] = Field(
+    lr_multipliers: dict[int, float] = Field(
         default_factory=dict, description="step → factor of the learning rate from there on: an intervention by hand"
     )
     deterministic: bool = Field(False, description="on CUDA: only kernels that give the same bits again; slower")
@@ -110,15 +118,17 @@ class TrainConfig(Config):
     @property
     def samples(self) -> int:
         """Sequences of the whole training."""
-        return self.tokens // self.context
+        return self.tokens // self.sequence_length
 
     @property
     def batches(self) -> BatchPlan:
         """Sizes of all global batches."""
         ramp = self.batch_ramp
         if ramp is None:
-            return BatchPlan(self.samples, self.global_batch)
-        return BatchPlan(self.samples, self.global_batch, ramp.start, ramp.increment, ramp.tokens // self.context)
+            return BatchPlan(self.samples, self.global_batch_size)
+        return BatchPlan(
+            self.samples, self.global_batch_size, ramp.start, ramp.increment, ramp.tokens // self.sequence_length
+        )
 
     @property
     def steps(self) -> int:
@@ -132,7 +142,7 @@ class TrainConfig(Config):
 
     def reproducibility_key(self) -> dict[str, Any]:
         """What decides the weights up to rounding: not the layout, not what is logged or kept, and not what a person changes by hand to get
-        past a fault (spikes, leave_out, rate_factors), which the run's decisions tell. A checkpoint goes on under any layout, but under no
+        past a fault (spikes, skip_samples, lr_multipliers), which the run's decisions tell. A checkpoint goes on under any layout, but under no
         other mathematics. A stable phase (wsd) may be made longer."""
         left_out = {
             "evaluate_every",
@@ -143,8 +153,8 @@ class TrainConfig(Config):
             "keep_every",
             "hang_seconds",
             "spikes",
-            "leave_out",
-            "rate_factors",
+            "skip_samples",
+            "lr_multipliers",
             "deterministic",
         }
         data = self.model_dump(mode="json", exclude={*left_out, "size", "deepspeed"})
@@ -168,7 +178,9 @@ class TrainConfig(Config):
                 f"warmup_share {self.warmup_share} and decay_share {self.decay_share} are more than the whole"
             )
         if self.steps < 1:
-            raise ValueError(f"{self.tokens} tokens are less than one batch of {self.context * self.global_batch}")
+            raise ValueError(
+                f"{self.tokens} tokens are less than one batch of {self.sequence_length * self.global_batch_size}"
+            )
         return self
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from hyperclova_core.training.model.sizes import ModelSize
 
 OURS = {
-    "train_batch_size": "global_batch",
-    "train_micro_batch_size_per_gpu": "size.parallel.micro_batch",
-    "gradient_accumulation_steps": "global_batch, micro_batch and data",
+    "train_batch_size": "global_batch_size",
+    "train_micro_batch_size_per_gpu": "size.parallel.micro_batch_size",
+    "gradient_accumulation_steps": "global_batch_size, micro_batch_size and data",
     "gradient_clipping": "gradient_clipping",
     "bf16": "precision",
     "optimizer": "betas, epsilon, weight_decay: the optimizer is torch's AdamW, DeepSpeed's own would be compiled at the start",
@@ -32,15 +32,15 @@ def refuse_layout(model: ModelSize, parallel: ParallelConfig, batches: BatchPlan
         ValueError: with what would fit.
     """
     for batch in batches.sizes:
-        if batch % (parallel.data * parallel.micro_batch):
+        if batch % (parallel.data * parallel.micro_batch_size):
             fitting = [m for m in range(1, batch // parallel.data + 1) if batch % (parallel.data * m) == 0]
             raise ValueError(
-                f"global_batch {batch} is not micro_batch {parallel.micro_batch} × accumulation × data {parallel.data};"
-                f" micro_batch may be {', '.join(map(str, fitting)) or 'none: lower `data`'}"
+                f"global_batch_size {batch} is not micro_batch_size {parallel.micro_batch_size} × accumulation × data {parallel.data};"
+                f" micro_batch_size may be {', '.join(map(str, fitting)) or 'none: lower `data`'}"
             )
-    if model.heads % parallel.tensor or model.width % model.heads:
+    if model.heads % parallel.tensor or model.hidden_size % model.heads:
         raise ValueError(
-            f"{model.heads} heads of width {model.width} do not divide among {parallel.tensor} tensor-parallel ranks"
+            f"{model.heads} heads of hidden_size {model.hidden_size} do not divide among {parallel.tensor} tensor-parallel ranks"
         )
     if parallel.pipeline > model.layers:
         raise ValueError(f"{model.layers} layers cannot fill {parallel.pipeline} pipeline stages")
@@ -74,7 +74,7 @@ def refuse_engine_settings(settings: Mapping[str, Any]) -> None:
     ):
         raise ValueError(
             "reentrant activation checkpointing is refused: it detaches the embedding and trains the head only, without a"
-            " word; set size.parallel.recompute to attention or block"
+            " word; set size.parallel.activation_checkpointing to attention or block"
         )
     if dict(settings.get("fp16") or {}).get("enabled"):
         raise ValueError("fp16 is refused: its loss scale skips steps by itself; set precision to bf16 or fp32")

@@ -62,13 +62,13 @@ class Training:
         train = self.config
         stream = TokenStream(job.shards, job.vocabulary, job.tokenizer_identity, int(job.cache_gigabytes * 1e9))
         stream.check(dist.get_rank(), dist.get_world_size())
-        self.samples = Samples(stream, train.context, train.seed, train.shuffle_window)
-        if self.samples.count < train.global_batch:
+        self.samples = Samples(stream, train.sequence_length, train.seed, train.shuffle_window)
+        if self.samples.count < train.global_batch_size:
             raise DataError(
                 "The corpus is shorter than one batch",
                 where=job.shards[0],
-                why=f"{self.samples.count} sequences of {train.context}, a batch needs {train.global_batch}",
-                remedy="give more text, or a smaller global_batch or context",
+                why=f"{self.samples.count} sequences of {train.sequence_length}, a batch needs {train.global_batch_size}",
+                remedy="give more text, or a smaller global_batch_size or sequence_length",
             )
         self.data_rank = engine.grid.get_data_parallel_rank()
         self.validation = self._validation()
@@ -106,8 +106,8 @@ class Training:
             if self.is_rank0
             else None
         )
-        if self.config.rate_factors:
-            self._note({"event": "rate factors", "factors": str(dict(sorted(self.config.rate_factors.items())))})
+        if self.config.lr_multipliers:
+            self._note({"event": "rate factors", "factors": str(dict(sorted(self.config.lr_multipliers.items())))})
         self._window_start, self._window_step, self._window_busy = time.monotonic(), self.step, 0.0
 
     def _validation(self) -> Validation | None:
@@ -136,7 +136,7 @@ class Training:
         return RankPlacement(
             train.size.model,
             self.job.padded_vocabulary,
-            train.context,
+            train.sequence_length,
             {"pipeline": parallel.pipeline, "tensor": parallel.tensor, "data": parallel.data},
             grid.get_pipe_parallel_rank(),
             grid.get_slice_parallel_rank(),
@@ -156,19 +156,19 @@ class Training:
         return {
             "size": train.size.name,
             "non_embedding_parameters": model.non_embedding_parameters,
-            "parameters": model.parameters(self.job.padded_vocabulary, train.context),
+            "parameters": model.parameters(self.job.padded_vocabulary, train.sequence_length),
             "tokens": self._tokens_at(self.plan.steps),
             "steps": self.plan.steps,
-            "global_batch": train.global_batch,
-            "context": train.context,
+            "global_batch_size": train.global_batch_size,
+            "sequence_length": train.sequence_length,
             "peak_learning_rate": model.learning_rate,
             "schedule": train.schedule,
             "processes": train.size.parallel.processes,
             "pipeline": train.size.parallel.pipeline,
             "tensor": train.size.parallel.tensor,
             "data": train.size.parallel.data,
-            "micro_batch": train.size.parallel.micro_batch,
-            "recompute": train.size.parallel.recompute,
+            "micro_batch_size": train.size.parallel.micro_batch_size,
+            "activation_checkpointing": train.size.parallel.activation_checkpointing,
             "device": device_kind(),
             "precision": "bf16" if is_bf16(train) else "fp32",
             "seed": train.seed,
@@ -179,7 +179,7 @@ class Training:
         return self.plan.at(self.step)[0] + self.offset
 
     def _tokens_at(self, step: int) -> int:
-        return self.plan.at(step)[0] * self.config.context
+        return self.plan.at(step)[0] * self.config.sequence_length
 
     def _restore(self, record: dict[str, Any]) -> None:
         self.step, self.offset = int(record["step"]), int(record["data_offset"])
@@ -198,7 +198,7 @@ class Training:
         return torch.from_numpy(ids == EOD_ID).to(self.engine.device)
 
     def _micro_batch_at(self, first: int, batch: int) -> Any:
-        micro = self.config.size.parallel.micro_batch
+        micro = self.config.size.parallel.micro_batch_size
         share = batch // self.config.size.parallel.data
 
         def at(number: int) -> MicroBatch:
@@ -245,7 +245,7 @@ class Training:
     def _take_step(self) -> StepReport:
         first, size = self.plan.at(self.step)
         self._watch.moved(f"step {self.step + 1}")
-        self._leave_out(first, size)
+        self._skip_samples(first, size)
         if self.engine.train_batch_size() != size:
             self.engine.set_train_batch_size(size)
         self._prepare(first + self.offset, size)
@@ -258,9 +258,9 @@ class Training:
         self.loss = report.loss
         return report
 
-    def _leave_out(self, first: int, size: int) -> None:
+    def _skip_samples(self, first: int, size: int) -> None:
         """Jump over stretches of samples that the configuration names."""
-        for stretch in sorted(self.config.leave_out, key=lambda item: item.first):
+        for stretch in sorted(self.config.skip_samples, key=lambda item: item.first):
             begin = first + self.offset
             if stretch.first < begin + size and begin < stretch.first + stretch.count:
                 self.offset += stretch.first + stretch.count - begin
@@ -285,12 +285,12 @@ class Training:
             train.schedule,
             train.decay_share,
         )
-        factors = [factor for step, factor in sorted(self.config.rate_factors.items()) if step <= self.step + 1]
+        factors = [factor for step, factor in sorted(self.config.lr_multipliers.items()) if step <= self.step + 1]
         set_learning_rate(self.engine, rate * (factors[-1] if factors else 1.0))
 
     def _micro_batches(self, first: int, size: int) -> Any:
         parallel = self.config.size.parallel
-        return self.samples.micro_batches(first, size, parallel.micro_batch, self.data_rank, parallel.data)
+        return self.samples.micro_batches(first, size, parallel.micro_batch_size, self.data_rank, parallel.data)
 
     def _explain_non_finite(self) -> None:
         first, size = self.plan.at(self.step - 1)
@@ -309,7 +309,7 @@ class Training:
             where=f"step {self.step}, samples {first} to {first + size - 1} ({start})",
             why=found,
             remedy="weights are as they were before this step, and the checkpoints are good; look at that layer and at these samples;"
-            " leave_out and rate_factors go on from the checkpoint without them, or with a lower rate",
+            " skip_samples and lr_multipliers go on from the checkpoint without them, or with a lower rate",
         )
 
     def _go_back_if_many(self) -> bool:
@@ -335,8 +335,8 @@ class Training:
                 "Training does not get past a stretch of the corpus",
                 where=f"step {self.step}",
                 why=f"{spike.measure} is beyond its bound again and again, after going back {self.guard.rewinds} times",
-                remedy="look at the documents that decisions.jsonl names, and leave them out (leave_out), or lower the rate from a step on"
-                " (rate_factors): neither makes it another training",
+                remedy="look at the documents that decisions.jsonl names, and leave them out (skip_samples), or lower the rate from a step on"
+                " (lr_multipliers): neither makes it another training",
             )
         read, rewinds = self._read(), self.guard.rewinds + 1
         self._watch.moved(f"going back from step {self.step}")
@@ -392,7 +392,7 @@ class Training:
         elapsed, steps = max(time.monotonic() - self._window_start, 1e-9), self.step - self._window_step
         tokens = self._tokens_at(self.step)
         rate = (tokens - self._tokens_at(self._window_step)) / elapsed
-        flops = train.size.model.flops_per_token(self.job.padded_vocabulary, train.context)
+        flops = train.size.model.flops_per_token(self.job.padded_vocabulary, train.sequence_length)
         values = {
             "loss": report.loss,
             "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
@@ -401,7 +401,7 @@ class Training:
             "gradient_norm": report.gradient_norm,
             "model_flops_utilisation": flops * rate / (self.peak * train.size.parallel.processes),
             "memory_bytes": memory_bytes(),
-            "global_batch": float(self.plan.at(self.step - 1)[1]),
+            "global_batch_size": float(self.plan.at(self.step - 1)[1]),
             "skipped_steps": float(self.skipped),
             "slowest_rank_over_median": ratio,
         }
@@ -455,7 +455,7 @@ class Training:
 
     def summary(self) -> dict[str, Any]:
         """What `result.json` says."""
-        flops = self.config.size.model.flops_per_token(self.job.padded_vocabulary, self.config.context)
+        flops = self.config.size.model.flops_per_token(self.job.padded_vocabulary, self.config.sequence_length)
         held = self.held
         return {
             **self.parameters,

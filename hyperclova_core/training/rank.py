@@ -67,13 +67,13 @@ def classify(error: BaseException) -> HyperclovaError:
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return OutOfHostMemoryError(
-            "A rank ran out of host memory", why=text, remedy="lower micro_batch, or give the job more memory"
+            "A rank ran out of host memory", why=text, remedy="lower micro_batch_size, or give the job more memory"
         )
     if type(error).__name__ == "OutOfMemoryError":
         return OutOfDeviceMemoryError(
             "A rank ran out of device memory",
             why=text,
-            remedy="halve micro_batch, or spread the model over more devices",
+            remedy="halve micro_batch_size, or spread the model over more devices",
         )
     if "EADDRINUSE" in text or "address already in use" in text:
         return CommunicationError(

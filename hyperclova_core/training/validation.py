@@ -93,19 +93,19 @@ class Validation:
         self.stream = TokenStream(
             job.validation_shards, job.vocabulary, job.tokenizer_identity, int(job.cache_gigabytes * 1e9)
         )
-        self.samples = Samples(self.stream, train.context, train.seed, 1)
+        self.samples = Samples(self.stream, train.sequence_length, train.seed, 1)
         self._sources = Sources(self.stream, job.validation_provenance) if job.validation_provenance else None
-        at_once = train.size.parallel.micro_batch * train.size.parallel.data
+        at_once = train.size.parallel.micro_batch_size * train.size.parallel.data
         # the same sequences at every layout: what fills the last round is evaluated and not counted
         self.count = min(self.samples.count, train.validation_sequences)
         self._rounds = -(-self.count // at_once)
 
     def _first(self, number: int) -> int:
-        micro = self._job.train.size.parallel.micro_batch
+        micro = self._job.train.size.parallel.micro_batch_size
         return (self._rank * self._rounds + number) * micro
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        micro = self._job.train.size.parallel.micro_batch
+        micro = self._job.train.size.parallel.micro_batch_size
         for number in range(self._rounds):
             moved(f"validation, micro-batch {number}")
             block = torch.from_numpy(self.samples.batch(self._first(number), micro))
@@ -118,7 +118,7 @@ class Validation:
             marks_of: gives the end-of-document marks of a range of samples (see `MicroBatch`), or None.
         """
         train, loss = self._job.train, engine.module.loss_fn
-        micro = train.size.parallel.micro_batch
+        micro = train.size.parallel.micro_batch_size
         loss.by_token = []
         before = engine.micro_batch_at
         engine.micro_batch_at = lambda number: MicroBatch(
@@ -139,7 +139,7 @@ class Validation:
                 if self._sources is None:
                     sums[0] += values.sum(), values.size, values.size * (self._job.validation_bytes_per_token or 0.0)
                 else:
-                    owners, shares = self._sources.of(starts + 1, train.context)
+                    owners, shares = self._sources.of(starts + 1, train.sequence_length)
                     for column, weights in enumerate((values, np.ones_like(values), shares)):
                         sums[:, column] += np.bincount(owners.ravel(), weights.ravel(), len(names))
         total = torch.from_numpy(sums).to(engine.device)

@@ -18,7 +18,7 @@ from tests.tokens.test_tokenizer import TOKENIZER
 class Oracle(torch.nn.Module):
     """Gives high probability to the positive answer after a review with 좋 in it, to the negative one otherwise."""
 
-    context = 96
+    sequence_length = 96
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         logits = torch.zeros(1, ids.size(1), TOKENIZER.padded_vocabulary_size)

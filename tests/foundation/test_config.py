@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from hyperclova_core.foundation.config import NO_IDENTITY, Config, apply_overrides
+from hyperclova_core.foundation.config import NO_IDENTITY, Config, apply_overrides, parse
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.pipeline.recipe import Recipe, conf_folder, load_recipe, validated
+from hyperclova_core.training.config import TrainConfig
 
 RECIPES = sorted(conf_folder().glob("*.yaml"))
 
@@ -44,7 +45,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known(tmp_path: Path) -> None:
         ("- a list", "not a mapping"),
         ("name: mine\nbuckets: 3\n", "power of two"),
         ("name: mine\ntrain: {sizes: [{name: 17k}]}\n", "no model size 17k"),
-        ("name: mine\ntrain: {sizes: [{name: 15k, parallel: {micro_batch: 7}}]}\n", "micro_batch may be"),
+        ("name: mine\ntrain: {sizes: [{name: 15k, parallel: {micro_batch_size: 7}}]}\n", "micro_batch_size may be"),
         ("name: mine\ngates: {waterfall: {}}\n", "Gates for stages that have none"),
     ],
 )
@@ -140,3 +141,28 @@ def test_what_is_no_part_of_an_identity_is_marked_and_nothing_else_is_left_out()
         "what is excluded is lost in a run's record"
     )
     assert issubclass(Recipe, Config)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "old", "new"),
+    [
+        (TrainConfig, {"context": 64}, "context", "sequence_length"),
+        (TrainConfig, {"global_batch": 8}, "global_batch", "global_batch_size"),
+        (TrainConfig, {"leave_out": []}, "leave_out", "skip_samples"),
+        (TrainConfig, {"rate_factors": {}}, "rate_factors", "lr_multipliers"),
+        (TrainConfig, {"size": {"name": "x", "shape": {"width": 16}}}, "width", "hidden_size"),
+        (TrainConfig, {"size": {"name": "x", "parallel": {"micro_batch": 2}}}, "micro_batch", "micro_batch_size"),
+        (
+            TrainConfig,
+            {"size": {"name": "x", "parallel": {"recompute": "block"}}},
+            "recompute",
+            "activation_checkpointing",
+        ),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_named(
+    model: type[Config], data: dict[str, Any], old: str, new: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(model, {"size": {"name": "15k"}, **data}, "a recipe")
+    assert f"`{old}` is called `{new}` now" in caught.value.why

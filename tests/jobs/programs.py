@@ -25,7 +25,7 @@ signal.signal(signal.SIGTERM, stop)
 if config.get("cause") and rank == str(config.get("bad", 0)):
     json.dump({"time": time.time(), **config["cause"]}, open(config["output"] + "/cause-" + rank + ".json", "w"))
     sys.exit(1)
-if config.get("fits") and config["train"]["size"]["parallel"]["micro_batch"] > config["fits"]:
+if config.get("fits") and config["train"]["size"]["parallel"]["micro_batch_size"] > config["fits"]:
     cause = {"type": "OutOfDeviceMemoryError", "what": "no memory", "exit_code": 71, "time": time.time()}
     json.dump(cause, open(config["output"] + "/cause-" + rank + ".json", "w"))
     sys.exit(1)

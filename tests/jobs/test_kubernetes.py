@@ -183,9 +183,9 @@ def test_cluster_settings_are_checked_with_the_key() -> None:
 
 def test_the_hash_leaves_out_what_an_attempt_overrides() -> None:
     first = spec()
-    second = first.following({"train": {"size": {"parallel": {"micro_batch": 2}}}}, ["node-a"])
+    second = first.following({"train": {"size": {"parallel": {"micro_batch_size": 2}}}}, ["node-a"])
     assert second.hash == first.hash
-    assert second.effective_config()["train"]["size"] == {"name": "15k", "parallel": {"micro_batch": 2}}
+    assert second.effective_config()["train"]["size"] == {"name": "15k", "parallel": {"micro_batch_size": 2}}
     assert TrainJobSpec.from_dict(json.loads(json.dumps(second.to_dict()))) == second
     assert spec(cpu="9").hash != first.hash
     affinity = render(second, 2)[-1]["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
@@ -202,7 +202,7 @@ def test_the_hash_leaves_out_what_an_attempt_overrides() -> None:
         ([75] * 20, True, "again from the newest checkpoint"),
         ([70], True, "attempt 2 of 2"),
         ([70, 75, 70], False, "tried again 1 time already"),
-        ([71], True, "micro_batch 4 instead of 8"),
+        ([71], True, "micro_batch_size 4 instead of 8"),
         ([71, 71], False, "out of device memory"),
         ([72], True, "on other nodes than node-a"),
         ([72] * 4, False, "tried again 3 times already"),
@@ -213,11 +213,11 @@ def test_the_hash_leaves_out_what_an_attempt_overrides() -> None:
     ],
 )
 def test_what_follows_a_failure_depends_on_its_cause(codes: list[int], again: bool, words: str) -> None:
-    found = decide(codes, micro_batch=8, nodes=["node-a"])
+    found = decide(codes, micro_batch_size=8, nodes=["node-a"])
     assert found.again is again
     assert words in found.why
-    assert not decide([71], micro_batch=1).again
-    assert found.changes == ({"train": {"size": {"parallel": {"micro_batch": 4}}}} if codes == [71] else {})
+    assert not decide([71], micro_batch_size=1).again
+    assert found.changes == ({"train": {"size": {"parallel": {"micro_batch_size": 4}}}} if codes == [71] else {})
 
 
 def test_the_scheduler_is_quoted_with_the_resource_that_is_short() -> None:

@@ -93,7 +93,7 @@ def test_a_running_job_is_adopted_and_another_in_its_folder_refused(program: str
     with pytest.raises(ConfigError, match="Another job runs"):
         backend.submit(spec(program, tmp_path, seconds=31))
     # what an attempt overrides is outside the identity
-    changed = TrainJobSpec(**{**job.to_dict(), "overrides": {"micro_batch": 1}})
+    changed = TrainJobSpec(**{**job.to_dict(), "overrides": {"micro_batch_size": 1}})
     assert changed.hash == job.hash
     assert not backend.submit(changed)
     backend.cancel(job)

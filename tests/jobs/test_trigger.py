@@ -182,22 +182,22 @@ def test_a_job_that_somebody_deleted_is_not_started_again(cluster: FakeCluster, 
 
 def test_what_was_decided_is_known_to_a_task_that_begins_again(tmp_path: Path) -> None:
     run = Warehouse(str(tmp_path)).run("r")
-    note_decision(run, "train-x", 1, [71], decide([71], micro_batch=8))
+    note_decision(run, "train-x", 1, [71], decide([71], micro_batch_size=8))
     note_decision(run, "train-x", 2, [71, 72], decide([71, 72], nodes=["node-a"]))
     rows = unfinished(run, "train-x")
     assert rows[-1]["codes"] == [71, 72]
     spec = job(tmp_path)
     for row in rows:
         spec = spec.following(row["changes"], row["avoid_nodes"])
-    assert spec.overrides == {"train": {"size": {"parallel": {"micro_batch": 4}}}}
+    assert spec.overrides == {"train": {"size": {"parallel": {"micro_batch_size": 4}}}}
     assert spec.avoid_nodes == ("node-a",)
     note_decision(run, "train-x", 3, [71, 72, 65], decide([71, 72, 65]))
     assert unfinished(run, "train-x") == [], "who starts it after an end is a person"
 
 
-def with_micro_batch(folder: Path, micro_batch: int, **config: Any) -> TrainJobSpec:
+def with_micro_batch(folder: Path, micro_batch_size: int, **config: Any) -> TrainJobSpec:
     """A job that says it runs out of device memory above a micro-batch of two."""
-    return job(folder, fits=2, train={"size": {"parallel": {"micro_batch": micro_batch}}}, **config)
+    return job(folder, fits=2, train={"size": {"parallel": {"micro_batch_size": micro_batch_size}}}, **config)
 
 
 def test_a_trigger_follows_all_attempts_and_says_what_was_decided(
@@ -208,7 +208,7 @@ def test_a_trigger_follows_all_attempts_and_says_what_was_decided(
     backend(cluster).submit(one)
     event = asyncio.run(event_of(trigger(one, shown, run_id="r", key="train-x")))
     assert (event["state"], event["attempt"]) == ("succeeded", 2)
-    assert any("again with micro_batch 2 instead of 4" in line for line in shown.lines)
+    assert any("again with micro_batch_size 2 instead of 4" in line for line in shown.lines)
     run = Warehouse(str(tmp_path / "warehouse")).run("r")
     assert [row["exit_code"] for row in unfinished(run, "train-x")] == [71]
     assert last_attempt(run, "train-x") == 2

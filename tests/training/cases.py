@@ -50,12 +50,12 @@ def write_shards(
 
 def job(shards: Sequence[str], folder: Path | str, **parts: Any) -> JobConfig:
     """Ten steps of a tiny model, clipped."""
-    parallel = {"micro_batch": 2, **parts.pop("parallel", {})}
-    shape = {"layers": 2, "width": 32, "heads": 2, "learning_rate": 0.01, **parts.pop("shape", {})}
+    parallel = {"micro_batch_size": 2, **parts.pop("parallel", {})}
+    shape = {"layers": 2, "hidden_size": 32, "heads": 2, "learning_rate": 0.01, **parts.pop("shape", {})}
     train = {
         "size": {"name": "test", "shape": shape, "parallel": parallel},
-        "context": 32,
-        "global_batch": 8,
+        "sequence_length": 32,
+        "global_batch_size": 8,
         "tokens": 10 * 8 * 32,
         "gradient_clipping": 0.5,
         "evaluate_every": 5,
@@ -153,13 +153,15 @@ def plain_torch(config: JobConfig) -> tuple[list[float], list[float]]:
     from hyperclova_core.training.model.gpt import WholeModel
 
     train = config.train
-    model = WholeModel(train.size.model, config.padded_vocabulary, train.context, train.seed)
+    model = WholeModel(train.size.model, config.padded_vocabulary, train.sequence_length, train.seed)
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=train.betas, eps=train.epsilon)
-    samples = Samples(TokenStream(config.shards, config.vocabulary), train.context, train.seed, train.shuffle_window)
+    samples = Samples(
+        TokenStream(config.shards, config.vocabulary), train.sequence_length, train.seed, train.shuffle_window
+    )
     losses, norms = [], []
     for step in range(train.steps):
         first, size = train.batches.at(step)

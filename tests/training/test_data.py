@@ -141,9 +141,9 @@ def test_shards_in_s3_are_read_through_a_bounded_cache(
 def refused(change: dict[str, Any]) -> str:
     """Why a training is refused."""
     data = {
-        "size": {"name": "15k", "parallel": {"data": 2, "micro_batch": 4}},
-        "global_batch": 16,
-        "context": 32,
+        "size": {"name": "15k", "parallel": {"data": 2, "micro_batch_size": 4}},
+        "global_batch_size": 16,
+        "sequence_length": 32,
         **change,
     }
     with pytest.raises(ConfigError) as caught:
@@ -154,14 +154,14 @@ def refused(change: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"global_batch": 10}, "micro_batch may be 1, 5"),
-        ({"batch_ramp": {"start": 4, "increment": 4, "tokens": 100}}, "global_batch 4 is not micro_batch 4"),
+        ({"global_batch_size": 10}, "micro_batch_size may be 1, 5"),
+        ({"batch_ramp": {"start": 4, "increment": 4, "tokens": 100}}, "global_batch_size 4 is not micro_batch_size 4"),
         ({"batch_ramp": {"start": 8, "increment": 5, "tokens": 100}}, "does not reach 16"),
         (
             {
                 "size": {
                     "name": "x",
-                    "shape": {"layers": 2, "width": 30, "heads": 3, "learning_rate": 0.1},
+                    "shape": {"layers": 2, "hidden_size": 30, "heads": 3, "learning_rate": 0.1},
                     "parallel": {"tensor": 2},
                 }
             },
@@ -176,7 +176,7 @@ def refused(change: dict[str, Any]) -> str:
         ({"deepspeed": {"pipeline": {"use_reentrant": True}}}, "trains the head only"),
         ({"deepspeed": {"activation_checkpointing": {"partition_activations": True}}}, "reentrant"),
         ({"deepspeed": {"fp16": {"enabled": True}}}, "precision to bf16 or fp32"),
-        ({"deepspeed": {"train_batch_size": 3}}, "set by global_batch"),
+        ({"deepspeed": {"train_batch_size": 3}}, "set by global_batch_size"),
         ({"deepspeed": {"optimizer": {"type": "AdamW"}}}, "would be compiled"),
         ({"schedule": "wsd", "decay_share": 0.95}, "more than the whole"),
     ],

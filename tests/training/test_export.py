@@ -221,17 +221,20 @@ def test_a_plan_is_best_first_fits_and_says_why_others_fall() -> None:
         layout = candidate.layout
         assert layout.devices == 1024
         assert 80 % layout.tensor == 0
-        assert 1024 % (layout.data * layout.micro_batch) == 0
+        assert 1024 % (layout.data * layout.micro_batch_size) == 0
     best = found.fitting[0].layout
     config = {
         "size": {
             "name": "82B",
-            "parallel": {k: getattr(best, k) for k in ("pipeline", "tensor", "data", "micro_batch", "recompute")},
+            "parallel": {
+                k: getattr(best, k)
+                for k in ("pipeline", "tensor", "data", "micro_batch_size", "activation_checkpointing")
+            },
         }
     }
     JobConfig.model_validate(
         {
-            "train": {**config, "tokens": 150_000_000_000, "context": 2048, "global_batch": 1024},
+            "train": {**config, "tokens": 150_000_000_000, "sequence_length": 2048, "global_batch_size": 1024},
             "shards": ["x"],
             "tokenizer": "x",
             "vocabulary": 51_200,
@@ -250,12 +253,12 @@ def test_memory_and_time_follow_the_published_formulas() -> None:
     task = Task(model, 51_200, 2048, 1024)
     whole, again = Layout(8, 8, 16, 1), Layout(8, 8, 16, 1, "block")
     first = memory(task, whole)
-    each = 2048 * model.width
+    each = 2048 * model.hidden_size
     assert first.activations == pytest.approx(each * (10 + 24 / 8) * 8 * 8)
     assert memory(task, again).activations == pytest.approx(each * (2 * 8 * 8 + 13))
     assert first.optimizer == pytest.approx(12 / 16 / 2 * first.weights)
     slow, quick = step_time(task, again, DEVICES["a100-80g"]), step_time(task, whole, DEVICES["a100-80g"])
-    assert slow.recompute == pytest.approx(quick.compute / 3, rel=0.02)
+    assert slow.activation_checkpointing == pytest.approx(quick.compute / 3, rel=0.02)
     assert quick.bubble / (quick.compute + quick.tensor) == pytest.approx(7 / 64)
 
 

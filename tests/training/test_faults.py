@@ -137,7 +137,11 @@ def test_without_a_checkpoint_to_go_back_to_spikes_go_on_being_skipped_and_noise
     [
         ("infinite_weight:4", {"pipeline": 2}, "the weight h1.fc.weight is not finite"),
         ("infinite_output:4", {"pipeline": 2}, "first in the output of block 1, proj"),
-        ("infinite_output:4", {"tensor": 2, "recompute": "block"}, "first in the output of block 1, proj"),
+        (
+            "infinite_output:4",
+            {"tensor": 2, "activation_checkpointing": "block"},
+            "first in the output of block 1, proj",
+        ),
         ("infinite_gradient:4", {"data": 2}, "going backwards, first in the gradient that block 0, ln2 passes on"),
     ],
 )
@@ -197,7 +201,7 @@ def test_samples_are_left_out_and_the_rate_lowered_without_making_it_another_tra
     assert "samples 40 to 47" in stopped.causes[0]["where"]
     again = run(ranks, config, "infinite_loss_at_sample:40", well=False)
     assert again.codes == [65], "it comes again by itself"
-    by_hand = {"checkpoint_every": 4, "leave_out": [{"first": 40, "count": 8}], "rate_factors": {"7": 0.5}}
+    by_hand = {"checkpoint_every": 4, "skip_samples": [{"first": 40, "count": 8}], "lr_multipliers": {"7": 0.5}}
     found = run(ranks, job(shards, tmp_path, train=by_hand, resume="must"), "infinite_loss_at_sample:40")
     assert [row["step"] for row in found.rows] == list(range(1, 11))
     assert [decision["event"] for decision in found.decisions] == ["rate factors", "samples left out"]
@@ -224,7 +228,9 @@ def test_bad_shards_end_with_a_message_that_names_them(ranks: Ranks, shards: lis
     assert 65 in found.codes
     assert "Token id 999 is beyond the vocabulary of 256" in found.causes[0]["what"]
     assert "bad.bin, document 1, token 101" in found.causes[0]["where"]
-    short = run(ranks, job(shards, tmp_path / "short", train={"context": 4096, "tokens": 10 * 8 * 4096}), well=False)
+    short = run(
+        ranks, job(shards, tmp_path / "short", train={"sequence_length": 4096, "tokens": 10 * 8 * 4096}), well=False
+    )
     assert short.codes == [65]
     assert "shorter than one" in short.causes[0]["what"]
     storage.write_json(f"{bad}.json", {"tokenizer": "b" * 32})

@@ -37,7 +37,7 @@ def matrix(
             job(
                 shards,
                 folder / "-".join(map(str, layout)),
-                parallel=parallel_of(layout, recompute="block"),
+                parallel=parallel_of(layout, activation_checkpointing="block"),
                 train=train,
             ),
         )
@@ -99,7 +99,9 @@ def test_a_stage_in_the_middle_which_reads_no_data_computes_the_same(
 def test_what_is_computed_again_is_the_same_to_the_bit(ranks: Ranks, shards: list[str], tmp_path: Path) -> None:
     train = {"dropout": 0.1, "attention_dropout": 0.1}
     found = {
-        how: run(ranks, job(shards, tmp_path / how, parallel={"pipeline": 2, "recompute": how}, train=train)).losses
+        how: run(
+            ranks, job(shards, tmp_path / how, parallel={"pipeline": 2, "activation_checkpointing": how}, train=train)
+        ).losses
         for how in ("none", "attention", "block")
     }
     assert found["none"] == found["attention"] == found["block"]
@@ -130,7 +132,7 @@ def test_batches_that_grow_and_documents_kept_apart_agree_across_layouts(
         "tokens": 11 * 8 * 32,
     }
     single = run(ranks, job(shards, tmp_path / "single", train=train))
-    assert [row["global_batch"] for row in single.rows[:5]] == [4, 4, 4, 8, 8]
+    assert [row["global_batch_size"] for row in single.rows[:5]] == [4, 4, 4, 8, 8]
     spread = run(ranks, job(shards, tmp_path / "spread", parallel={"pipeline": 2, "data": 2}, train=train))
     assert spread.losses == pytest.approx(single.losses, abs=TOLERANCE)
     attended = run(ranks, job(shards, tmp_path / "attended", train={**train, "separate_documents": False}))

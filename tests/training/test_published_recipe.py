@@ -21,6 +21,12 @@ def test_every_published_layout_fits_an_a100_by_the_planner() -> None:
     for size in recipe.train.sizes:
         config = recipe.train.of(size.name, recipe.seed)
         parallel = config.size.parallel
-        layout = Layout(parallel.pipeline, parallel.tensor, parallel.data, parallel.micro_batch, parallel.recompute)
-        task = Task(config.size.model, 51_200, config.context, config.global_batch)
+        layout = Layout(
+            parallel.pipeline,
+            parallel.tensor,
+            parallel.data,
+            parallel.micro_batch_size,
+            parallel.activation_checkpointing,
+        )
+        task = Task(config.size.model, 51_200, config.sequence_length, config.global_batch_size)
         assert memory(task, layout).total < DEVICES["a100-80g"].memory, size.name

@@ -24,7 +24,7 @@ class CheckpointReader:
     def __init__(self, record: Mapping[str, Any], files: Mapping[str, Any]) -> None:
         self.record = record
         self.model = ModelSize.model_validate(record["model"])
-        self.weights = weights_of(self.model, record["vocabulary"], record["context"])
+        self.weights = weights_of(self.model, record["vocabulary"], record["sequence_length"])
         self._files = files
         self._ranks = int(record["layout"]["tensor"])
         self._holders: dict[str, list[dict[str, Any]]] = {}

@@ -53,7 +53,7 @@ class RankPlacement:
 
     model: ModelSize
     vocabulary: int
-    context: int
+    sequence_length: int
     layout: Mapping[str, int]
     pipeline_rank: int
     tensor_rank: int
@@ -114,7 +114,7 @@ def save_checkpoint(
             "layout": dict(place.layout),
             "model": place.model.model_dump(mode="json"),
             "vocabulary": place.vocabulary,
-            "context": place.context,
+            "sequence_length": place.sequence_length,
             "optimizer_steps": _optimizer_steps(engine),
             **state,
             "files": entries,
@@ -236,7 +236,11 @@ def refuse_other(record: Mapping[str, Any], place: RankPlacement) -> None:
         DataError: model, data or mathematics differ, or its decay has begun and this one's has not.
     """
     reason = ""
-    ours = {"model": place.model.model_dump(mode="json"), "vocabulary": place.vocabulary, "context": place.context}
+    ours = {
+        "model": place.model.model_dump(mode="json"),
+        "vocabulary": place.vocabulary,
+        "sequence_length": place.sequence_length,
+    }
     for key, value in ours.items():
         if record[key] != value:
             reason = f"its {key} is {record[key]}, not {value}"

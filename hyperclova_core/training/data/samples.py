@@ -26,18 +26,18 @@ class CorpusTooShortError(DataError):
 
 
 class Samples:
-    """Sequences of `context` + 1 ids by global sample id; past the end the corpus starts again, in another order."""
+    """Sequences of `sequence_length` + 1 ids by global sample id; past the end the corpus starts again, in another order."""
 
-    def __init__(self, stream: TokenStream, context: int, seed: int, window: int) -> None:
+    def __init__(self, stream: TokenStream, sequence_length: int, seed: int, window: int) -> None:
         self.stream = stream
-        self._context, self._seed, self._window = context, seed, window
+        self._length, self._seed, self._window = sequence_length, seed, window
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-        self.count = (stream.tokens - 1) // context
+        self.count = (stream.tokens - 1) // sequence_length
         if self.count < 1:
             raise CorpusTooShortError(
                 "The corpus is shorter than one sequence",
-                why=f"{stream.tokens} tokens, a sequence needs {context + 1}",
-                remedy="give more text, or a smaller context",
+                why=f"{stream.tokens} tokens, a sequence needs {sequence_length + 1}",
+                remedy="give more text, or a smaller sequence_length",
             )
 
     def __getitem__(self, sample: int) -> npt.NDArray[np.int64]:
@@ -45,8 +45,8 @@ class Samples:
         return row
 
     def batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
-        """Samples `first` to `first + count`, of shape (count, context + 1)."""
-        return self.stream.rows(self.places(first, count), self._context + 1)
+        """Samples `first` to `first + count`, of shape (count, sequence_length + 1)."""
+        return self.stream.rows(self.places(first, count), self._length + 1)
 
     def places(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Where samples begin in the stream."""
@@ -58,7 +58,7 @@ class Samples:
             order = self._order(epoch, window)[inside : inside + count - filled]
             places[filled : filled + len(order)] = window * self._window + order
             filled += len(order)
-        return places * self._context
+        return places * self._length
 
     def _order(self, epoch: int, window: int) -> npt.NDArray[np.int64]:
         known = self._orders.get((epoch, window))
@@ -72,14 +72,14 @@ class Samples:
         return known
 
     def micro_batches(
-        self, first: int, global_batch: int, micro_batch: int, rank: int, ranks: int
+        self, first: int, global_batch_size: int, micro_batch_size: int, rank: int, ranks: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This data-parallel rank's share of the global batch that starts at sample `first`: (inputs, targets) of
-        shape (micro_batch, context)."""
-        share = global_batch // ranks
+        shape (micro_batch_size, sequence_length)."""
+        share = global_batch_size // ranks
         begin, end = first + rank * share, first + (rank + 1) * share
-        at_once = max(1, READ_AT_ONCE // micro_batch) * micro_batch
+        at_once = max(1, READ_AT_ONCE // micro_batch_size) * micro_batch_size
         for start in range(begin, end, at_once):
             block = torch.from_numpy(self.batch(start, min(at_once, end - start)))
-            for rows in block.split(micro_batch):
+            for rows in block.split(micro_batch_size):
                 yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

@@ -91,8 +91,8 @@ def engine_config(train: TrainConfig) -> dict[str, Any]:
     config: dict[str, Any] = {
         **train.deepspeed,
         "train_batch_size": first,
-        "train_micro_batch_size_per_gpu": parallel.micro_batch,
-        "gradient_accumulation_steps": first // parallel.data // parallel.micro_batch,
+        "train_micro_batch_size_per_gpu": parallel.micro_batch_size,
+        "gradient_accumulation_steps": first // parallel.data // parallel.micro_batch_size,
         "steps_per_print": 10**9,
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {**dict(train.deepspeed.get("zero_optimization") or {}), "stage": 1},
@@ -115,9 +115,9 @@ def build_engine(job: JobConfig, topology: Any) -> Any:
     from hyperclova_core.training.engine.pipeline_engine import TrainingEngine
 
     train = job.train
-    how = Regularisation(train.dropout, train.attention_dropout, train.size.parallel.recompute)
+    how = Regularisation(train.dropout, train.attention_dropout, train.size.parallel.activation_checkpointing)
     module = PipelineModule(
-        layers=pipeline_layers(train.size.model, job.padded_vocabulary, train.context, train.seed, how),
+        layers=pipeline_layers(train.size.model, job.padded_vocabulary, train.sequence_length, train.seed, how),
         topology=topology,
         loss_fn=CrossEntropy(),
         partition_method="type:block",  # as many blocks a stage as another, so that the planner's memory is that of the engine

@@ -75,7 +75,7 @@ def export_checkpoint(
     Args:
         checkpoint: its folder, or that of its training (the newest is taken); local or s3://.
         tokenizer: a folder whose files, but for what only speeds up a corpus, go with the model.
-        samples: ids of shape (n, context + 1) to compare losses on, beside made-up ones.
+        samples: ids of shape (n, sequence_length + 1) to compare losses on, beside made-up ones.
         card, result: facts for the model card: of the corpus, and of the training.
 
     Raises:
@@ -167,8 +167,8 @@ def _config(reader: CheckpointReader) -> dict[str, Any]:
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": reader.record["vocabulary"],
-        "n_positions": reader.record["context"],
-        "n_embd": model.width,
+        "n_positions": reader.record["sequence_length"],
+        "n_embd": model.hidden_size,
         "n_layer": model.layers,
         "n_head": model.heads,
         "n_inner": None,
@@ -206,9 +206,9 @@ def _compare(reader: CheckpointReader, folder: str, samples: torch.Tensor | None
             remedy="pip install 'hyperclova[trainer]'",
         ) from error
     disable_progress_bar()
-    context, vocabulary = int(reader.record["context"]), int(reader.record["vocabulary"])
+    sequence_length, vocabulary = int(reader.record["sequence_length"]), int(reader.record["vocabulary"])
     generator = torch.Generator().manual_seed(0)
-    made_up = torch.randint(0, vocabulary, (1, context + 1), generator=generator)
+    made_up = torch.randint(0, vocabulary, (1, sequence_length + 1), generator=generator)
     batches = [made_up, *([] if samples is None else samples.split(1))]
     ours = _losses(_rebuilt(reader), batches)
     theirs = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -234,11 +234,13 @@ def _losses(model: Any, batches: list[torch.Tensor]) -> list[float]:
 
 
 def _rebuilt(reader: CheckpointReader) -> WholeModel:
-    return _filled(reader.model, reader.record["vocabulary"], reader.record["context"], lambda name: reader.whole(name))
+    return _filled(
+        reader.model, reader.record["vocabulary"], reader.record["sequence_length"], lambda name: reader.whole(name)
+    )
 
 
-def _filled(model: ModelSize, vocabulary: int, context: int, value_of: Any) -> WholeModel:
-    whole = WholeModel(model, vocabulary, context, initialised=False)
+def _filled(model: ModelSize, vocabulary: int, sequence_length: int, value_of: Any) -> WholeModel:
+    whole = WholeModel(model, vocabulary, sequence_length, initialised=False)
     with torch.no_grad():
         for own, parameter in whole.named_parameters():
             parameter.copy_(value_of(name_in_module(own)))
@@ -259,7 +261,7 @@ def load_model(folder: str) -> WholeModel:
             remedy="give the `model` folder that training wrote, or the output of `hyperclova export`",
         )
     config = storage.read_json(storage.join(folder, CONFIG))
-    shape = ModelSize(layers=config["n_layer"], width=config["n_embd"], heads=config["n_head"], learning_rate=1.0)
+    shape = ModelSize(layers=config["n_layer"], hidden_size=config["n_embd"], heads=config["n_head"], learning_rate=1.0)
     try:
         tensors = dict(_tensors(folder))
         return _filled(

@@ -23,7 +23,7 @@ def model_card(
         corpus: `corpus_digest`, `mixture` (leaf → share), `licences` (source → licence), `recipe`, where known.
         result: summary of the training, where known.
     """
-    vocabulary, context = int(record["vocabulary"]), int(record["context"])
+    vocabulary, sequence_length = int(record["vocabulary"]), int(record["sequence_length"])
     licences: Mapping[str, str] = corpus.get("licences") or {}
     lines = [
         "---",
@@ -37,9 +37,9 @@ def model_card(
         "",
         "한국어 텍스트로 사전학습한 GPT입니다. A GPT pretrained on Korean text: pre-norm blocks, GELU, learned positions, tied embeddings.",
         "",
-        f"- {model.layers} layers, width {model.width}, {model.heads} heads, context {context}, vocabulary {vocabulary:,}",
-        f"- {model.parameters(vocabulary, context):,} parameters, {model.non_embedding_parameters:,} without embeddings",
-        f"- checkpoint of step {export['step']:,}, {int(record['consumed_samples']) * context:,} tokens read",
+        f"- {model.layers} layers, hidden size {model.hidden_size}, {model.heads} heads, sequence length {sequence_length}, vocabulary {vocabulary:,}",
+        f"- {model.parameters(vocabulary, sequence_length):,} parameters, {model.non_embedding_parameters:,} without embeddings",
+        f"- checkpoint of step {export['step']:,}, {int(record['consumed_samples']) * sequence_length:,} tokens read",
         f"- exported after its loss in transformers equalled the trainer's model within {export['difference']:.1e}",
         "",
         "```python",

@@ -80,7 +80,7 @@ def _all_kept(pipeline: Any) -> Iterator[None]:
     blocks = [module for module in pipeline.modules() if isinstance(module, Block)]
     before = [block.how for block in blocks]
     for block in blocks:
-        block.how = replace(block.how, recompute="none")
+        block.how = replace(block.how, activation_checkpointing="none")
     try:
         yield
     finally:

@@ -32,16 +32,16 @@ class Regularisation:
 
     dropout: float = 0.0
     attention_dropout: float = 0.0
-    recompute: str = "none"
+    activation_checkpointing: str = "none"
 
 
 class Positions(nn.Module):
     """Learned positions and dropout, a layer of its own so that the token embedding can be tied across the pipeline's ends."""
 
-    def __init__(self, context: int, width: int, seed: int, dropped: float = 0.0) -> None:
+    def __init__(self, sequence_length: int, hidden_size: int, seed: int, dropped: float = 0.0) -> None:
         super().__init__()
         self.dropped = dropped
-        self.weight = nn.Parameter(full_normal("wpe", (context, width), DEVIATION, seed))
+        self.weight = nn.Parameter(full_normal("wpe", (sequence_length, hidden_size), DEVIATION, seed))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch = current()
@@ -55,18 +55,18 @@ class Block(nn.Module):
 
     def __init__(self, model: ModelSize, number: int, seed: int, how: Regularisation = Regularisation()) -> None:  # noqa: B008
         super().__init__()
-        width, residual = model.width, DEVIATION / math.sqrt(2 * model.layers)
+        hidden_size, residual = model.hidden_size, DEVIATION / math.sqrt(2 * model.layers)
         self.number, self.how = number, how
-        self.heads, self.head_width = model.heads // tensor_group().size, width // model.heads
-        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = ColumnParallelLinear(f"h{number}.qkv", width, 3 * width, DEVIATION, seed, parts=3)
-        self.proj = RowParallelLinear(f"h{number}.proj", width, width, residual, seed)
-        self.fc = ColumnParallelLinear(f"h{number}.fc", width, 4 * width, DEVIATION, seed)
-        self.out = RowParallelLinear(f"h{number}.out", 4 * width, width, residual, seed)
+        self.heads, self.head_width = model.heads // tensor_group().size, hidden_size // model.heads
+        self.ln1, self.ln2 = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.qkv = ColumnParallelLinear(f"h{number}.qkv", hidden_size, 3 * hidden_size, DEVIATION, seed, parts=3)
+        self.proj = RowParallelLinear(f"h{number}.proj", hidden_size, hidden_size, residual, seed)
+        self.fc = ColumnParallelLinear(f"h{number}.fc", hidden_size, 4 * hidden_size, DEVIATION, seed)
+        self.out = RowParallelLinear(f"h{number}.out", 4 * hidden_size, hidden_size, residual, seed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch = current()
-        if self.training and self.how.recompute == "block":
+        if self.training and self.how.activation_checkpointing == "block":
             # what is random is a function of the micro-batch, which is kept with the call: no generator's state to restore
             return checkpoint(self._whole, x, batch, use_reentrant=False, preserve_rng_state=False)
         return self._whole(x, batch)
@@ -76,7 +76,7 @@ class Block(nn.Module):
         return x + self._dropped(self.out(F.gelu(self.fc(self.ln2(x)), approximate="tanh")), batch, "mlp")
 
     def _attend(self, qkv: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-        if self.training and self.how.recompute == "attention":
+        if self.training and self.how.activation_checkpointing == "attention":
             return checkpoint(self._attention, qkv, batch, use_reentrant=False, preserve_rng_state=False)
         return self._attention(qkv, batch)
 
@@ -102,9 +102,9 @@ class Block(nn.Module):
 class FinalNorm(nn.Module):
     """The norm before the output projection."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.ln = nn.LayerNorm(width)
+        self.ln = nn.LayerNorm(hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.ln(x)  # type: ignore[no-any-return]
@@ -113,19 +113,19 @@ class FinalNorm(nn.Module):
 def pipeline_layers(
     model: ModelSize,
     vocabulary: int,
-    context: int,
+    sequence_length: int,
     seed: int,
     how: Regularisation = Regularisation(),  # noqa: B008
 ) -> list[Any]:
     """Layer specifications for DeepSpeed's PipelineModule, first to last."""
     from deepspeed.pipe import LayerSpec, TiedLayerSpec
 
-    embedding = (VocabularyParallelEmbedding, vocabulary, model.width, seed)
+    embedding = (VocabularyParallelEmbedding, vocabulary, model.hidden_size, seed)
     return [
         TiedLayerSpec("wte", *embedding, tied_weight_attr="weight"),
-        LayerSpec(Positions, context, model.width, seed, how.dropout),
+        LayerSpec(Positions, sequence_length, model.hidden_size, seed, how.dropout),
         *(LayerSpec(Block, model, number, seed, how) for number in range(model.layers)),
-        LayerSpec(FinalNorm, model.width),
+        LayerSpec(FinalNorm, model.hidden_size),
         TiedLayerSpec("wte", *embedding, forward_fn=project, tied_weight_attr="weight"),
     ]
 
@@ -138,15 +138,15 @@ class WholeModel(nn.Module):
     """
 
     def __init__(
-        self, model: ModelSize, vocabulary: int, context: int, seed: int = 0, initialised: bool = True
+        self, model: ModelSize, vocabulary: int, sequence_length: int, seed: int = 0, initialised: bool = True
     ) -> None:
         super().__init__()
-        self.context = context
+        self.sequence_length = sequence_length
         with alone(draw=initialised):
-            self.embedding = VocabularyParallelEmbedding(vocabulary, model.width, seed)
-            self.positions = Positions(context, model.width, seed)
+            self.embedding = VocabularyParallelEmbedding(vocabulary, model.hidden_size, seed)
+            self.positions = Positions(sequence_length, model.hidden_size, seed)
             self.blocks = nn.ModuleList(Block(model, number, seed) for number in range(model.layers))
-            self.norm = FinalNorm(model.width)
+            self.norm = FinalNorm(model.hidden_size)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         with alone():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,11 +13,16 @@ from hyperclova_core.foundation.config import Config
 class ParallelConfig(Config):
     """How a model is spread: pipeline × tensor × data parallel processes, micro-batches, and what is computed twice."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "micro_batch": "micro_batch_size",
+        "recompute": "activation_checkpointing",
+    }
+
     pipeline: int = Field(1, ge=1)
     tensor: int = Field(1, ge=1)
     data: int = Field(1, ge=1)
-    micro_batch: int = Field(4, ge=1, description="sequences a process takes at once")
-    recompute: Literal["none", "attention", "block"] = Field(
+    micro_batch_size: int = Field(4, ge=1, description="sequences a process takes at once")
+    activation_checkpointing: Literal["none", "attention", "block"] = Field(
         "none",
         description="activations that are computed again backwards instead of kept: none, of attention, of whole blocks",
     )

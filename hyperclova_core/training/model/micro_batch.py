@@ -69,7 +69,7 @@ def enter(batch: MicroBatch) -> None:
 
 
 def dropout(x: torch.Tensor, rate: float, batch: MicroBatch, place: str) -> torch.Tensor:
-    """Drop values of x (count, tokens, width), each sample by a generator of its own: equal on all ranks that hold the sample."""
+    """Drop values of x (count, tokens, hidden_size), each sample by a generator of its own: equal on all ranks that hold the sample."""
     if rate == 0.0:
         return x
     kept = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
@@ -11,40 +14,43 @@ from hyperclova_core.foundation.errors import ConfigError
 class ModelSize(Config):
     """Shape of a GPT and the peak learning rate that suits it."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"width": "hidden_size"}
+
     layers: int = Field(ge=1)
-    width: int = Field(ge=1, description="d_model")
+    hidden_size: int = Field(ge=1, description="d_model")
     heads: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
 
     @property
     def non_embedding_parameters(self) -> int:
         """12 L d² + 13 L d + 2 d: attention and MLP weights, biases and norms (Kaplan 2020, section 2.1, with biases)."""
-        return 12 * self.layers * self.width**2 + 13 * self.layers * self.width + 2 * self.width
+        return 12 * self.layers * self.hidden_size**2 + 13 * self.layers * self.hidden_size + 2 * self.hidden_size
 
-    def parameters(self, vocabulary: int, context: int) -> int:
+    def parameters(self, vocabulary: int, sequence_length: int) -> int:
         """All parameters, the tied embedding counted once."""
-        return self.non_embedding_parameters + (vocabulary + context) * self.width
+        return self.non_embedding_parameters + (vocabulary + sequence_length) * self.hidden_size
 
-    def flops_per_token(self, vocabulary: int, context: int) -> float:
+    def flops_per_token(self, vocabulary: int, sequence_length: int) -> float:
         """Training FLOPs a token: 6 N (embedding matrix as output projection included) + 12 L d T for attention (PaLM, appendix B)."""
         return (
-            6.0 * (self.non_embedding_parameters + vocabulary * self.width) + 12.0 * self.layers * self.width * context
+            6.0 * (self.non_embedding_parameters + vocabulary * self.hidden_size)
+            + 12.0 * self.layers * self.hidden_size * sequence_length
         )
 
 
 SIZES: dict[str, ModelSize] = {
-    "15k": ModelSize(layers=2, width=24, heads=2, learning_rate=1.2e-2),
-    "115k": ModelSize(layers=3, width=56, heads=4, learning_rate=8e-3),
-    "450k": ModelSize(layers=4, width=96, heads=4, learning_rate=5e-3),
-    "1.5M": ModelSize(layers=6, width=144, heads=6, learning_rate=2e-3),
-    "137M": ModelSize(layers=12, width=768, heads=16, learning_rate=6.0e-4),
-    "350M": ModelSize(layers=24, width=1024, heads=16, learning_rate=3.0e-4),
-    "760M": ModelSize(layers=24, width=1536, heads=16, learning_rate=2.5e-4),
-    "1.3B": ModelSize(layers=24, width=2048, heads=16, learning_rate=2.0e-4),
-    "6.9B": ModelSize(layers=32, width=4096, heads=32, learning_rate=1.2e-4),
-    "13B": ModelSize(layers=40, width=5120, heads=40, learning_rate=1.0e-4),
-    "39B": ModelSize(layers=48, width=8192, heads=64, learning_rate=0.8e-4),
-    "82B": ModelSize(layers=64, width=10240, heads=80, learning_rate=0.6e-4),
+    "15k": ModelSize(layers=2, hidden_size=24, heads=2, learning_rate=1.2e-2),
+    "115k": ModelSize(layers=3, hidden_size=56, heads=4, learning_rate=8e-3),
+    "450k": ModelSize(layers=4, hidden_size=96, heads=4, learning_rate=5e-3),
+    "1.5M": ModelSize(layers=6, hidden_size=144, heads=6, learning_rate=2e-3),
+    "137M": ModelSize(layers=12, hidden_size=768, heads=16, learning_rate=6.0e-4),
+    "350M": ModelSize(layers=24, hidden_size=1024, heads=16, learning_rate=3.0e-4),
+    "760M": ModelSize(layers=24, hidden_size=1536, heads=16, learning_rate=2.5e-4),
+    "1.3B": ModelSize(layers=24, hidden_size=2048, heads=16, learning_rate=2.0e-4),
+    "6.9B": ModelSize(layers=32, hidden_size=4096, heads=32, learning_rate=1.2e-4),
+    "13B": ModelSize(layers=40, hidden_size=5120, heads=40, learning_rate=1.0e-4),
+    "39B": ModelSize(layers=48, hidden_size=8192, heads=64, learning_rate=0.8e-4),
+    "82B": ModelSize(layers=64, hidden_size=10240, heads=80, learning_rate=0.6e-4),
 }
 """From 137M on: arXiv 2109.04650, table 2."""
 
@@ -60,6 +66,6 @@ def size_named(name: str) -> ModelSize:
             f"There is no model size {name}",
             where="train.sizes",
             why=f"known are {', '.join(SIZES)}",
-            remedy="use one of them, or give layers, width, heads and learning_rate",
+            remedy="use one of them, or give layers, hidden_size, heads and learning_rate",
         )
     return SIZES[name]

@@ -138,7 +138,7 @@ def shard_of(full: torch.Tensor, dimension: int, parts: int = 1) -> torch.Tensor
         raise ConfigError(
             "A parameter does not divide among the tensor-parallel ranks",
             why=f"{full.size(dimension)} rows, {_TENSOR.size} ranks, {parts} parts",
-            remedy="choose heads, width and a padded vocabulary that `tensor` divides",
+            remedy="choose heads, hidden_size and a padded vocabulary that `tensor` divides",
         )
     pieces = [part.chunk(_TENSOR.size, dimension)[_TENSOR.rank] for part in full.chunk(parts, dimension)]
     return torch.cat(pieces, dimension).contiguous().clone()
@@ -177,9 +177,9 @@ class RowParallelLinear(nn.Module):
 class VocabularyParallelEmbedding(nn.Module):
     """Rows of the embedding divided among the ranks; also, tied, the output projection (`project`)."""
 
-    def __init__(self, vocabulary: int, width: int, seed: int) -> None:
+    def __init__(self, vocabulary: int, hidden_size: int, seed: int) -> None:
         super().__init__()
-        self.weight = sharded(nn.Parameter(shard_of(full_normal("wte", (vocabulary, width), 0.02, seed), 0)))
+        self.weight = sharded(nn.Parameter(shard_of(full_normal("wte", (vocabulary, hidden_size), 0.02, seed), 0)))
         self.first = _TENSOR.rank * (vocabulary // _TENSOR.size)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

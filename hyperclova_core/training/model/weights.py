@@ -71,27 +71,27 @@ class Weight:
         )
 
 
-def weights_of(model: ModelSize, vocabulary: int, context: int) -> dict[str, Weight]:
+def weights_of(model: ModelSize, vocabulary: int, sequence_length: int) -> dict[str, Weight]:
     """All parameters of a model, in the order of its layers."""
-    width = model.width
+    hidden_size = model.hidden_size
     block = {
-        "ln1.weight": (width,),
-        "ln1.bias": (width,),
-        "qkv.weight": (3 * width, width),
-        "qkv.bias": (3 * width,),
-        "proj.weight": (width, width),
-        "proj.bias": (width,),
-        "ln2.weight": (width,),
-        "ln2.bias": (width,),
-        "fc.weight": (4 * width, width),
-        "fc.bias": (4 * width,),
-        "out.weight": (width, 4 * width),
-        "out.bias": (width,),
+        "ln1.weight": (hidden_size,),
+        "ln1.bias": (hidden_size,),
+        "qkv.weight": (3 * hidden_size, hidden_size),
+        "qkv.bias": (3 * hidden_size,),
+        "proj.weight": (hidden_size, hidden_size),
+        "proj.bias": (hidden_size,),
+        "ln2.weight": (hidden_size,),
+        "ln2.bias": (hidden_size,),
+        "fc.weight": (4 * hidden_size, hidden_size),
+        "fc.bias": (4 * hidden_size,),
+        "out.weight": (hidden_size, 4 * hidden_size),
+        "out.bias": (hidden_size,),
     }
-    found = [Weight("wte.weight", (vocabulary, width), 0), Weight("wpe.weight", (context, width))]
+    found = [Weight("wte.weight", (vocabulary, hidden_size), 0), Weight("wpe.weight", (sequence_length, hidden_size))]
     for number in range(model.layers):
         found += [Weight(f"h{number}.{name}", shape, *_SPLIT.get(name, (None, 1))) for name, shape in block.items()]
-    found += [Weight("ln_f.weight", (width,)), Weight("ln_f.bias", (width,))]
+    found += [Weight("ln_f.weight", (hidden_size,)), Weight("ln_f.bias", (hidden_size,))]
     return {weight.name: weight for weight in found}
 
 

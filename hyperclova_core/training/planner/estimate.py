@@ -25,12 +25,12 @@ FRAGMENTATION = 1.05
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: batches of `global_batch` sequences of `context` tokens, a padded vocabulary."""
+    """What is trained: batches of `global_batch_size` sequences of `sequence_length` tokens, a padded vocabulary."""
 
     model: ModelSize
     vocabulary: int
-    context: int
-    global_batch: int
+    sequence_length: int
+    global_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Layout:
     of an activation to the next stage) are for published points: our engine has none of them.
 
     Args:
-        recompute: `none`, or `block` (all activations but a block's input are computed again). Attention is fused
+        activation_checkpointing: `none`, or `block` (all activations but a block's input are computed again). Attention is fused
             (FlashAttention), so its scores are never kept; `attention` is Korthikanti's selective recomputation.
     """
 
     pipeline: int
     tensor: int
     data: int
-    micro_batch: int
-    recompute: str = "none"
+    micro_batch_size: int
+    activation_checkpointing: str = "none"
     sequence_parallel: bool = False
     interleave: int = 1
     scatter: bool = False
@@ -81,7 +81,7 @@ class StepTime:
     """Seconds of a step, by cause; `model_flops` of the whole step."""
 
     compute: float
-    recompute: float
+    activation_checkpointing: float
     tensor: float
     bubble: float
     pipeline: float
@@ -92,16 +92,24 @@ class StepTime:
     @property
     def total(self) -> float:
         """Seconds."""
-        return self.compute + self.recompute + self.tensor + self.bubble + self.pipeline + self.data + self.optimizer
+        return (
+            self.compute
+            + self.activation_checkpointing
+            + self.tensor
+            + self.bubble
+            + self.pipeline
+            + self.data
+            + self.optimizer
+        )
 
 
 def parameters_of_stage(task: Task, layout: Layout) -> float:
     """Parameters of the fullest pipeline stage's rank: its blocks, and the embedding that both ends hold."""
     model, ranks = task.model, layout.tensor
-    width = model.width
-    block = 12 * width**2 / ranks + 7 * width / ranks + 6 * width
+    hidden_size = model.hidden_size
+    block = 12 * hidden_size**2 / ranks + 7 * hidden_size / ranks + 6 * hidden_size
     blocks = math.ceil(model.layers / layout.pipeline)
-    return blocks * block + task.vocabulary * width / ranks + task.context * width
+    return blocks * block + task.vocabulary * hidden_size / ranks + task.sequence_length * hidden_size
 
 
 def memory(task: Task, layout: Layout) -> Memory:
@@ -110,18 +118,18 @@ def memory(task: Task, layout: Layout) -> Memory:
     Weights 2 bytes; gradients 2 and their fp32 sum 4; master weights and two moments 12, divided among data-parallel ranks.
     """
     model, size = task.model, parameters_of_stage(task, layout)
-    each = task.context * layout.micro_batch * model.width  # s b h
+    each = task.sequence_length * layout.micro_batch_size * model.hidden_size  # s b h
     ranks = layout.tensor
     whole = each * (34 / ranks if layout.sequence_parallel else 10 + 24 / ranks)
-    kept = {"none": whole, "attention": whole, "block": 2.0 * each}[layout.recompute]
+    kept = {"none": whole, "attention": whole, "block": 2.0 * each}[layout.activation_checkpointing]
     blocks = math.ceil(model.layers / layout.pipeline)
     in_flight = min(
         layout.pipeline, micro_batches(task, layout)
     )  # one forward, one backward: the first stage holds one a stage
-    activations = kept * blocks * in_flight + (whole if layout.recompute == "block" else 0.0)
+    activations = kept * blocks * in_flight + (whole if layout.activation_checkpointing == "block" else 0.0)
     # bf16 logits, their fp32 copy and its gradient, of one micro-batch, on the last stage, which holds one in flight
-    logits = task.context * layout.micro_batch * task.vocabulary / ranks * (2 + 4 + 4)
-    last = kept * blocks + (whole if layout.recompute == "block" else 0.0) + logits
+    logits = task.sequence_length * layout.micro_batch_size * task.vocabulary / ranks * (2 + 4 + 4)
+    last = kept * blocks + (whole if layout.activation_checkpointing == "block" else 0.0) + logits
     first = activations if layout.pipeline > 1 else last
     return Memory(
         weights=2 * size,
@@ -134,19 +142,19 @@ def memory(task: Task, layout: Layout) -> Memory:
 
 def micro_batches(task: Task, layout: Layout) -> int:
     """Micro-batches a step."""
-    return task.global_batch // (layout.data * layout.micro_batch)
+    return task.global_batch_size // (layout.data * layout.micro_batch_size)
 
 
 def model_flops(task: Task) -> float:
     """FLOPs of a step without recomputation: 72 B s l h² (1 + s / 6h + V / 12 l h)."""
-    model, s, v = task.model, task.context, task.vocabulary
-    h, layers = model.width, model.layers
-    return 72.0 * task.global_batch * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+    model, s, v = task.model, task.sequence_length, task.vocabulary
+    h, layers = model.hidden_size, model.layers
+    return 72.0 * task.global_batch_size * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
 
 
 def efficiency(task: Task, layout: Layout) -> float:
     """Share of the peak that a rank's matrix products reach."""
-    share = task.model.width / layout.tensor
+    share = task.model.hidden_size / layout.tensor
     return EFFICIENCY * share / (share + HALF_WIDTH)
 
 
@@ -156,15 +164,18 @@ def step_time(task: Task, layout: Layout, device: Device) -> StepTime:
     flops = model_flops(task)
     own = flops / layout.devices / (device.bf16_flops * device.reached * efficiency(task, layout))
     blocks_share = 1 / (
-        1 + task.vocabulary / (12 * model.layers * model.width) / (1 + task.context / (6 * model.width))
+        1
+        + task.vocabulary
+        / (12 * model.layers * model.hidden_size)
+        / (1 + task.sequence_length / (6 * model.hidden_size))
     )
-    again = own * blocks_share / 3 if layout.recompute == "block" else 0.0
-    if layout.recompute == "attention":
-        again = own * blocks_share / 3 * (task.context / (6 * model.width))
-    each = 2.0 * task.context * layout.micro_batch * model.width  # bytes of one activation
+    again = own * blocks_share / 3 if layout.activation_checkpointing == "block" else 0.0
+    if layout.activation_checkpointing == "attention":
+        again = own * blocks_share / 3 * (task.sequence_length / (6 * model.hidden_size))
+    each = 2.0 * task.sequence_length * layout.micro_batch_size * model.hidden_size  # bytes of one activation
     blocks = math.ceil(model.layers / layout.pipeline)
     # two all-reduces forwards, two backwards, and two more where a block is computed again
-    collectives = 4 + (2 if layout.recompute == "block" else 0)
+    collectives = 4 + (2 if layout.activation_checkpointing == "block" else 0)
     tensor = count * blocks * collectives * ring(each, layout.tensor) / (device.link * LINK_SHARE)
     waiting = (layout.pipeline - 1) / (count * layout.interleave)
     sent = 0.0
@@ -180,7 +191,7 @@ def step_time(task: Task, layout: Layout, device: Device) -> StepTime:
     optimizer = 30 * size / layout.data / (device.bandwidth * MEMORY_SHARE)
     return StepTime(
         compute=own,
-        recompute=again,
+        activation_checkpointing=again,
         tensor=tensor,
         bubble=waiting * (own + again + tensor),
         pipeline=sent,

@@ -23,7 +23,7 @@ class Published:
 def _megatron(
     name: str,
     heads: int,
-    width: int,
+    hidden_size: int,
     layers: int,
     pipeline: int,
     batch: int,
@@ -31,7 +31,7 @@ def _megatron(
     interleave: int,
     both: tuple[float, float],
 ) -> list[Published]:
-    task = Task(ModelSize(layers=layers, width=width, heads=heads, learning_rate=1e-4), 51_200, 2048, batch)
+    task = Task(ModelSize(layers=layers, hidden_size=hidden_size, heads=heads, learning_rate=1e-4), 51_200, 2048, batch)
     source = "Korthikanti 2022, table 5"
     full = Layout(pipeline, 8, 1, micro, "block", False, interleave, scatter=True)
     selective = Layout(pipeline, 8, 1, micro, "attention", True, interleave, scatter=True)
@@ -65,7 +65,7 @@ def errors() -> list[tuple[Published, float, float]]:
 
 def hyperclova_utilisation() -> float:
     """Share of the peak that 13.4 days mean."""
-    steps = HYPERCLOVA_TOKENS / (HYPERCLOVA.context * HYPERCLOVA.global_batch)
+    steps = HYPERCLOVA_TOKENS / (HYPERCLOVA.sequence_length * HYPERCLOVA.global_batch_size)
     return (
         model_flops(HYPERCLOVA)
         * steps

@@ -14,7 +14,7 @@ HEAD = (
     "tensor",
     "data",
     "micro",
-    "recompute",
+    "activation_checkpointing",
     "GB",
     "weights+grads+optimizer+activations",
     "step s",
@@ -42,8 +42,8 @@ def _row(plan: Plan, candidate: Candidate, tokens: float, words: str) -> tuple[s
         str(layout.pipeline),
         str(layout.tensor),
         str(layout.data),
-        str(layout.micro_batch),
-        layout.recompute,
+        str(layout.micro_batch_size),
+        layout.activation_checkpointing,
         f"{memory.total / GIGA:.0f}",
         "+".join(f"{part / GIGA:.1f}" for part in parts),
         f"{time.total:.2f}",
@@ -72,7 +72,8 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = HEAD) -> str:
 def snippet(plan: Plan, name: str) -> str:
     """The best layout as a recipe says it."""
     layout = plan.fitting[0].layout
-    parts = f"pipeline: {layout.pipeline}, tensor: {layout.tensor}, data: {layout.data}, micro_batch: {layout.micro_batch}, recompute: {layout.recompute}"
+    names = ("pipeline", "tensor", "data", "micro_batch_size", "activation_checkpointing")
+    parts = ", ".join(f"{name}: {getattr(layout, name)}" for name in names)
     accumulation = micro_batches(plan.task, layout)
     return f"- {{name: {name}, parallel: {{{parts}}}}}   # {accumulation} micro-batches a step"
 

@@ -52,7 +52,7 @@ class Plan:
 
     def days(self, candidate: Candidate, tokens: float) -> float:
         """Days for a budget of tokens."""
-        return tokens / (self.task.global_batch * self.task.context) * candidate.time.total / 86_400
+        return tokens / (self.task.global_batch_size * self.task.sequence_length) * candidate.time.total / 86_400
 
 
 def layouts(task: Task, devices: int, device: Device) -> Iterator[Layout]:
@@ -62,12 +62,12 @@ def layouts(task: Task, devices: int, device: Device) -> Iterator[Layout]:
             continue
         for pipeline in _divisors(devices // tensor):
             data = devices // tensor // pipeline
-            if pipeline > task.model.layers or task.global_batch % data:
+            if pipeline > task.model.layers or task.global_batch_size % data:
                 continue
             for micro in MICRO_BATCHES:
-                if (task.global_batch // data) % micro == 0:
-                    for recompute in ("none", "block"):
-                        yield Layout(pipeline, tensor, data, micro, recompute)
+                if (task.global_batch_size // data) % micro == 0:
+                    for activation_checkpointing in ("none", "block"):
+                        yield Layout(pipeline, tensor, data, micro, activation_checkpointing)
 
 
 def plan(task: Task, devices: int, device: Device) -> Plan:
@@ -84,7 +84,7 @@ def plan(task: Task, devices: int, device: Device) -> Plan:
         raise ConfigError(
             f"No layout of {devices} devices divides this model",
             where="--gpus",
-            why=f"{task.model.heads} heads, {task.model.layers} layers and a batch of {task.global_batch} must divide among them",
+            why=f"{task.model.heads} heads, {task.model.layers} layers and a batch of {task.global_batch_size} must divide among them",
             remedy="take a number of devices that shares factors with heads, layers and batch, such as a power of two",
         )
     fitting = sorted(
@@ -106,7 +106,7 @@ def _compared(candidate: Candidate, best: Candidate | None, task: Task) -> Candi
     if best is None or candidate is best:
         return candidate
     causes = {
-        "recomputation": candidate.time.recompute - best.time.recompute,
+        "recomputation": candidate.time.activation_checkpointing - best.time.activation_checkpointing,
         f"pipeline bubble ({micro_batches(task, candidate.layout)} micro-batches for {candidate.layout.pipeline} stages)": candidate.time.bubble
         - best.time.bubble,
         "tensor-parallel all-reduces": candidate.time.tensor - best.time.tensor,
