@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,11 +127,15 @@ def test_datasets_are_not_read_as_files_which_would_bring_back_what_was_dropped(
     for name in ("a", "b"):
         assert run("filter", f"{name}.jsonl", "--output", f"sets/filter-{name}")[0] == 0
     assert open_dataset("sets/filter-a").manifest.counters.kept == 1
+    shutil.copytree("sets/filter-a", "deeper/still/filter-a")
     for words in (
         ("deidentify", "sets/filter-a", "sets/filter-b"),
         ("deidentify", "sets/filter-a", "b.jsonl"),
         ("deidentify", "sets"),
         ("ingest", "sets/filter-a", "--source", "t"),
+        ("ingest", "deeper", "--source", "t"),
+        ("ingest", "sets/*/attempts/*/documents/*.parquet", "--source", "t"),
+        ("deidentify", "deeper/still/filter-a/attempts"),
     ):
         code, said = run(*words, "--output", "clean")
         assert code == 64, words
@@ -166,3 +171,14 @@ def test_an_error_keeps_its_class_and_its_words_over_a_border_of_processes() -> 
     assert isinstance(from_dict(told), DataError)
     assert json.dumps(told, ensure_ascii=False).encode()
     assert not isinstance(from_dict(HyperclovaError("a").to_dict()), DataError)
+
+
+def test_nothing_to_serialize_is_said_and_no_output_is_named(run: Run, tmp_path: Path) -> None:
+    write_lines(tmp_path / "text.jsonl", [{"text": TEXT}] * 3)
+    write_lines(tmp_path / "empty.jsonl", [{"text": ""}, {"text": " "}])
+    assert run("tokenizer", "train", "text.jsonl", "--output", "tok", "--set", "vocabulary_size=512")[0] == 0
+    code, said = run("serialize", "empty.jsonl", "--tokenizer", "tok", "--output", "out/corpus")
+    assert code == 65
+    assert "There is nothing to serialize" in said
+    assert "2 records" in said
+    assert not list((tmp_path / "out").glob("corpus.bin"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +61,6 @@ def input_dataset(path: tuple[str, ...] | str, output: str, seed: int) -> Datase
     paths = (path,) if isinstance(path, str) else path
     if len(paths) == 1 and is_dataset(paths[0]):
         return open_dataset(paths[0])
-    refuse_datasets(paths)
     source = SourceConfig(name="input", paths=tuple(storage.absolute(item) for item in paths))
     return ingest_files(IngestConfig(sources=(source,)), f"{output.rstrip('/')}.input", seed, "auto").dataset
 
@@ -72,29 +70,35 @@ def is_dataset(path: str) -> bool:
     return storage.exists(storage.join(path, MANIFEST))
 
 
-def refuse_datasets(paths: tuple[str, ...]) -> None:
+def refuse_datasets(paths: Iterable[str]) -> None:
     """Files are read as raw input; a dataset's files are not: they hold what was rejected, too.
 
+    Args:
+        paths: files or folders; each, and every folder above it, is looked at once.
+
     Raises:
-        ConfigError: one of the paths is a dataset, or a folder of datasets.
+        ConfigError: one of them is a dataset, or lies in one.
     """
+    seen: set[str] = set()
     for path in paths:
-        inside = [path]
-        if not storage.is_remote(path) and os.path.isdir(path):
-            inside += [os.path.join(path, name) for name in sorted(os.listdir(path))]
-        found = [folder for folder in inside if is_dataset(folder)]
-        if found:
-            raise ConfigError(
-                "A dataset is given where files are read",
-                where=found[0],
-                why="its files hold what a stage rejected beside what it kept: reading them as they lie would bring back what was dropped",
-                remedy="give one dataset alone; write others as JSONL (the stage again with --jsonl FILE) and give those files together",
-            )
+        folder = path.rstrip("/")
+        while folder and folder not in seen and not folder.endswith((":", ":/")):
+            seen.add(folder)
+            if is_dataset(folder):
+                raise ConfigError(
+                    "A dataset is given where files are read",
+                    where=folder,
+                    why="its files hold what a stage rejected beside what it kept: reading them as they lie would bring back what was dropped",
+                    remedy="give one dataset alone; write others as JSONL (the stage again with --jsonl FILE) and give those files together",
+                )
+            folder = folder.rpartition("/")[0]
 
 
 def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> Outcome:
     """Ingest a source's files into a dataset folder of its own."""
+    refuse_datasets(path for source in config.sources for path in source.paths)
     files = find_files(config)
+    refuse_datasets(str(file["path"]) for file in files)
     size = sum(file["bytes"] for file in files)
     buckets = 1
     while buckets * BUCKET_BYTES < size:

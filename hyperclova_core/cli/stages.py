@@ -12,7 +12,6 @@ from hyperclova_core.cli.common import (
     config_of,
     document_row,
     ingest_files,
-    refuse_datasets,
     rows_of,
     run_on_input,
     stage_options,
@@ -61,7 +60,6 @@ def ingest(paths: tuple[str, ...], source: str, tier: Any, kind: Any, licence: s
     """
     config = config_of(definition_of(ingest_stage), options["config"], options["settings"])
     assert isinstance(config, IngestConfig)
-    refuse_datasets(paths)
     absolute = [storage.absolute(path) for path in paths]
     given = {"name": source, "paths": absolute, "tier": tier, "format": kind, "license": licence}
     found = parse(SourceConfig, given, "--source, --tier, --format, --license")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hyperclova_core.cli.common import config_of, input_dataset, run_stage, stage_options, worker_for
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
+from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import StageContext, definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest
@@ -182,7 +183,6 @@ def tokenizer_encode(folder: str, text: str | None) -> None:
 @click.argument("ids", required=False)
 def tokenizer_decode(folder: str, ids: str | None) -> None:
     """Print the text of a JSON list of IDS, or of each line of standard input."""
-    from hyperclova_core.foundation.errors import DataError
     from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     decoder = Tokenizer.load(folder)
@@ -224,6 +224,13 @@ def serialize(
     from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer
 
     dataset, loaded = input_dataset(path, f"{output}.work", seed), Tokenizer.load(folder)
+    if not dataset.table("documents").rows:
+        raise DataError(
+            "There is nothing to serialize",
+            where=", ".join(path),
+            why=f"no document is left of {dataset.manifest.counters.rows_in:,} records read",
+            remedy="see what was rejected or quarantined (`hyperclova dataset show`), or give other files",
+        )
     facts = {"identity": loaded.identity, "vocabulary_size": loaded.vocabulary_size}
     worker = worker_for("serialize", sum(entry.bytes for entry in dataset.table("documents").files), engine)
     work = storage.absolute(f"{output}.work")
