@@ -127,8 +127,14 @@ def run_stage(request: StageRequest, engine: str) -> Outcome:
 def worker_for(stage: str, size: int, engine: str) -> LocalEngine:
     """Who does the work of a command: this process, or Spark where the input is large or it is asked for."""
     if engine == "spark" or (engine == "auto" and size >= SPARK_FROM_BYTES):
-        return SparkEngine()
+        return spark_engine()
     return LocalEngine(progress=_progress(stage))
+
+
+def spark_engine(settings: dict[str, str] | None = None) -> SparkEngine:
+    """Spark for a command; on a terminal with Spark's own bar over its tasks (where nobody looks, it would only fill a log)."""
+    shown = {"spark.ui.showConsoleProgress": "true"} if sys.stderr.isatty() else {}
+    return SparkEngine({**shown, **(settings or {})})
 
 
 def run_on_input(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from hyperclova_core.cli.common import spark_engine
 from hyperclova_core.cli.datasets import open_warehouse, warehouse_option
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.corpora import versions
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
+from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 
 
@@ -82,7 +83,7 @@ def compact(name: str, buckets: int | None, engine: str, warehouse: str) -> None
     """Write all parts as one new base, without what is superseded or removed, and publish it."""
     if buckets is not None and (buckets < 1 or buckets & (buckets - 1)):
         raise ConfigError("`--buckets` is not a power of two", where="corpus compact", why=f"it is {buckets}")
-    worker = SparkEngine() if engine == "spark" else LocalEngine()
+    worker = spark_engine() if engine == "spark" else LocalEngine()
     try:
         version, outcome = versions.compact(open_warehouse(warehouse), name, worker, buckets)
     finally:

@@ -8,11 +8,11 @@ import time
 
 import click
 
+from hyperclova_core.cli.common import spark_engine
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.secrets import home
-from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.local.demo_text import gather
 from hyperclova_core.pipeline.finish import fail_run, finish_run
@@ -69,7 +69,7 @@ def run(recipe: str, warehouse: str, run_id: str | None, settings: tuple[str, ..
         opened, run_id or datetime.datetime.now(datetime.UTC).strftime(f"{loaded.name}-%Y%m%dT%H%M%SZ"), loaded
     )
     click.echo(f"run {started.name} in {opened.uri}", err=True)
-    engine = SparkEngine(loaded.spark)
+    engine = spark_engine(loaded.spark)
     try:
         for key in run_keys(started):
             begun = time.monotonic()
