@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,37 @@ def spark_engine() -> Iterator[SparkEngine]:
     engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
     yield engine
     engine.close()
+
+
+@dataclass(frozen=True)
+class SmokeRun:
+    """The smallest recipe, run once for all tests: `home` with its warehouse, where it was started, and what the command printed."""
+
+    home: Path
+    folder: Path
+    ended: subprocess.CompletedProcess[str]
+
+    @property
+    def warehouse(self) -> Path:
+        """Where the command puts it by itself."""
+        return self.home / "warehouse"
+
+    def copy_datasets(self, warehouse: Path) -> None:
+        """Put what its stages made into another warehouse: a run of the same settings there takes it over."""
+        shutil.copytree(self.warehouse / "datasets", warehouse / "datasets")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """`hyperclova run smoke` in an empty folder, as a person types it; the run is called `first`."""
+    home, folder = tmp_path_factory.mktemp("smoke"), tmp_path_factory.mktemp("empty")
+    hidden = ("HYPERCLOVA_DATA", "MLFLOW_TRACKING_URI", "HYPERCLOVA_WAREHOUSE")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment |= {"PYTHONPATH": str(ROOT), "HYPERCLOVA_HOME": str(home)}
+    command = [sys.executable, "-m", "hyperclova_core.cli.main", "run", "smoke", "--name", "first"]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return SmokeRun(home, folder, ended)
 
 
 @pytest.fixture(scope="session")

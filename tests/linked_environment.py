@@ -15,13 +15,16 @@ from pathlib import Path
 from tests.conftest import ROOT
 from tests.image_closure import LAYERS, closure
 
+BUILDERS = {"setuptools"}
+"""What builds our own package: linked too, so that pip need not make an environment for it."""
+
 
 def linked_environment(image: str, folder: Path) -> Path:
     """A virtual environment at `folder` with those of an image's packages that this environment has."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next((folder / "lib").glob("python3*/site-packages"))
     extras, beside = LAYERS[image]
-    for name in sorted(closure(extras, beside) - {"hyperclova"}):
+    for name in sorted((closure(extras, beside) | BUILDERS) - {"hyperclova"}):
         try:
             _link(distribution(name), packages, folder / "bin")
         except PackageNotFoundError:

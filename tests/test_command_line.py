@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hyperclova_core.cli.main import cli
-from tests.conftest import PORTAL, ROOT, write_lines
+from tests.conftest import PORTAL, ROOT, SmokeRun, write_lines
 
 
 def hyperclova(*arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -149,27 +149,12 @@ def test_tokenizer_mix_and_serialize(tmp_path: Path) -> None:
 
 @pytest.mark.spark
 @pytest.mark.ranks
-def test_a_whole_recipe_by_its_name_leaves_the_current_folder_clean(tmp_path: Path) -> None:
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    settings = ("--set", "train.sizes=[{name: t, shape: {layers: 1, hidden_size: 16, heads: 2, learning_rate: 0.01}}]")
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("HYPERCLOVA_DATA", "MLFLOW_TRACKING_URI")
-    }
-    environment.update(PYTHONPATH=str(ROOT), HYPERCLOVA_HOME=str(tmp_path / "home"))
-    done = subprocess.run(
-        [sys.executable, "-m", "hyperclova_core.cli.main", "run", "smoke", *settings],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| t | 3,312 |" in done.stdout
-    assert not list(folder.iterdir())
-    assert (tmp_path / "home" / "warehouse" / "mlflow.db").exists()
-    assert list((tmp_path / "home" / "warehouse" / "mlflow-artifacts").rglob("waterfall.png"))
+def test_a_whole_recipe_by_its_name_leaves_the_current_folder_clean(smoke: SmokeRun) -> None:
+    assert "| tiny-a | 3,312 |" in smoke.ended.stdout
+    assert "| tiny-b |" in smoke.ended.stdout
+    assert not list(smoke.folder.iterdir())
+    assert (smoke.warehouse / "mlflow.db").exists()
+    assert list((smoke.warehouse / "mlflow-artifacts").rglob("waterfall.png"))
 
 
 @pytest.mark.spark

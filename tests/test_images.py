@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     @lru_cache
     def environment(image: str) -> Path:
         made = linked_environment(image, folder / image)
-        pip(made, "install", "--quiet", *layer_of(image))
+        pip(made, "install", "--quiet", "--no-build-isolation", *layer_of(image))
         return made
 
     return environment
@@ -143,12 +144,11 @@ def test_the_orchestrators_layer_works_in_an_environment_of_its_own(
     run("airflow", "db", "migrate")
     password = "a password of no worth"
     who = ["--username", "admin", "--role", "Admin", "--firstname", "A", "--lastname", "B", "--email", "a@localhost"]
-    run("airflow", "users", "create", *who, given=f"{password}\n{password}\n")
-    assert "admin" in run("airflow", "users", "list", "-o", "plain")
+    assert 'User "admin" created' in run("airflow", "users", "create", *who, given=f"{password}\n{password}\n")
     code = "from airflow.dag_processing.dagbag import DagBag; import sys; b = DagBag(sys.argv[1]); print(sorted(b.dags), b.import_errors)"
     assert "['pretrain_hyperclova', 'refresh_corpus'] {}" in run("python", "-c", code, str(ROOT / "dags"))
     entry = str(DOCKER / "orchestrator-entrypoint.sh")
-    assert run(entry, "version").strip() == run("airflow", "version").strip(), "a word without a program is Airflow's"
+    assert run(entry, "version").strip() == version("apache-airflow"), "a word without a program is Airflow's"
     assert run(entry, "bash", "-c", "echo here").strip() == "here"
 
 

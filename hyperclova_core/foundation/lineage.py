@@ -178,14 +178,14 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
     path = storage.join(run.uri, "mlflow.json")
     if not storage.exists(path):
         record = run.record()
-        experiment_name = record.get("experiment", EXPERIMENT)
+        experiment_name = record.experiment or EXPERIMENT
         experiment_id = _experiment(client, experiment_name, _artifacts(storage.join(run.uri, "..", "..")))
         tags = {
             RUN_TAG: run.name,
-            "hyperclova.recipe": record["recipe"]["name"],
-            "hyperclova.code": record["code_version"],
-            "mlflow.runName": f"{record['recipe']['name']} {record['run_id']}",
-            **record.get("tags", {}),
+            "hyperclova.recipe": record.recipe_name,
+            "hyperclova.code": record.code_version,
+            "mlflow.runName": f"{record.recipe_name} {record.run_id}",
+            **record.tags,
         }
         known = client.search_runs(
             [experiment_id], f"tags.`{RUN_TAG}` = '{run.name}' and tags.`hyperclova.parent` = 'true'"
@@ -194,7 +194,7 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
             known[0]
             if known
             else client.create_run(
-                experiment_id, start_time=int(record["started"] * 1000), tags={**tags, "hyperclova.parent": "true"}
+                experiment_id, start_time=int(record.started * 1000), tags={**tags, "hyperclova.parent": "true"}
             )
         )
         record_of_it = {"experiment_id": experiment_id, "parent_run_id": made.info.run_id}

@@ -14,13 +14,81 @@ from __future__ import annotations
 
 import datetime
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest_parts
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a night is compared with: datasets, by address.
+
+    Attributes:
+        history: the index of near-duplicates of the nights before; "": none.
+        tombstones: lists of documents that were removed for good.
+    """
+
+    history: str = ""
+    tombstones: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is about, as it was prepared.
+
+    Attributes:
+        recipe: the whole recipe as data, as it runs.
+        sizes: models of its ladder that are trained.
+        kind: `pretrain`, or `refresh`: a night.
+        only_files: checksums of the source files that it reads; None: all.
+        started: seconds since 1970; started_at says it for people.
+        experiment: in MLflow; "": the platform's.
+        tags: further ones of its parent run in MLflow.
+    """
+
+    run_id: str
+    recipe: Mapping[str, Any]
+    sizes: tuple[str, ...] = ()
+    kind: str = "pretrain"
+    only_files: tuple[str, ...] | None = None
+    beside: Beside = Beside()
+    code_version: str = ""
+    started_at: str = ""
+    started: float = 0.0
+    experiment: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe's own name."""
+        return str(self.recipe["name"])
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> RunRecord:
+        """A record as `run.json` has it.
+
+        Raises:
+            DataError: it is not one.
+        """
+        try:
+            beside = Beside(**{key: _frozen(value) for key, value in (data.get("beside") or {}).items()})
+            return cls(**{**{key: _frozen(value) for key, value in data.items()}, "beside": beside})
+        except TypeError as error:
+            raise DataError(
+                "The record of this run is not one that this version writes",
+                where=where,
+                why=str(error),
+                remedy="start the run anew: what its stages made is reused",
+            ) from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -63,24 +131,23 @@ class RunFolder:
         """The run's name in the warehouse."""
         return self.uri.rsplit("/", 1)[-1]
 
-    def create(self, record: dict[str, Any]) -> dict[str, Any]:
+    def create(self, record: RunRecord) -> RunRecord:
         """Record what the run is about; a retry gets what was recorded first."""
-        storage.create_once(storage.join(self.uri, "run.json"), storage.pretty_json(record))
+        storage.create_once(storage.join(self.uri, "run.json"), storage.pretty_json(asdict(record)))
         return self.record()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """What `create` recorded.
 
         Raises:
-            DataError: there is no such run.
+            DataError: there is no such run, or another version recorded it.
         """
         path = storage.join(self.uri, "run.json")
         if not storage.exists(path):
             raise DataError(
                 "No such run", where=self.uri, why="it has no run.json", remedy="start the run with `prepare` first"
             )
-        value: dict[str, Any] = storage.read_json(path)
-        return value
+        return RunRecord.from_dict(storage.read_json(path), path)
 
     def begin_stage(self, key: str, uri: str) -> None:
         """Record where a long stage of this run writes: what changes there is a sign that the run lives."""

@@ -54,7 +54,7 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
             "run": run.name,
             "name": None,
             "status": "FINISHED",
-            "started": run.record()["started"],
+            "started": run.record().started,
             "ended": time.time(),
             "metrics": metrics,
             "tags": {"mlflow.note.content": _note(run, summary)},
@@ -73,7 +73,7 @@ def _figures(warehouse: Warehouse, run: RunFolder) -> list[list[str]]:
 
     rows = funnel_of(run)
     storage.write_json(storage.join(run.uri, "funnel.json"), rows)
-    figure = funnel_svg(rows, f"{run.record()['recipe']['name']}: what was kept, and why the rest was not")
+    figure = funnel_svg(rows, f"{run.record().recipe_name}: what was kept, and why the rest was not")
     storage.write_bytes(storage.join(run.uri, "funnel.svg"), figure.encode())
     graph = graph_of(warehouse, run.name, with_file_names=False)
     folder = storage.join(run.uri, "lineage")
@@ -144,7 +144,7 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
             "run": run.name,
             "name": None,
             "status": "FAILED",
-            "started": run.record()["started"],
+            "started": run.record().started,
             "ended": time.time(),
             "tags": {"hyperclova.failure": reason[:500]},
             "artifacts": [*figures, *_data_docs(run)],

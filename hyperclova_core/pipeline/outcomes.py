@@ -93,7 +93,7 @@ def _event(
         ],
         "artifacts": [],
     }
-    mine = outcome.dataset.attempt.get("run") == run.record()["run_id"]
+    mine = outcome.dataset.attempt.get("run") == run.record().run_id
     if manifest.stage == "train" and (mine or not outcome.reused):
         event["job_folder"] = storage.join(outcome.dataset.uri, manifest.info["folder"])
         event["job_name"] = f"train {key.removeprefix('train-')}"
@@ -103,7 +103,7 @@ def _event(
             "folder": storage.join(outcome.dataset.uri, manifest.info["model"]),
             "tags": {
                 "corpus_digest": plan.request.inputs["serialize"].manifest.digest,
-                "recipe": run.record()["recipe"]["name"],
+                "recipe": run.record().recipe_name,
                 "code_version": __version__,
                 "parent_run": run.name,
                 "digest": manifest.digest,

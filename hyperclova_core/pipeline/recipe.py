@@ -30,6 +30,20 @@ from hyperclova_core.training.config import LadderConfig
 MAX_BUCKETS = 1 << 16
 
 
+GATED = (
+    "ingest",
+    "deduplicate",
+    "deidentify",
+    "enrich",
+    "filter",
+    "select",
+    "tokenizer",
+    "mix",
+    "serialize",
+)
+"""Stages whose output has to pass gates: all that run on Spark (a test compares them with the graph, which stands on this module)."""
+
+
 class RefreshConfig(Config):
     """The nightly refresh: files of these sources that no night before has seen are new."""
 
@@ -163,8 +177,6 @@ def validated(data: dict[str, Any], where: str) -> Recipe:
             why=", ".join(sorted(names)),
             remedy="name each source once, with all its paths",
         )
-    from hyperclova_core.pipeline.graph import GATED
-
     unknown = sorted((set(recipe.gates) | set(recipe.refresh.gates)) - set(GATED))
     if unknown:
         raise ConfigError(

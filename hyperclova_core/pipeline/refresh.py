@@ -6,7 +6,7 @@ import logging
 
 from hyperclova_core.corpus.ingest.config import find_files
 from hyperclova_core.foundation.corpora.versions import CorpusVersion, Part, current, publish
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.foundation.warehouse import Beside, RunFolder, Warehouse
 from hyperclova_core.pipeline.finish import finish_run
 from hyperclova_core.pipeline.graph import CORPUS_STAGES
 from hyperclova_core.pipeline.history import first_version
@@ -38,10 +38,10 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
         sizes=(),
         kind="refresh",
         only_files=tuple(sorted({file["checksum"] for file in new})),
-        beside={
-            "history": history or first_version(warehouse, recipe.deduplicate).uri,
-            "tombstones": [part.uri for part in before.parts if part.kind == "tombstones"] if before else [],
-        },
+        beside=Beside(
+            history or first_version(warehouse, recipe.deduplicate).uri,
+            tuple(part.uri for part in before.parts if part.kind == "tombstones") if before else (),
+        ),
     )
 
 
@@ -71,8 +71,8 @@ def publish_refresh(warehouse: Warehouse, run: RunFolder) -> CorpusVersion:
         drops=drops,
     )
     record = run.record()
-    history = (record["beside"]["history"], run.dataset("history").uri)
-    version = publish(warehouse, recipe.name, part, f"night {run.name}", record["only_files"], history)
+    history = (record.beside.history, run.dataset("history").uri)
+    version = publish(warehouse, recipe.name, part, f"night {run.name}", list(record.only_files or ()), history)
     finish_run(warehouse, run)
     log.info(
         "Published version %d of the corpus: %d documents, %d bytes", version.version, version.documents, version.bytes

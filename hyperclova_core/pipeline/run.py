@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from hyperclova_core import __version__
 from hyperclova_core.foundation.stages.kinds import Engine
 from hyperclova_core.foundation.stages.runner import Outcome, execute
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.foundation.warehouse import Beside, RunFolder, RunRecord, Warehouse, now
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.pipeline.outcomes import record_outcome
 from hyperclova_core.pipeline.recipe import Recipe, validated
@@ -31,7 +30,7 @@ def prepare_run(
     backend: str | None = None,
     kind: str = "pretrain",
     only_files: tuple[str, ...] | None = None,
-    beside: dict[str, Any] | None = None,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> RunFolder:
     """Record a run with its recipe as it will be used; a retry finds the record and changes nothing.
 
@@ -57,25 +56,13 @@ def prepare_run(
         validated(data, f"run {run_id}")
     chosen = list(sizes) if sizes is not None else [size.name for size in recipe.train.sizes]
     run = warehouse.run(run_id)
-    run.create(
-        {
-            "run_id": run_id,
-            "recipe": data,
-            "sizes": chosen,
-            "kind": kind,
-            "only_files": list(only_files) if only_files is not None else None,
-            "beside": beside or {},
-            "code_version": __version__,
-            "started_at": now(),
-            "started": time.time(),
-        }
-    )
+    run.create(RunRecord(run_id, data, tuple(chosen), kind, only_files, beside, __version__, now(), time.time()))
     return run
 
 
 def run_keys(run: RunFolder) -> list[str]:
     """All stages of a pretraining run in order, one `train-SIZE` a model."""
-    sizes = run.record()["sizes"]
+    sizes = run.record().sizes
     return [*SPARK_STAGES, *(f"train-{size}" for size in sizes), "evaluate"] if sizes else list(SPARK_STAGES)
 
 

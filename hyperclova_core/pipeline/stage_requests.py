@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hyperclova_core.corpus.deidentify import SURE
-from hyperclova_core.corpus.ingest.config import find_files
+from hyperclova_core.corpus.ingest.config import IngestConfig, find_files
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.corpora.retention import RETENTION_KEY
 from hyperclova_core.foundation.datasets.dataset import open_dataset
@@ -14,8 +12,8 @@ from hyperclova_core.foundation.stages.kinds import load_stage
 from hyperclova_core.foundation.stages.runner import StagePlan, StageRequest, plan_stage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.korean.personal_data import TYPES
-from hyperclova_core.pipeline.graph import GATED, stage_of
-from hyperclova_core.pipeline.recipe import Recipe, validated
+from hyperclova_core.pipeline.graph import stage_of
+from hyperclova_core.pipeline.recipe import GATED, Recipe, validated
 
 DEFAULT_GATES: dict[str, GateConfig] = {
     "deidentify": GateConfig(
@@ -32,7 +30,7 @@ DEFAULT_GATES: dict[str, GateConfig] = {
 def recipe_of(run: RunFolder) -> Recipe:
     """The recipe a run was prepared with."""
     record = run.record()
-    return validated(record["recipe"], f"{run.uri}/run.json")
+    return validated(dict(record.recipe), f"{run.uri}/run.json")
 
 
 def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
@@ -43,43 +41,25 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
     """
     node, size = stage_of(key)
     record, recipe = run.record(), recipe_of(run)
-    definition = load_stage(node.reference)
     inputs = {role: run.dataset(stage) for role, stage in node.inputs}
-    files: list[dict[str, Any]] = []
-    config: Any
-    if node.name == "train":
-        config = recipe.train.of(size or "", recipe.seed)
-    elif node.name == "evaluate":
-        config = recipe.evaluate
-        inputs.update({f"train-{name}": run.dataset(f"train-{name}") for name in record["sizes"]})
-    elif node.name == "history":
-        config = recipe.deduplicate
-        inputs["previous"] = open_dataset(record["beside"]["history"])
-    else:
-        config = getattr(recipe, node.name)
-        if node.name == "tokenizer" and config.mixture is None:
-            config = config.model_copy(update={"mixture": recipe.mix.model_copy(update={"budget_tokens": None})})
-        beside = record.get("beside") or {}
-        if node.name == "deduplicate" and "history" in beside:
-            inputs["history"] = open_dataset(beside["history"])
-            tombstones = beside["tombstones"]
-            inputs.update({f"tombstones-{at:05d}": open_dataset(uri) for at, uri in enumerate(tombstones)})
-        if node.name == "ingest":
-            config = recipe.refresh.sources if record["kind"] == "refresh" else recipe.ingest
-            files = find_files(config)
-            if record["only_files"] is not None:
-                files = [file for file in files if file["checksum"] in set(record["only_files"])]
+    if node.reads_models:
+        inputs |= {f"train-{name}": run.dataset(f"train-{name}") for name in record.sizes}
+    inputs |= {role: open_dataset(uri) for role, uri in node.beside(record.beside)}
+    config = node.config(recipe, record.kind, size)
+    files = find_files(config) if isinstance(config, IngestConfig) else []
+    if record.only_files is not None:
+        files = [file for file in files if file["checksum"] in set(record.only_files)]
     return StageRequest(
-        definition=definition,
+        definition=load_stage(node.reference),
         config=config,
         target=lambda identity: warehouse.target(node.name, identity),
         inputs=inputs,
         files=files,
         seed=recipe.seed,
         buckets=recipe.buckets,
-        gates=_gates(recipe, node.name, record["kind"]) if node.name in GATED else None,
+        gates=_gates(recipe, node.name, record.kind) if node.name in GATED else None,
         docs_folder=storage.join(run.uri, "gates"),
-        made_by={"run": record["run_id"], RETENTION_KEY: recipe.retention_days},
+        made_by={"run": record.run_id, RETENTION_KEY: recipe.retention_days},
     )
 
 

@@ -15,7 +15,7 @@ def summary_of(run: RunFolder) -> dict[str, Any]:
     """Everything that the final table shows, as JSON."""
     results = run.stage_results()
     ordered = [key for name in NODES for key in results if results[key]["stage"] == name]
-    sizes = run.record()["sizes"]
+    sizes = run.record().sizes
     ordered.sort(
         key=lambda key: (
             list(NODES).index(results[key]["stage"]),
@@ -54,8 +54,8 @@ def summary_of(run: RunFolder) -> dict[str, Any]:
             if name.startswith("tokens_")
         }
     return {
-        "run_id": run.record()["run_id"],
-        "recipe": run.record()["recipe"]["name"],
+        "run_id": run.record().run_id,
+        "recipe": run.record().recipe_name,
         "stages": stages,
         "tokens": tokens,
         "models": models,

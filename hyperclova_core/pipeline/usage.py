@@ -87,7 +87,7 @@ def tell_decisions(warehouse: Warehouse, run: RunFolder) -> None:
     if not storage.exists(storage.join(run.uri, "run.json")):
         return
     paths = write_reports(run)
-    event = {"run": run.name, "name": None, "status": "RUNNING", "started": run.record()["started"]}
+    event = {"run": run.name, "name": None, "status": "RUNNING", "started": run.record().started}
     numbers = {"job_attempts_failed": float(sum(1 for _ in decision_rows(run))), **totals(usage_rows(run))}
     record_event(
         warehouse, {**event, "ended": time.time(), "metrics": numbers, "artifacts": [[path, ""] for path in paths]}

@@ -99,10 +99,10 @@ def _resolve(warehouse: Warehouse, name: str) -> Resolved:
     results = run.stage_results()
     if results:
         record = run.record()
-        facts = {
-            "recipe": record["recipe"]["name"],
-            "code_version": record["code_version"],
-            "started_at": record["started_at"],
+        facts: dict[str, Any] = {
+            "recipe": record.recipe_name,
+            "code_version": record.code_version,
+            "started_at": record.started_at,
         }
         read = {reference.uri for uri in _uris(results) for reference in _inputs(uri)}
         last = [(key, result["uri"]) for key, result in results.items() if result["uri"] not in read]

@@ -18,7 +18,7 @@ from hyperclova_core.foundation.errors import ConfigError, DataError, TransientE
 from hyperclova_core.foundation.lineage import deliver, record_event
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.runner import execute, plan_stage
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
 from tests.foundation.test_growing import increment, part_of
 from tests.foundation.test_lineage import event
 from tests.foundation.test_runner import KeepConfig, request
@@ -170,8 +170,7 @@ def test_a_clock_that_jumps_back_loses_no_event(tmp_path: Path, monkeypatch: pyt
     from mlflow.tracking import MlflowClient
 
     warehouse = Warehouse(str(tmp_path / "w"))
-    record = {"run_id": "r1", "recipe": {"name": "demo"}, "code_version": "0", "started": 1e9, "sizes": []}
-    warehouse.run("r1").create(record)
+    warehouse.run("r1").create(RunRecord("r1", {"name": "demo"}, code_version="0", started=1e9))
     record_event(warehouse, event("r1", "ingest"))
     monkeypatch.setattr("time.time_ns", lambda: 1)
     record_event(warehouse, {**event("r1", "filter"), "started": 2e9, "ended": 1e9})

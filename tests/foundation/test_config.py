@@ -12,7 +12,9 @@ from pydantic.fields import FieldInfo
 
 from hyperclova_core.foundation.config import NO_IDENTITY, Config, apply_overrides, parse
 from hyperclova_core.foundation.errors import ConfigError
-from hyperclova_core.pipeline.recipe import Recipe, conf_folder, load_recipe, validated
+from hyperclova_core.foundation.stages.kinds import load_stage
+from hyperclova_core.pipeline.graph import NODES, SPARK_STAGES
+from hyperclova_core.pipeline.recipe import GATED, Recipe, conf_folder, load_recipe, validated
 from hyperclova_core.training.config import TrainConfig
 
 RECIPES = sorted(conf_folder().glob("*.yaml"))
@@ -23,6 +25,15 @@ def test_every_recipe_loads_and_survives_being_recorded(path: Path) -> None:
     recipe = load_recipe(str(path))
     assert recipe.name == path.stem
     assert validated(recipe.model_dump(mode="json"), "record") == recipe
+
+
+def test_every_stage_on_spark_has_gates_and_every_node_a_configuration() -> None:
+    assert GATED == SPARK_STAGES
+    recipe = load_recipe("smoke")
+    for node in NODES.values():
+        size = "tiny-a" if node.name == "train" else None
+        for kind in ("pretrain", "refresh"):
+            assert isinstance(node.config(recipe, kind, size), load_stage(node.reference).config), node.name
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known(tmp_path: Path) -> None:

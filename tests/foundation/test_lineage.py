@@ -13,7 +13,7 @@ import pytest
 
 from hyperclova_core.foundation import lineage, storage
 from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
 from tests.object_store import FaultProxy
 
 
@@ -37,14 +37,7 @@ def event(run: str, name: str | None, **parts: object) -> dict[str, object]:
 def warehouse(tmp_path: Path) -> Warehouse:
     warehouse = Warehouse(str(tmp_path / "warehouse"))
     warehouse.run("r1").create(
-        {
-            "run_id": "r1",
-            "recipe": {"name": "demo"},
-            "code_version": "0",
-            "started": 1.0e9,
-            "sizes": [],
-            "kind": "pretrain",
-        }
+        RunRecord(run_id="r1", recipe={"name": "demo"}, code_version="0", started=1.0e9, sizes=(), kind="pretrain")
     )
     return warehouse
 

@@ -21,7 +21,7 @@ from hyperclova_core.local.demo import DAG, watch
 from hyperclova_core.local.demo_text import gather
 from hyperclova_core.local.services import Platform, start, stop
 from hyperclova_core.pipeline import usage
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SmokeRun
 from tests.jobs.fake_cluster import FakeCluster, until
 
 CLUSTER = {"image": "trainer:1", "processes_per_node": 1, "allow_partial_gang": True, "one_node_a_pod": False}
@@ -42,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCluster]:
 
 
 @pytest.fixture(scope="module")
-def platform(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(cluster: FakeCluster, smoke: SmokeRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """All services of one machine; the connection kubernetes_default is a kubeconfig that leads to the double."""
     home = tmp_path_factory.mktemp("home")
     config = home / "kubeconfig"
@@ -67,6 +67,7 @@ def platform(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> 
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
         },
     )
+    smoke.copy_datasets(place.warehouse)  # the corpus is the smoke recipe's: this is about jobs
     try:
         start(place)
         api = AirflowApi(place.airflow_url, "admin", place.password())

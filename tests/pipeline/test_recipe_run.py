@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.refresh import prepare_refresh, publish_refresh
 from hyperclova_core.pipeline.run import prepare_run, run_key, run_keys
 from hyperclova_core.pipeline.stage_requests import plan_key
-from tests.conftest import ROOT, write_lines
+from tests.conftest import ROOT, SmokeRun, write_lines
 from tests.jobs.fake_cluster import FakeCluster, until
 from tests.jobs.test_trigger import event_of
 
@@ -37,13 +38,13 @@ GOLDEN = Path(__file__).with_name("golden.json")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
+def place(smoke: SmokeRun) -> Iterator[Path]:
+    folder = smoke.home
     shutil.copytree(ROOT / "conf" / "demo", folder / "data" / "demo")
     (folder / "data" / "landing").mkdir()
     patch = pytest.MonkeyPatch()
     patch.setenv("HYPERCLOVA_DATA", str(folder / "data"))
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{smoke.warehouse}/mlflow.db")
     patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     patch.chdir(folder)
     yield folder
@@ -51,15 +52,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(place: Path, spark_engine: SparkEngine) -> tuple[Warehouse, dict[str, object]]:
-    warehouse = Warehouse(str(place / "warehouse"))
-    run = prepare_run(warehouse, "first", load_recipe("smoke"))
-    for key in run_keys(run):
-        outcome = (
-            run_key(warehouse, run, key, spark_engine) if key in SPARK_STAGES else run_job(warehouse, run, key, print)
-        )
-        assert not outcome.reused
-    return warehouse, finish_run(warehouse, run)
+def first(place: Path, smoke: SmokeRun) -> tuple[Warehouse, dict[str, object]]:
+    warehouse = Warehouse(str(smoke.warehouse))
+    return warehouse, storage.read_json(storage.join(warehouse.run("first").uri, "summary.json"))
 
 
 def test_every_document_is_accounted_for(first: tuple[Warehouse, dict[str, object]]) -> None:
@@ -109,7 +104,7 @@ def test_a_change_of_behaviour_raises_the_stages_version(first: tuple[Warehouse,
 def test_lineage_joins_on_digests(first: tuple[Warehouse, dict[str, object]], place: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{place}/warehouse/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("hyperclova").experiment_id], max_results=100)
     made, read = {}, {}
     for run in runs:
@@ -240,7 +235,7 @@ def test_a_run_that_fails_shows_what_had_ended_by_then(
     run = prepare_run(warehouse, "fails", load_recipe("smoke"), sizes=())
     run_key(warehouse, run, "ingest", spark_engine)
     fail_run(warehouse, run, "asked to")
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{place}/warehouse/mlflow.db")
     parent = client.get_run(json.loads(storage.read_bytes(storage.join(run.uri, "mlflow.json")))["parent_run_id"])
     assert parent.info.status == "FAILED"
     assert {"funnel.svg", "lineage"} <= {item.path for item in client.list_artifacts(parent.info.run_id)}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hyperclova_core.cli.main import cli
 from hyperclova_core.foundation.corpora.retention import find_garbage, remove
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
 from hyperclova_core.pipeline.funnel import funnel_of, funnel_svg
 from hyperclova_core.provenance.graph import graph_of
 from hyperclova_core.provenance.pictures import html, tree
@@ -25,9 +25,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
     warehouse = Warehouse(str(tmp_path / "w"))
     made = chain(warehouse, source_files(tmp_path / "files"))
     run = warehouse.run("night")
-    run.create(
-        {"run_id": "night", "recipe": {"name": "demo<b>"}, "code_version": "1", "started_at": "then", "sizes": []}
-    )
+    run.create(RunRecord("night", {"name": "demo<b>"}, code_version="1", started_at="then"))
     for dataset in made:
         run.finish_stage(
             dataset.manifest.stage,

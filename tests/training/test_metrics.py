@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
 from hyperclova_core.training import metrics
 from hyperclova_core.training.metrics import MetricsLog
 
@@ -23,15 +23,15 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def opened(tmp_path: Path, step: int, samples: int = 0) -> MetricsLog:
     run = Warehouse(str(tmp_path / "warehouse")).run("r")
     run.create(
-        {
-            "run_id": "r",
-            "recipe": {"name": "x"},
-            "started": 1.0,
-            "started_at": "2026-01-01T00:00:00Z",
-            "code_version": "0",
-            "kind": "pretrain",
-            "sizes": [],
-        }
+        RunRecord(
+            run_id="r",
+            recipe={"name": "x"},
+            started=1.0,
+            started_at="2026-01-01T00:00:00Z",
+            code_version="0",
+            kind="pretrain",
+            sizes=(),
+        )
     )
     return MetricsLog(str(tmp_path / "out"), run, "train x", {}, {"size": "x"}, step, samples)
 

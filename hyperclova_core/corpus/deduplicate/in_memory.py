@@ -162,7 +162,7 @@ def _candidates(
         others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
         write_table(root, path, pa.table({"node": others}))
         skip = storage.join(root, path)
-        context.scrap.append(skip)
+        context.scrap.files.append(skip)
     runs = index.files["bands"] if index else None
     signed = min(prepared.signed, len(new_nodes))
     return find_candidates(prepared.sketches, signed, config, context, runs, skip)

@@ -55,7 +55,7 @@ def make_sketches(
     work = partial(_sketch_unit, config=config, context=context.for_workers(), boilerplate=boilerplate, items=items)
     results, _ = run_units(context, work, units, "sketches")
     made = [SketchFile(result["files"][0], result["signed"], result["fingerprints"]) for result in results]
-    context.scrap.extend(sketch.path for sketch in made)
+    context.scrap.files.extend(sketch.path for sketch in made)
     return made
 
 

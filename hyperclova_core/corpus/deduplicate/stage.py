@@ -64,7 +64,7 @@ def _prepare(dataset: Dataset, config: DeduplicateConfig, context: StageContext)
         table = items_of(config.decontaminate)
         found = write_table(context.target.root(True), f"{context.attempt_path}/items.parquet", table)
         items = storage.join(context.target.root(True), found.path)
-        context.scrap.append(items)
+        context.scrap.files.append(items)
     sketches = make_sketches(dataset, config, context, lines_path, items)
     return Prepared(
         dataset,

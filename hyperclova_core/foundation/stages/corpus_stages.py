@@ -91,7 +91,7 @@ def run_corpus_stage(
         entry = write_table(context.target.root(False), f"{context.attempt_path}/{name}.parquet", extra)
         tables[name] = Table(files=(entry,))
     tables.update(decisions.tables)
-    context.scrap.extend([*(path for path, _ in decided.values()), *decisions.additions.values()])
+    context.scrap.files.extend([*(path for path, _ in decided.values()), *decisions.additions.values()])
     tally = merge_tallies(results)
     tally.custom.update(decisions.custom)
     return tables, tally, decisions.info, taken

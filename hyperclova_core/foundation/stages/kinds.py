@@ -44,6 +44,14 @@ class Engine(Protocol):
         ...
 
 
+@dataclass
+class Scrap:
+    """What lies beside an output for this attempt, and for one that follows a kill: the runner removes it once the output is committed."""
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a stage may know of its surroundings; travels to workers."""
@@ -56,8 +64,7 @@ class StageContext:
     target: Target
     fingerprint: str
     engine: Engine | None = None
-    scrap: list[str] = field(default_factory=list)
-    """Files (and folders, without a dot in their name) that only this attempt needs: the runner removes them once the output is committed."""
+    scrap: Scrap = field(default_factory=Scrap)
 
     @property
     def attempt_path(self) -> str:

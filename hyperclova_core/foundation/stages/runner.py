@@ -180,11 +180,10 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
 
 def _clear(context: StageContext) -> None:
     """Only after the commit: until then the next attempt may still take them over."""
-    for path in context.scrap:
-        if "." in path.rsplit("/", 1)[-1]:
-            storage.remove(path)
-        else:
-            storage.remove_tree(path)
+    for path in context.scrap.files:
+        storage.remove(path)
+    for folder in context.scrap.folders:
+        storage.remove_tree(folder)
 
 
 def commit_artifact(plan: StagePlan, artifact: Artifact, attempt: str) -> tuple[Dataset, bool]:

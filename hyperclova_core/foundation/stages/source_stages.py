@@ -116,7 +116,7 @@ def run_source_stage(
             files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True
         ),
     }
-    context.scrap.extend(staged)
+    context.scrap.files.extend(staged)
     return tables, tally, taken_read + taken_gathered
 
 

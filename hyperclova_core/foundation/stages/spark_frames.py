@@ -103,7 +103,7 @@ def materialized(context: StageContext, frame: DataFrame, name: str) -> Written:
         yield from write_rows(folder, f"part-{task.partitionId() if task else 0:06d}", schema, batches)
 
     found = frame.mapInArrow(write, "path string, rows long").toArrow().to_pylist()
-    context.scrap.append(folder)
+    context.scrap.folders.append(folder)
     return _as_written(context, schema, found)
 
 
@@ -160,7 +160,7 @@ def grouped(
     """
     assert context.engine is not None
     folder = storage.join(context.target.root(True), context.attempt_path, "materialized", grouping.name)
-    context.scrap.append(folder)
+    context.scrap.folders.append(folder)
     if rows <= limit:
         units = [{"path": path, "number": number} for number, path in enumerate(paths)]
         work = partial(_explode_unit, grouping=grouping, folder=folder)

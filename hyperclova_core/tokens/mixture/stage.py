@@ -97,7 +97,7 @@ def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context:
         least = min(int(result["least"]) for result in counted if result["least"])
         count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=least + 1, context=inner)
         counted, _ = run_units(context, count, units, "counts-least")
-    context.scrap.extend(path for result in counted for path in result["files"])
+    context.scrap.files.extend(path for result in counted for path in result["files"])
     sums = pa.concat_tables([storage.read_parquet(result["files"][1]) for result in counted])
     sums = sums.group_by(["path", "validation", "range"]).aggregate(
         [(name, "sum") for name in ("tokens", "documents", "bytes")]
@@ -131,7 +131,7 @@ def _takes(
     near = partial(_near_unit, wanted=wanted, context=context.for_workers())
     units = [{"identity": {"counts": result["digest"], "wanted": wanted}, **result} for result in counted]
     found, _ = run_units(context, near, units, "ends")
-    context.scrap.extend(path for result in found for path in result["files"])
+    context.scrap.files.extend(path for result in found for path in result["files"])
     border = pa.concat_tables([storage.read_parquet(result["files"][0]) for result in found])
     takes = {}
     for leaf in plan.leaves:

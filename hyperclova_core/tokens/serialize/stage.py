@@ -106,7 +106,7 @@ def write_shards(
     runs = [run for result in staged for run in result["runs"]]
     index = storage.join(context.target.root(False), context.attempt_path, "staged", "index.json")
     storage.write_json(index, runs)
-    context.scrap.extend(sorted({index.rsplit("/", 1)[0], *(run["ids"].rsplit("/", 1)[0] for run in runs)}))
+    context.scrap.folders.extend(sorted({index.rsplit("/", 1)[0], *(run["ids"].rsplit("/", 1)[0] for run in runs)}))
     write = partial(write_shard, index=index, vocabulary=int(facts["vocabulary_size"]), context=inner)
     shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens)]
     for unit in shard_units:

@@ -88,7 +88,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     count = partial(_count_sample, shares=shares, mixture=mixture, config=config, context=context.for_workers())
     results, _ = run_units(context, count, units, f"sample-{shares_identity(shares)}")
     paths = [path for result in results for path in result["files"]]
-    context.scrap.extend(paths)
+    context.scrap.files.extend(paths)
     counted = (
         pa.concat_tables([storage.read_parquet(path) for path in paths]).group_by("unit").aggregate([("count", "sum")])
     )

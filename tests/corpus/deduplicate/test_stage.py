@@ -319,10 +319,8 @@ def test_the_driver_and_spark_come_to_the_same_bytes(tmp_path: Path, spark_engin
     ways = {
         "this process": (LocalEngine(), {}, 3),
         "spark workers": (spark_engine, {}, 3),
-        "shuffled, 1": (spark_engine, {"driver_rows": 0}, 1),
         "shuffled, 7": (spark_engine, {"driver_rows": 0}, 7),
         "distributed, 1": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 1),
-        "distributed, 7": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 7),
         "distributed, 40": (spark_engine, {"driver_rows": 0, "driver_documents": 0}, 40),
     }
     for name, (engine, settings, partitions) in ways.items():

@@ -61,7 +61,7 @@ def find_contained(
         return _PAIRS.empty_table().select(["node", "other"])
     root, path = context.target.root(True), f"{context.attempt_path}/materialized/dropped.parquet"
     write_table(root, path, pa.table({"node": dropped}))
-    context.scrap.append(storage.join(root, path))
+    context.scrap.files.append(storage.join(root, path))
     settings = FingerprintSettings(
         config.containment.min_letters, config.containment.max_documents, storage.join(root, path)
     )

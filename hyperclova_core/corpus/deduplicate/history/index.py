@@ -77,15 +77,15 @@ class Index:
             return schema.empty_table()
         wanted = wanted.unique().sort()
         root = self.context.target.root(True)
-        paths = [f"{self.context.attempt_path}/scans/{table}-{column}-{len(self.context.scrap)}.parquet"]
+        paths = [f"{self.context.attempt_path}/scans/{table}-{column}-{len(self.context.scrap.files)}.parquet"]
         # the values lie in a file, so that a large night does not travel inside each task
         write_table(root, paths[0], pa.table({"value": wanted}))
         values_path = storage.join(root, paths[0])
-        self.context.scrap.append(values_path)
+        self.context.scrap.files.append(values_path)
         units = [{"path": path, "part": part} for part, path in enumerate(self.files[table])]
         work = partial(_scan_unit, table=table, column=column, values=values_path, context=self.context.for_workers())
         found = [result["rows"] for result in self.context.engine.map_units(work, units) if result["rows"]]
-        self.context.scrap.extend(found)
+        self.context.scrap.files.extend(found)
         parts = [storage.read_parquet(path).cast(schema) for path in found]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 

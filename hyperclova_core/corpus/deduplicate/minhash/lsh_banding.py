@@ -93,7 +93,7 @@ def find_candidates(
         for number, entry in enumerate(runs.files)
     ]
     folder = storage.join(context.target.root(True), context.attempt_path, "materialized", "matched")
-    context.scrap.append(folder)
+    context.scrap.folders.append(folder)
     assert context.engine is not None
     # the index's runs are looked through side by side; what they hold of the incoming documents' keys is little
     mine = [str(unit["path"]) for unit in units]

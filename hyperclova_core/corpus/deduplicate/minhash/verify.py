@@ -96,7 +96,7 @@ def _signatures_unit(unit: dict[str, Any], *, wanted: pa.Array, folder: str) -> 
 
 def _scratch(context: StageContext, name: str) -> str:
     folder = storage.join(context.target.root(True), context.attempt_path, "materialized", name)
-    context.scrap.append(folder)
+    context.scrap.folders.append(folder)
     return folder
 
 
