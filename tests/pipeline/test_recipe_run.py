@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +39,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 @pytest.fixture(scope="module")
 def place(smoke: SmokeRun) -> Iterator[Path]:
     folder = smoke.home
-    shutil.copytree(ROOT / "conf" / "demo", folder / "data" / "demo")
-    (folder / "data" / "landing").mkdir()
+    (folder / "data" / "landing").mkdir(exist_ok=True)  # beside the demo's texts, which the command has put there
     patch = pytest.MonkeyPatch()
     patch.setenv("HYPERCLOVA_DATA", str(folder / "data"))
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{smoke.warehouse}/mlflow.db")

@@ -180,7 +180,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _declare(function: Function, **parts: Any) -> Function:
-    config = getattr(sys.modules[function.__module__], str(function.__annotations__["config"]))
+    said = function.__annotations__["config"]
+    config = said if isinstance(said, type) else getattr(sys.modules[function.__module__], str(said))
     function.stage = StageDefinition(function=function, config=config, **parts)  # type: ignore[attr-defined]
     return function
 
