@@ -271,5 +271,5 @@ def test_the_plan_command_prints_tables() -> None:
     none = CliRunner().invoke(commands.plan, ["82B", "--gpus", "8"])
     assert isinstance(none.exception, ConfigError)
     assert "fits on 8 a100-80g under no layout" in str(none.exception)
-    own = CliRunner().invoke(commands.plan, ["12x768x12", "--gpus", "8", "--gpu", "l40s", "--global-batch", "64"])
+    own = CliRunner().invoke(commands.plan, ["12x768x12", "--gpus", "8", "--gpu", "l40s", "--global-batch-size", "64"])
     assert own.exit_code == 0, own.output
