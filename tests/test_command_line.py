@@ -127,7 +127,7 @@ def test_tokenizer_mix_and_serialize(tmp_path: Path) -> None:
     assert "held out for validation" in plan.stdout
     assert (tmp_path / "mixed" / "plan.json").exists()
     (tmp_path / "train.yaml").write_text(
-        "train: {size: {name: 15k, parallel: {data: 2, micro_batch_size: 2}}, tokens: 4096, context: 64, global_batch_size: 4, evaluate_every: 8}\n"
+        "train: {size: {name: 15k, parallel: {data: 2, micro_batch_size: 2}}, tokens: 4096, sequence_length: 64, global_batch_size: 4, evaluate_every: 8}\n"
         "shards: [shards/part-00000, shards/part-00001]\nvalidation_shards: [shards/all]\ntokenizer: tok\noutput: trained\n"
     )
     trained = hyperclova("train", "--config", "train.yaml", folder=tmp_path)

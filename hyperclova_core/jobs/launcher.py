@@ -18,7 +18,7 @@ from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.warehouse import now
-from hyperclova_core.jobs.spec import TrainJobSpec
+from hyperclova_core.jobs.spec import TrainJobSpec, unpacked
 
 ATTEMPT_VARIABLE = "HYPERCLOVA_ATTEMPT"
 JOIN_SECONDS = 900
@@ -195,7 +195,7 @@ def main() -> None:
     end = EndOnSignal()
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--spec", required=True)
-    spec = TrainJobSpec.from_dict(json.loads(storage.read_bytes(arguments.parse_args().spec))["spec"])
+    spec = TrainJobSpec.from_dict(unpacked(storage.read_bytes(arguments.parse_args().spec)))
     sys.exit(run(spec, end))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Sequence
@@ -173,3 +174,15 @@ def refuse_partial_gang(spec: TrainJobSpec) -> None:
             why=f"{spec.nodes} pods would be started one by one: when devices are short, some hold theirs while the others wait for ever",
             remedy="set gang to kueue or volcano; or allow_partial_gang: true, where the cluster is yours alone",
         )
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """A job's specification as its file holds it: JSON, packed by gzip where it is large.
+
+    Raises:
+        KeyError, ValueError: it is no specification.
+    """
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    found: dict[str, Any] = json.loads(data)["spec"]
+    return found

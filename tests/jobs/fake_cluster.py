@@ -6,6 +6,7 @@ against either), and breaks what it is told to break.
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import json
 import re
@@ -78,6 +79,12 @@ class Fault:
     times: int = 1
     after: bool = False  # the server does what it is asked, and the reply is lost
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def files_of(config_map: dict[str, Any]) -> dict[str, bytes]:
+    """A ConfigMap's files, as a node mounts them."""
+    packed = {name: base64.b64decode(value) for name, value in (config_map.get("binaryData") or {}).items()}
+    return {**{name: value.encode() for name, value in (config_map.get("data") or {}).items()}, **packed}
 
 
 class FakeCluster:
@@ -714,7 +721,7 @@ class FakeCluster:
         container = run_container(
             self.folder / name,
             pod,
-            lambda config: self.objects["configmaps", namespace, config].get("data", {}),
+            lambda config: files_of(self.objects["configmaps", namespace, config]),
             self.environment,
             self._port_of,
         )

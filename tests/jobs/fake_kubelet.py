@@ -45,7 +45,7 @@ class Container:
 def run_container(
     root: Path,
     pod: Mapping[str, Any],
-    config_maps: Callable[[str], Mapping[str, str]],
+    config_maps: Callable[[str], Mapping[str, bytes]],
     surroundings: Mapping[str, str],
     port_of: Callable[[str], int],
 ) -> Container:
@@ -58,7 +58,7 @@ def run_container(
     """
     body = pod["spec"]["containers"][0]
     mapped: dict[str, str] = {}
-    files: dict[Path, str] = {}
+    files: dict[Path, bytes] = {}
     for mount in body.get("volumeMounts", ()):
         volume = next((item for item in pod["spec"]["volumes"] if item["name"] == mount["name"]), {})
         if mount["mountPath"] in OWN_FOLDERS:
@@ -79,8 +79,8 @@ def run_container(
 
     for path, content in files.items():
         for inside, outside in mapped.items():  # a configuration names other mounts by their paths inside
-            content = content.replace(f"={inside}/", f"={outside}/")
-        path.write_text(content)
+            content = content.replace(f"={inside}/".encode(), f"={outside}/".encode())
+        path.write_bytes(content)
     facts = {
         "spec.nodeName": pod["spec"].get("nodeName", ""),
         "status.podIP": "127.0.0.1",

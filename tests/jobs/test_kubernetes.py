@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,23 @@ def test_what_was_made_for_a_job_goes_again_where_the_cluster_refuses_a_part(
     with pytest.raises(ConfigError):
         backend.submit(job(tmp_path))
     assert [key for key in cluster.objects if key[0] in ("configmaps", "services", "jobs")] == []
+
+
+def test_a_configuration_of_many_thousand_shards_reaches_the_pod(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    shards = [f"s3://corpus/datasets/serialize/{n:040x}/shards/shard-{n:05d}" for n in range(12_000)]
+    one = job(tmp_path, shards=shards)
+    backend.submit(one)
+    assert ended(backend, one).state == "succeeded"
+    (made,) = [item for key, item in cluster.objects.items() if key[0] == "configmaps"]
+    assert len(json.dumps(made)) < 1 << 20
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["shards"] == shards
+    with pytest.raises(ConfigError, match="(?s)Another job of this name runs"):
+        backend._refuse_other(job(tmp_path, shards=shards[1:]), backend.newest(one) or {})
+    random = [uuid.uuid4().hex for _ in range(80_000)]
+    with pytest.raises(ConfigError, match="larger than a ConfigMap may be"):
+        backend.submit(job(tmp_path, "too-large", shards=random))
 
 
 def test_what_was_deleted_under_a_waiting_job_is_put_back_by_who_adopts_it(

@@ -20,10 +20,10 @@ from hyperclova_core.jobs.kubernetes.manifests import (
     CONTAINER,
     HASH_ANNOTATION,
     JOB_LABEL,
-    SPEC_FILE,
     STOP_SECONDS,
     attempt_name,
     render,
+    spec_in,
 )
 from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
 from hyperclova_core.jobs.kubernetes.state import (
@@ -164,7 +164,7 @@ class KubernetesBackend:
             same = (found["metadata"].get("annotations") or {}).get(HASH_ANNOTATION) == item["metadata"]["annotations"][
                 HASH_ANNOTATION
             ]
-            if same and found.get("data") == item.get("data"):
+            if same and all(found.get(part) == item.get(part) for part in ("data", "binaryData")):
                 return
             self._api.delete(item["kind"], namespace, name)
             self._sleep(0.2)
@@ -189,12 +189,12 @@ class KubernetesBackend:
             return
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         try:
-            told = json.loads(self._api.get("ConfigMap", namespace, name)["data"][SPEC_FILE])["spec"]
+            told = spec_in(self._api.get("ConfigMap", namespace, name))
             differs = (
                 "; ".join(difference(TrainJobSpec.from_dict(told).identity(), spec.identity())[:5])
                 or "its specification cannot be compared"
             )
-        except (NotThereError, KeyError, json.JSONDecodeError):
+        except (NotThereError, KeyError, ValueError):
             differs = f"its specification is {theirs[:12]}, not {spec.hash[:12]}"
         raise ConfigError(
             "Another job of this name runs",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.jobs.config import ClusterConfig, PodConfig, Volume
 from hyperclova_core.jobs.failure_causes import FINAL_CODES, PREEMPTED
-from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang
+from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name, refuse_partial_gang, unpacked
 
 JOB_LABEL, ATTEMPT_LABEL = "hyperclova.io/job", "hyperclova.io/attempt"
 HASH_ANNOTATION, SPEC_ANNOTATION = "hyperclova.io/spec-hash", "hyperclova.io/spec"
 CONTAINER = "job"
 SPEC_FOLDER, SPEC_FILE, SCRATCH = "/etc/hyperclova", "spec.json", "/scratch"
+READABLE_BYTES, MOST_BYTES = 256 << 10, 1_000_000
+"""A specification is packed from so many bytes on; a ConfigMap may have 1 MiB, with its own fields."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 STOP_SECONDS = 30
@@ -115,14 +120,44 @@ def _metadata(spec: TrainJobSpec, attempt: int, name: str, queued: bool = False)
 
 
 def _config_map(spec: TrainJobSpec, attempt: int) -> dict[str, Any]:
-    content = json.dumps({"spec": spec.to_dict(), "hash": spec.hash}, sort_keys=True, ensure_ascii=False)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(spec, attempt, attempt_name(spec, attempt)),
         "immutable": True,
-        "data": {SPEC_FILE: content},
+        **_spec_data(spec),
     }
+
+
+def _spec_data(spec: TrainJobSpec) -> dict[str, Any]:
+    """The specification as a ConfigMap holds it: text that a person can read, or packed where it is large (thousands of shards).
+
+    Raises:
+        ConfigError: packed it is still more than the server takes.
+    """
+    content = json.dumps({"spec": spec.to_dict(), "hash": spec.hash}, sort_keys=True, ensure_ascii=False)
+    if len(content.encode()) <= READABLE_BYTES:
+        return {"data": {SPEC_FILE: content}}
+    packed = base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
+    if len(packed) > MOST_BYTES:
+        raise ConfigError(
+            "The job's configuration is larger than a ConfigMap may be",
+            where=spec.name,
+            why=f"{len(packed):,} bytes packed, {MOST_BYTES:,} at most",
+            remedy="serialize the corpus into fewer, larger shards (serialize.shard_tokens)",
+        )
+    return {"binaryData": {SPEC_FILE: packed}}
+
+
+def spec_in(config_map: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification in a ConfigMap, as `TrainJobSpec.from_dict` takes it.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
+    if SPEC_FILE in (config_map.get("binaryData") or {}):
+        return unpacked(base64.b64decode(config_map["binaryData"][SPEC_FILE]))
+    return unpacked(config_map["data"][SPEC_FILE].encode())
 
 
 def _service(spec: TrainJobSpec, attempt: int) -> dict[str, Any]:
