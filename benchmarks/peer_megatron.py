@@ -1,6 +1,6 @@
 """The usual ways to make Megatron shards, one worker, for benchmarks/serialize.py (run in .venv-peers).
 
-A: for each document, cut into units and morphemes with mecab, encode with Hugging Face's tokenizers, append with Megatron's builder.
+A: for each document, cut into pretokens and morphemes with mecab, encode with Hugging Face's tokenizers, append with Megatron's builder.
 B: what Megatron-LM's tools/preprocess_data.py does: Hugging Face's tokenizers on the text, append with Megatron's builder.
 
     peer_megatron.py A|B TEXTS.jsonl TOKENIZER_FOLDER OUTPUT_PREFIX     → one line of JSON: seconds, bytes, tokens
@@ -35,7 +35,7 @@ def encoder_a(folder: Path):  # type: ignore[no-untyped-def]
 
     def encode(text: str) -> list[int]:
         text = unicodedata.normalize("NFC", text)
-        pieces = [piece for unit in pre_tokenizer.units(text) for piece in pre_tokenizer.pieces(unit)]
+        pieces = [piece for pretoken in pre_tokenizer.pretokens(text) for piece in pre_tokenizer.pieces(pretoken)]
         if not any(piece in placeholders for piece in pieces):
             return tokenizer.encode(pieces, is_pretokenized=True, add_special_tokens=False).ids
         ids: list[int] = []

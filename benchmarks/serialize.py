@@ -102,17 +102,17 @@ def ingested(texts: list[str], folder: Path, name: str, buckets: int = BUCKETS) 
 
 
 def counted(texts: list[str], kind: str) -> tuple[pa.Array, np.ndarray]:
-    """(distinct units, how often each stands there)."""
+    """(distinct pretokens, how often each stands there)."""
     pre_tokenizer = pre_tokenizer_of(kind, 3)
     parts = [
-        pc.value_counts(pre_tokenizer.units(pa.array(texts[at : at + 20_000], pa.string())))
+        pc.value_counts(pre_tokenizer.pretokens(pa.array(texts[at : at + 20_000], pa.string())))
         for at in range(0, len(texts), 20_000)
     ]
     table = pa.concat_tables(
-        [pa.table({"unit": part.field("values"), "count": part.field("counts")}) for part in parts]
+        [pa.table({"pretoken": part.field("values"), "count": part.field("counts")}) for part in parts]
     )
-    table = table.group_by("unit").aggregate([("count", "sum")])
-    return table.column("unit").combine_chunks(), table.column("count_sum").to_numpy()
+    table = table.group_by("pretoken").aggregate([("count", "sum")])
+    return table.column("pretoken").combine_chunks(), table.column("count_sum").to_numpy()
 
 
 class Bench:
@@ -127,59 +127,59 @@ class Bench:
         self.texts = table.column("text").to_pylist()
         self.size = sum(len(text.encode()) for text in self.texts) / 1e6
         self.tokenizers: dict[str, Path] = {}
-        self.units: dict[str, tuple[pa.Array, np.ndarray]] = {}
+        self.pretokens: dict[str, tuple[pa.Array, np.ndarray]] = {}
         print(f"text: {len(self.texts):,} distinct documents, {self.size:.1f} MB")
 
     def counts(self, kind: str) -> tuple[pa.Array, np.ndarray]:
         """Units of all texts."""
-        if kind not in self.units:
-            self.units[kind] = counted(self.texts, kind)
-        return self.units[kind]
+        if kind not in self.pretokens:
+            self.pretokens[kind] = counted(self.texts, kind)
+        return self.pretokens[kind]
 
     def tokenizer(self, kind: str) -> Path:
         """A tokenizer learnt from a tenth of the texts, without a memo."""
         if kind not in self.tokenizers:
-            units, often = counted(self.texts[::10], kind)
-            tokenizer = learn(kind, VOCABULARY, 3, units, often, {})
+            pretokens, often = counted(self.texts[::10], kind)
+            tokenizer = learn(kind, VOCABULARY, 3, pretokens, often, {})
             self.tokenizers[kind] = self.folder / f"tokenizer-{kind}"
             tokenizer.save(str(self.tokenizers[kind]))
         return self.tokenizers[kind]
 
-    def with_memo(self, kind: str, name: str, units: pa.Array) -> Path:
-        """The same tokenizer beside a memo that knows these units."""
+    def with_memo(self, kind: str, name: str, pretokens: pa.Array) -> Path:
+        """The same tokenizer beside a memo that knows these pretokens."""
         folder = self.folder / f"tokenizer-{kind}-{name}"
         tokenizer = Tokenizer.load(str(self.tokenizer(kind)))
         if not (folder / MEMO_FILE).exists():
             tokenizer.save(str(folder))
             with (folder / MEMO_FILE).open("wb") as file:
-                write_memo(column_encoder(tokenizer).memo_of(units), file, tokenizer.identity)
+                write_memo(column_encoder(tokenizer).memo_of(pretokens), file, tokenizer.identity)
         return folder
 
     def memos(self, kind: str) -> dict[str, Path]:
         """Tokenizers whose memos miss more and more: none, a tenth of the text, chosen shares of occurrences, nothing."""
-        units, often = self.counts(kind)
+        pretokens, often = self.counts(kind)
         tenth, tenth_often = counted(self.texts[::10], kind)
         found = {
             "no memo": self.tokenizer(kind),
             "memo of a tenth": self.with_memo(kind, "tenth", memo_order(tenth, tenth_often, 1 << 30)),
         }
         # what is missed at scale are words that are met once: of those, some by hash are left out
-        ordered = memo_order(units, often, 1 << 30)
+        ordered = memo_order(pretokens, often, 1 << 30)
         once = np.flatnonzero(often == 1)
-        order = np.argsort([hashlib.blake2b(units[int(at)].as_py(), digest_size=8).digest() for at in once])
+        order = np.argsort([hashlib.blake2b(pretokens[int(at)].as_py(), digest_size=8).digest() for at in once])
         for share in (0.05, 0.02, 0.01, 0.0):
-            left = pa.array(units.take(pa.array(once[order[: int(share * often.sum())]])))
+            left = pa.array(pretokens.take(pa.array(once[order[: int(share * often.sum())]])))
             kept = ordered.filter(pc.invert(pc.is_in(ordered, value_set=left))) if len(left) else ordered
             found[f"{share:.0%} missed" if share else "steady state"] = self.with_memo(kind, f"miss{share}", kept)
         return found
 
 
 def kernel(bench: Bench) -> None:
-    """One thread, Arrow buffers in, ids out: units that are known, and units that are not."""
+    """One thread, Arrow buffers in, ids out: pretokens that are known, and pretokens that are not."""
     print("\n== kernel: one thread, no files ==")
     for kind in ("morpheme", "byte"):
-        units, often = bench.counts(kind)
-        folder = bench.with_memo(kind, "all", memo_order(units, often, 1 << 30))
+        pretokens, often = bench.counts(kind)
+        folder = bench.with_memo(kind, "all", memo_order(pretokens, often, 1 << 30))
         encoder = column_encoder(Tokenizer.load(str(folder)))
         column = pa.array(bench.texts, pa.string())
         batches = [buffers_of(column.slice(at, 4096)) for at in range(0, len(column), 4096)]
@@ -190,16 +190,16 @@ def kernel(bench: Bench) -> None:
                 encoder._encode(data, offsets, 0)
             rates.append(bench.size / (time.process_time() - started))
         new = column_encoder(Tokenizer.load(str(bench.tokenizer(kind))))
-        new.memo_of(units.slice(0, 100))
-        size = pc.sum(pc.binary_length(units)).as_py() / 1e6
+        new.memo_of(pretokens.slice(0, 100))
+        size = pc.sum(pc.binary_length(pretokens)).as_py() / 1e6
         learning = []
         for _ in range(3):
             started = time.process_time()
-            new.memo_of(units)
+            new.memo_of(pretokens)
             learning.append(size / (time.process_time() - started))
         print(
-            f"{kind:<10} known units {statistics.median(rates[1:]):6.1f} MB per CPU-second (best {max(rates):.1f});"
-            f" {len(units):,} new ones, {size:.1f} MB: {statistics.median(learning):.2f} MB per CPU-second"
+            f"{kind:<10} known pretokens {statistics.median(rates[1:]):6.1f} MB per CPU-second (best {max(rates):.1f});"
+            f" {len(pretokens):,} new ones, {size:.1f} MB: {statistics.median(learning):.2f} MB per CPU-second"
         )
     _analysers(bench)
 
@@ -210,8 +210,8 @@ def _analysers(bench: Bench) -> None:
 
     from hyperclova_core.tokens.pretokens.analyser import dictionary_folder
 
-    units, _ = bench.counts("morpheme")
-    words = sorted({unit.as_py().decode().strip() for unit in units.slice(0, 200_000)} - {""})
+    pretokens, _ = bench.counts("morpheme")
+    words = sorted({pretoken.as_py().decode().strip() for pretoken in pretokens.slice(0, 200_000)} - {""})
     words = [
         word for word in words if any("가" <= sign <= "힣" for sign in word) and " " not in word and "\0" not in word
     ]
@@ -256,13 +256,13 @@ def _pieces_file(bench: Bench) -> Path:
 
 
 def growth(bench: Bench) -> None:
-    """How many units are new as the text grows; the exponent is of a power fitted to the last rows."""
-    print("\n== growth of distinct units ==")
+    """How many pretokens are new as the text grows; the exponent is of a power fitted to the last rows."""
+    print("\n== growth of distinct pretokens ==")
     print(f"{'MB':>8} {'occurrences':>12} {'distinct':>10} {'new in the next tenth':>22}")
     pre_tokenizer = pre_tokenizer_of("morpheme", 3)
     sizes = np.cumsum([len(text.encode()) for text in bench.texts]) / 1e6
     encoded = [
-        pre_tokenizer.units(pa.array(bench.texts[at : at + 5000], pa.string()))
+        pre_tokenizer.pretokens(pa.array(bench.texts[at : at + 5000], pa.string()))
         for at in range(0, len(bench.texts), 5000)
     ]
     stream = pa.chunked_array(encoded).dictionary_encode().combine_chunks()
@@ -318,7 +318,7 @@ def measured(
         for name, tokenizer in tokenizers.items():
             load, idle = (job(empty, tokenizer, bench.folder / "job", engine, SHARD)[0] for _ in range(2))
             seconds, written, digest = job(bench.documents, tokenizer, bench.folder / "job", engine, SHARD)
-            facts[name] = (written.missed / max(1, written.units), digest)
+            facts[name] = (written.missed / max(1, written.pretokens), digest)
             if repeat:
                 runs[name].append((load, idle, seconds))
     found = {}

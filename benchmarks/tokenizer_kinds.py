@@ -65,8 +65,8 @@ def main() -> None:
     )
     print(f"{'kind':<11}{'bytes/token':>12}{'tokens/word':>12}{'tokens':>12}{'bits/byte':>11}{'seconds':>9}")
     for kind in ("morpheme", "byte", "character"):
-        units, often = counted(train, kind)
-        tokenizer = learn(kind, VOCABULARY, 3, units, often, {})
+        pretokens, often = counted(train, kind)
+        tokenizer = learn(kind, VOCABULARY, 3, pretokens, often, {})
         encoder = column_encoder(tokenizer, memo=False)
         ids = torch.from_numpy(encoder.encode(pa.array(train), 0).ids.astype(np.int64))
         test = torch.from_numpy(encoder.encode(pa.array(held), 0).ids.astype(np.int64))

@@ -258,7 +258,7 @@ def serialize(
     documents, tokens, size = (
         sum(shard[name] for shard in written.shards) for name in ("documents", "tokens", "bytes")
     )
-    share = written.missed / max(1, written.units)
+    share = written.missed / max(1, written.pretokens)
     click.echo(
         f"{documents:,} documents, {tokens:,} tokens, {size / max(1, tokens - documents):.3f} bytes a token,"
         f" {share:.1%} of words new to the memo: {output}{'' if shard_tokens is None else '-*'}"

@@ -22,7 +22,7 @@ from hyperclova_core.tokens.special_tokens import PLACEHOLDERS, SPECIAL_TOKENS, 
 from hyperclova_core.tokens.tokenizer.tokenizer import MEMO_FILE, Tokenizer
 from hyperclova_core.tokens.tokenizer_training.learning import learn, memo_order
 from tests.conftest import SHARED
-from tests.tokens.trained import ODD, TEXTS, trained, units_of
+from tests.tokens.trained import ODD, TEXTS, pretokens_of, trained
 
 TOKENIZER = trained()
 KINDS = [trained(), trained("morpheme", 900, 0), trained("byte"), trained("character", 1600)]
@@ -58,10 +58,10 @@ def test_compiled_ids_are_those_of_the_plain_rules(texts: list[str], before: int
 @given(ANY_TEXT)
 def test_units_and_pieces_join_to_the_text(text: str) -> None:
     for tokenizer in KINDS:
-        units = tokenizer.pre_tokenizer.units(text)
-        assert "".join(units) == text
-        for unit in units:
-            assert "".join(tokenizer.pre_tokenizer.pieces(unit)) == unit
+        pretokens = tokenizer.pre_tokenizer.pretokens(text)
+        assert "".join(pretokens) == text
+        for pretoken in pretokens:
+            assert "".join(tokenizer.pre_tokenizer.pieces(pretoken)) == pretoken
 
 
 @given(ANY_TEXT, ANY_TEXT, st.sampled_from([" ", "\n", "\u3000"]))
@@ -77,11 +77,11 @@ def test_odd_and_ordinary_texts_whatever_the_memo_knows_and_the_room_is() -> Non
     texts = [*ODD, *TEXTS]
     for tokenizer in KINDS:
         want = tokenizer.encode_batch(texts)
-        units, counts = units_of(TEXTS, tokenizer.kind, tokenizer.description["digits"])
+        pretokens, counts = pretokens_of(TEXTS, tokenizer.kind, tokenizer.description["digits"])
         for most in (0, 50, 10_000):
             for room in (1, 3000):
                 encoder = _encoder(tokenizer, room)
-                encoder._known = encoder.memo_of(memo_order(units, counts.to_numpy(), most))
+                encoder._known = encoder.memo_of(memo_order(pretokens, counts.to_numpy(), most))
                 assert encoder.encode_texts(texts) == want
                 assert encoder.encode_texts(texts[::-1]) == want[::-1]
                 if room == 1 and most == 0:
@@ -157,12 +157,12 @@ def test_decomposed_text_is_composed() -> None:
 
 
 def test_learning_is_the_same_every_time_and_in_every_order() -> None:
-    units, counts = units_of(TEXTS)
-    turned = pa.concat_arrays([units.slice(500), units.slice(0, 500)])
+    pretokens, counts = pretokens_of(TEXTS)
+    turned = pa.concat_arrays([pretokens.slice(500), pretokens.slice(0, 500)])
     numbers = np.concatenate([counts.to_numpy()[500:], counts.to_numpy()[:500]])
     assert learn("morpheme", 900, 3, turned, numbers, {}).model == TOKENIZER.model
     with pytest.raises(DataError, match="too small"):
-        learn("morpheme", 100, 3, units, counts.to_numpy(), {})
+        learn("morpheme", 100, 3, pretokens, counts.to_numpy(), {})
 
 
 def test_a_saved_tokenizer_is_the_same_and_another_version_is_refused(tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_auto_tokenizer_loads_the_morpheme_cut_and_gives_the_same_ids(
 
 
 def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_path: Path) -> None:
-    units, counts = units_of(TEXTS)
+    pretokens, counts = pretokens_of(TEXTS)
     encoder = column_encoder(TOKENIZER)
-    order = memo_order(units, counts.to_numpy(), 500)
+    order = memo_order(pretokens, counts.to_numpy(), 500)
     TOKENIZER.save(str(tmp_path))
     for name in (MEMO_FILE, "second"):
         with (tmp_path / name).open("wb") as file:
@@ -229,7 +229,7 @@ def test_a_memo_is_mapped_by_whoever_has_its_tokenizer_and_by_nobody_else(tmp_pa
     assert (tmp_path / MEMO_FILE).read_bytes() == (tmp_path / "second").read_bytes()
     warm = column_encoder(Tokenizer.load(str(tmp_path)))
     assert warm.encode_texts(TEXTS) == TOKENIZER.encode_batch(TEXTS)
-    assert 0 < warm.tally.missed < warm.tally.units
+    assert 0 < warm.tally.missed < warm.tally.pretokens
     assert map_memo(str(tmp_path / MEMO_FILE), TOKENIZER.identity).used[0] == 500
     with pytest.raises(DataError, match="does not belong"):
         map_memo(str(tmp_path / MEMO_FILE), "another")

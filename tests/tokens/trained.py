@@ -38,14 +38,14 @@ ODD = [
 ]
 
 
-def units_of(texts: list[str], kind: str = "morpheme", digits: int = 3) -> tuple[pa.Array, pa.Array]:
-    """(distinct units, counts) of texts."""
-    counted = pc.value_counts(pre_tokenizer_of(kind, digits).units(pa.array(texts, pa.string())))
+def pretokens_of(texts: list[str], kind: str = "morpheme", digits: int = 3) -> tuple[pa.Array, pa.Array]:
+    """(distinct pretokens, counts) of texts."""
+    counted = pc.value_counts(pre_tokenizer_of(kind, digits).pretokens(pa.array(texts, pa.string())))
     return counted.field("values"), counted.field("counts")
 
 
 @lru_cache(maxsize=8)
 def trained(kind: str = "morpheme", size: int = 900, digits: int = 3) -> Tokenizer:
     """A tokenizer of that kind."""
-    units, counts = units_of(TEXTS, kind, digits)
-    return learn(kind, size, digits, units, counts.to_numpy(), {})
+    pretokens, counts = pretokens_of(TEXTS, kind, digits)
+    return learn(kind, size, digits, pretokens, counts.to_numpy(), {})

@@ -1,7 +1,7 @@
-"""Units that the memo does not know: they are noted, learnt together, and their ids put where they belong.
+"""Pre-tokens that the memo does not know: they are noted, learnt together, and their ids put where they belong.
 
-To learn a unit takes a dictionary, a matrix and a vocabulary, to look one up takes the memo. Done in turn, each would push the
-other's memory and branches out of the processor; so some thousand units are learnt at a time.
+To learn a pretoken takes a dictionary, a matrix and a vocabulary, to look one up takes the memo. Done in turn, each would push the
+other's memory and branches out of the processor; so some thousand pretokens are learnt at a time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from hyperclova_core.tokens.pretokens.word_access import load_word
 
 MISSED_AT_ONCE = 4096
 DONE, OUT_FULL, MEMO_FULL, TOO_LITTLE_ROOM = 0, 1, 2, 3
-ROW, PLACE, WRITTEN, ROW_BEGAN, NEEDED, MISSED, UNITS, LEARNT_BYTES, CLEARED, NOTED, LEARNT, FILLED, LACKING = range(13)
+ROW, PLACE, WRITTEN, ROW_BEGAN, NEEDED, MISSED, PRETOKENS, LEARNT_BYTES, CLEARED, NOTED, LEARNT, FILLED, LACKING = (
+    range(13)
+)
 STATES = LACKING + 1
-"""What `state` holds: the row in work and the place in it, ids written, where the row's ids begin; room that is needed (bytes of a unit;
-negative: ids aside; 0: nodes); counted on, units that the memo did not know, all units, bytes of those that were learnt; whether the memo
-of learnt units was just cleared: units at once that are more than it holds are not remembered then; and of the units in `Missed`, how many
+"""What `state` holds: the row in work and the place in it, ids written, where the row's ids begin; room that is needed (bytes of a pretoken;
+negative: ids aside; 0: nodes); counted on, pretokens that the memo did not know, all pretokens, bytes of those that were learnt; whether the memo
+of learnt pretokens was just cleared: pretokens at once that are more than it holds are not remembered then; and of the pretokens in `Missed`, how many
 there are, how many of them have their ids, how many ids those are, and the bytes of all, for which `out` keeps room."""
 
 
 class Tools(NamedTuple):
-    """All that one thread encodes a unit with."""
+    """All that one thread encodes a pretoken with."""
 
     rules: Rules
     dictionary: Analyser
@@ -41,7 +43,7 @@ class Tools(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """Units that wait: where they begin and end, their keys, their row, where in `out` their ids belong; and, of those that have them,
+    """Pre-tokens that wait: where they begin and end, their keys, their row, where in `out` their ids belong; and, of those that have them,
     where their ids lie aside, and how many."""
 
     starts: npt.NDArray[np.int64]
@@ -64,7 +66,7 @@ def room_for_missed() -> Missed:
 
 @compiled()
 def learn_missed(data, missed, tools, grown, aside, state, inline, bits, longest):
-    """Encode the units that wait, and remember them; DONE or what is lacking: it goes on where it was."""
+    """Encode the pretokens that wait, and remember them; DONE or what is lacking: it goes on where it was."""
     total = np.int64(grown.slots.shape[0])
     mask = (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
     while state[LEARNT] < state[NOTED]:
@@ -112,7 +114,7 @@ def learn_missed(data, missed, tools, grown, aside, state, inline, bits, longest
 
 @compiled()
 def fill_in(missed, aside, out, lengths, state):
-    """Put the ids of the units that waited where they belong: from the last on, what lies behind each moves up."""
+    """Put the ids of the pretokens that waited where they belong: from the last on, what lies behind each moves up."""
     shift, row = state[FILLED], state[ROW]
     end = state[WRITTEN]
     state[WRITTEN] += shift
@@ -137,7 +139,7 @@ def fill_in(missed, aside, out, lengths, state):
 
 @compiled()
 def encode_unit(data, start, end, tools, out, to):
-    """Encode one unit into out[to:]; the number of ids, or -1 where `search` has too little room."""
+    """Encode one pretoken into out[to:]; the number of ids, or -1 where `search` has too little room."""
     pieces, symbols = tools.pieces, tools.symbols
     count = cut_unit(data, start, end, tools.rules, tools.dictionary, tools.search, pieces)
     if count < 0:

@@ -25,7 +25,7 @@ from hyperclova_core.tokens.pretokens.viterbi import search_for
 from hyperclova_core.tokens.special_tokens import id_type
 
 GROWN_UNITS = 1 << 20
-"""Units that one worker remembers beside the memo it maps, about 100 MB; when they are full, it forgets them and starts anew."""
+"""Pre-tokens that one worker remembers beside the memo it maps, about 100 MB; when they are full, it forgets them and starts anew."""
 LONGEST = 4 * 2 * UNIT_CHARACTERS
 BATCH_BYTES = 8 << 20
 
@@ -40,9 +40,9 @@ class Encoded:
 
 @dataclass
 class Tally:
-    """What an encoder has met: units, those the memo did not know, bytes of those it had to learn (again, where it had forgotten)."""
+    """What an encoder has met: pretokens, those the memo did not know, bytes of those it had to learn (again, where it had forgotten)."""
 
-    units: int = 0
+    pretokens: int = 0
     missed: int = 0
     learnt_bytes: int = 0
     forgot: int = 0
@@ -56,7 +56,7 @@ class ColumnEncoder:
         kind, runs, digits, placeholders: as `rules.PreTokenizer` takes them; placeholders with their ids.
         nfc: whether texts are composed first (UAX #15).
         memo: what is known already; None: nothing.
-        grown_units: how many more may be remembered.
+        grown_pretokens: how many more may be remembered.
         vocabulary_size: decides between 16 and 32 bits an id, as Megatron does.
     """
 
@@ -70,7 +70,7 @@ class ColumnEncoder:
         nfc: bool,
         vocabulary_size: int,
         memo: Memo | None = None,
-        grown_units: int = GROWN_UNITS,
+        grown_pretokens: int = GROWN_UNITS,
     ) -> None:
         self.dtype: Any = id_type(vocabulary_size)
         self.tally = Tally()
@@ -80,16 +80,16 @@ class ColumnEncoder:
         self._merges: Merges = merges_of(model)
         self._nfc = nfc
         self._known = memo if memo is not None else nothing()
-        self._grown_units = grown_units
+        self._grown_units = grown_pretokens
         self._grown: Memo | None = None
         self._nodes = 1 << 16
         self._out: npt.NDArray[Any] = np.empty(0, self.dtype)
-        self._units, self._missed = kernels.room_for_units(), cache_misses.room_for_missed()
+        self._units, self._missed = kernels.room_for_pretokens(), cache_misses.room_for_missed()
         self._aside: npt.NDArray[Any] = np.empty(8 * LONGEST_UNIT, self.dtype)
         self._make_room(LONGEST)
 
     def _make_room(self, longest: int) -> None:
-        """Workspaces for units of that many bytes."""
+        """Workspaces for pretokens of that many bytes."""
         self._longest = longest
         contexts = self._dictionary.matrix.size // self._dictionary.contexts
         self._tools = cache_misses.Tools(
@@ -188,14 +188,14 @@ class ColumnEncoder:
             else:
                 self._nodes *= 2
                 self._make_room(self._longest)
-        self.tally.units += int(state[cache_misses.UNITS])
+        self.tally.pretokens += int(state[cache_misses.PRETOKENS])
         self.tally.missed += int(state[cache_misses.MISSED])
         self.tally.learnt_bytes += int(state[cache_misses.LEARNT_BYTES])
         return self._out[: int(state[cache_misses.WRITTEN])], lengths, unsure
 
-    def memo_of(self, units: pa.Array) -> Memo:
-        """A memo that knows these units (each once); the same units in the same order give the same memo."""
-        data, offsets = buffers_of(_plain(units))
+    def memo_of(self, pretokens: pa.Array) -> Memo:
+        """A memo that knows these pretokens (each once); the same pretokens in the same order give the same memo."""
+        data, offsets = buffers_of(_plain(pretokens))
         sizes = np.diff(offsets)
         memo = empty_memo(len(sizes), 5 * int(sizes.sum()))
         scratch = np.empty(LONGEST_UNIT + 8, self.dtype)
@@ -216,20 +216,20 @@ class ColumnEncoder:
 
 
 class ColumnPreTokenizer:
-    """Cuts columns of texts into units and pieces: what a tokenizer is learnt from."""
+    """Cuts columns of texts into pretokens and pieces: what a tokenizer is learnt from."""
 
     def __init__(self, kind: str, runs: list[int], digits: int, placeholders: dict[str, int]) -> None:
         self._rules = rules_of(kind, runs, digits, placeholders)
         self._dictionary = analyser() if self._rules.kind == MORPHEME else _no_analyser()
         self._nodes = 1 << 16
 
-    def units(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """All units of all texts (in NFC), as byte strings in order."""
+    def pretokens(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """All pretokens of all texts (in NFC), as byte strings in order."""
         data, starts, ends = self._cut(_plain(texts))
         sizes = ends - starts
         offsets = np.zeros(len(sizes) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
-        # units lie one behind the other in each row, and rows too
+        # pretokens lie one behind the other in each row, and rows too
         first = int(starts[0]) if len(starts) else 0
         buffers = [
             None,
@@ -238,9 +238,9 @@ class ColumnPreTokenizer:
         ]
         return pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
 
-    def pieces(self, units: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """(pieces of all units, one behind the other, as byte strings; how many each unit has), without placeholders."""
-        data, offsets = buffers_of(_plain(units))
+    def pieces(self, pretokens: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """(pieces of all pretokens, one behind the other, as byte strings; how many each pretoken has), without placeholders."""
+        data, offsets = buffers_of(_plain(pretokens))
         sizes = np.diff(offsets)
         longest = max(LONGEST, int(sizes.max(initial=0)))
         contexts = self._dictionary.matrix.size // self._dictionary.contexts

@@ -1,4 +1,4 @@
-"""Whole Arrow columns to token ids: scan some thousand units, look all of them up, write; learn those not known (missed.py).
+"""Whole Arrow columns to token ids: scan some thousand pretokens, look all of them up, write; learn those not known (missed.py).
 
 Between these steps nothing depends on what came before, so the processor has many reads of memory under way at once.
 """
@@ -20,9 +20,9 @@ from hyperclova_core.tokens.encoder.cache_misses import (
     NOTED,
     OUT_FULL,
     PLACE,
+    PRETOKENS,
     ROW,
     ROW_BEGAN,
-    UNITS,
     WRITTEN,
     encode_unit,
     fill_in,
@@ -76,7 +76,7 @@ def _plain_bytes(word):
 
 @compiled(inline=True)
 def _unit_end(data, at, end, classes, limit):
-    """(end of the unit that begins at a place, whether a character in it may not be NFC)."""
+    """(end of the pretoken that begins at a place, whether a character in it may not be NFC)."""
     unsure = False
     left = limit
     while at < end and left:
@@ -131,8 +131,8 @@ def _unit_end(data, at, end, classes, limit):
     return at, unsure
 
 
-class Units(NamedTuple):
-    """Some units in work: where they begin and end, their keys, where the memo's search begins, and what was found: four ids (two,
+class Pretokens(NamedTuple):
+    """Some pretokens in work: where they begin and end, their keys, where the memo's search begins, and what was found: four ids (two,
     of 32 bits) or a place, how many ids, and where (IN_SLOT, KNOWN, NOWHERE)."""
 
     starts: npt.NDArray[np.int64]
@@ -146,10 +146,10 @@ class Units(NamedTuple):
     rest: npt.NDArray[np.int64]
 
 
-def room_for_units() -> Units:
+def room_for_pretokens() -> Pretokens:
     """Workspace of one thread."""
     size = UNITS_AT_ONCE + 1
-    return Units(
+    return Pretokens(
         np.empty(size, np.int64),
         np.empty(size, np.int64),
         np.empty(size, np.uint64),
@@ -164,7 +164,7 @@ def room_for_units() -> Units:
 
 @compiled()
 def _put_long(data, at, end, classes, limit, starts, ends, count):
-    """Put a unit down that is longer than one may be, as several; (number, where the last ends)."""
+    """Put a pretoken down that is longer than one may be, as several; (number, where the last ends)."""
     while at < end and count < UNITS_AT_ONCE:
         stop, _ = _unit_end(data, at, end, classes, limit)
         starts[count], ends[count] = at, stop
@@ -175,10 +175,10 @@ def _put_long(data, at, end, classes, limit, starts, ends, count):
 
 @compiled()
 def _scan(data, offsets, classes, limit, row, at, starts, ends, unsure):
-    """Find the next units; (their number, rows that ended, where the scan stopped).
+    """Find the next pretokens; (their number, rows that ended, where the scan stopped).
 
-    A unit is white space and what follows it, so it ends where white space begins behind something else. Blanks and the few bytes
-    that need a look are found 64 at a time; `core` is where white space at the beginning of the unit in work ends.
+    A pretoken is white space and what follows it, so it ends where white space begins behind something else. Blanks and the few bytes
+    that need a look are found 64 at a time; `core` is where white space at the beginning of the pretoken in work ends.
     """
     rows = len(offsets) - 1
     end = np.int64(offsets[row + 1])
@@ -238,9 +238,9 @@ def _scan(data, offsets, classes, limit, row, at, starts, ends, unsure):
 
 
 @compiled()
-def _look_up(data, units, count, known, inline):
-    """Find units in the memo; how many it does not know."""
-    starts, ends, firsts, seconds, places, values, sizes, sources, _ = units
+def _look_up(data, pretokens, count, known, inline):
+    """Find pretokens in the memo; how many it does not know."""
+    starts, ends, firsts, seconds, places, values, sizes, sources, _ = pretokens
     slots, more, _ = known
     words, total = slots.reshape(-1), slots.shape[0]
     for number in range(count):
@@ -256,7 +256,7 @@ def _look_up(data, units, count, known, inline):
             prefetch(more, place)
             prefetch(more, place + np.uint64(size + 8))
     # most are where they are looked for first; the others are listed, without a branch that depends on memory
-    rest, listed = units.rest, 0
+    rest, listed = pretokens.rest, 0
     for number in range(count):
         place, size = places[number], np.uint64(ends[number] - starts[number])
         held = slots[place, 3]
@@ -288,9 +288,9 @@ def _look_up(data, units, count, known, inline):
 
 
 @compiled()
-def _write(offsets, units, count, closed, known, missed, out, lengths, state, eod):
-    """Write the ids of units, and end-of-document behind each row that ended; note the units that the memo does not know."""
-    starts, ends, firsts, seconds, _, values, sizes, sources, _ = units
+def _write(offsets, pretokens, count, closed, known, missed, out, lengths, state, eod):
+    """Write the ids of pretokens, and end-of-document behind each row that ended; note the pretokens that the memo does not know."""
+    starts, ends, firsts, seconds, _, values, sizes, sources, _ = pretokens
     more = known.more
     row, to, began, noted = state[ROW], state[WRITTEN], state[ROW_BEGAN], state[NOTED]
     last = row + closed
@@ -333,20 +333,35 @@ def _write(offsets, units, count, closed, known, missed, out, lengths, state, eo
 
 @compiled()
 def encode_rows(
-    data, offsets, tools, known, grown, units, missed, aside, out, lengths, unsure, state, eod, inline, bits, longest
+    data,
+    offsets,
+    tools,
+    known,
+    grown,
+    pretokens,
+    missed,
+    aside,
+    out,
+    lengths,
+    unsure,
+    state,
+    eod,
+    inline,
+    bits,
+    longest,
 ):
     """Encode rows of a column from where `state` says; resumable: with more room it goes on.
 
     Args:
         data, offsets: an Arrow string column's buffers; row r is data[offsets[r]:offsets[r + 1]].
         tools: a `Tools`.
-        known: the frozen `Memo`; grown: the one that new units go into.
-        units, missed, aside: workspaces; the last for ids of units that the memo does not know.
+        known: the frozen `Memo`; grown: the one that new pretokens go into.
+        pretokens, missed, aside: workspaces; the last for ids of pretokens that the memo does not know.
         out: uint16 or int32, gets the ids; lengths: of each row, end-of-document included.
         unsure: 1 for rows that may not be in NFC.
         eod: written behind each row; -1: nothing is.
         inline, bits: as the memo's.
-        longest: bytes of a unit that the workspaces have room for.
+        longest: bytes of a pretoken that the workspaces have room for.
 
     Returns:
         DONE, or what is lacking.
@@ -363,21 +378,21 @@ def encode_rows(
             return DONE
         begin = max(state[PLACE], np.int64(offsets[state[ROW]]))
         count, closed, at = _scan(
-            data, offsets, tools.rules.classes, limit, state[ROW], begin, units.starts, units.ends, unsure
+            data, offsets, tools.rules.classes, limit, state[ROW], begin, pretokens.starts, pretokens.ends, unsure
         )
         needed = state[LACKING] + (at - begin) + closed + 8
         if out.shape[0] - state[WRITTEN] < needed:
             state[NEEDED] = needed
             return OUT_FULL
-        state[MISSED] += _look_up(data, units, count, known, inline)
-        _write(offsets, units, count, closed, known, missed, out, lengths, state, eod)
+        state[MISSED] += _look_up(data, pretokens, count, known, inline)
+        _write(offsets, pretokens, count, closed, known, missed, out, lengths, state, eod)
         state[PLACE] = at
-        state[UNITS] += count
+        state[PRETOKENS] += count
 
 
 @compiled()
 def learn(data, offsets, tools, memo, scratch, inline, bits):
-    """Put units, one a row and each once, into a memo while there is room; how many went in (-1: `search` is too small)."""
+    """Put pretokens, one a row and each once, into a memo while there is room; how many went in (-1: `search` is too small)."""
     for row in range(len(offsets) - 1):
         start, end = np.int64(offsets[row]), np.int64(offsets[row + 1])
         if end - start > LONGEST_UNIT or start == end:
@@ -397,7 +412,7 @@ def learn(data, offsets, tools, memo, scratch, inline, bits):
 
 @compiled()
 def units_of_rows(data, offsets, classes, kind, starts, ends):
-    """Where the units of all rows begin and end; their number. Both arrays have room for half the bytes plus the rows."""
+    """Where the pretokens of all rows begin and end; their number. Both arrays have room for half the bytes plus the rows."""
     limit = UNIT_CHARACTERS if kind == MORPHEME else 1 << 62
     count = 0
     for row in range(len(offsets) - 1):
@@ -412,10 +427,10 @@ def units_of_rows(data, offsets, classes, kind, starts, ends):
 
 @compiled()
 def cut_units(data, offsets, rules, dictionary, search, pieces, out, ends, counts):
-    """Units, one a row, cut into pieces; placeholders are left out.
+    """Pre-tokens, one a row, cut into pieces; placeholders are left out.
 
     Args:
-        out: gets the bytes of the pieces, one behind the other; ends: where each ends; counts: pieces of each unit.
+        out: gets the bytes of the pieces, one behind the other; ends: where each ends; counts: pieces of each pretoken.
 
     Returns:
         The number of pieces; -1 where `search` has too little room.

@@ -1,7 +1,7 @@
-"""The memo: unit → token ids, as flat arrays that compiled code reads, that a file holds, and that all workers of a machine map.
+"""The memo: pretoken → token ids, as flat arrays that compiled code reads, that a file holds, and that all workers of a machine map.
 
-A slot is four 64-bit words: the unit's first sixteen bytes (of a longer unit, two hashes), where its ids are, and sizes. Up to four
-ids (two, where the vocabulary needs more than 16 bits) lie in the slot. A longer unit is compared byte by byte with its copy, so
+A slot is four 64-bit words: the pretoken's first sixteen bytes (of a longer pretoken, two hashes), where its ids are, and sizes. Up to four
+ids (two, where the vocabulary needs more than 16 bits) lie in the slot. A longer pretoken is compared byte by byte with its copy, so
 a hit is never wrong.
 """
 
@@ -24,22 +24,22 @@ MAGIC = b"HYPERCLOVA MEMO\n"
 VERSION = 1
 PAGE = 4096
 LONGEST_UNIT = 4096
-"""Bytes of a unit that is remembered; a longer one is encoded each time."""
+"""Bytes of a pretoken that is remembered; a longer one is encoded each time."""
 UNIT_ROOM = 5 * LONGEST_UNIT
-"""Bytes of `more` that one unit takes at most: itself, and an id a byte; so many are kept free, for reads ahead."""
+"""Bytes of `more` that one pretoken takes at most: itself, and an id a byte; so many are kept free, for reads ahead."""
 SHORT = 16
 FULL_AT = 0.5
 ABSENT = -1
 
 _FIRST = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(SHORT + 1)], np.uint64)
 _SECOND = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(SHORT + 1)], np.uint64)
-"""What of two words belongs to a unit of so many bytes."""
+"""What of two words belongs to a pretoken of so many bytes."""
 
 
 class Memo(NamedTuple):
     """Attributes:
-    slots: shape (slots, 4): key, key, ids or place in `more`, bytes of the unit | number of ids << 16.
-    more: token ids, four bytes each, of units that have too many for a slot; before those of a longer unit, a copy of it.
+    slots: shape (slots, 4): key, key, ids or place in `more`, bytes of the pretoken | number of ids << 16.
+    more: token ids, four bytes each, of pretokens that have too many for a slot; before those of a longer pretoken, a copy of it.
     used: slots and bytes of `more` in use, shape (2,).
     """
 
@@ -49,7 +49,7 @@ class Memo(NamedTuple):
 
 
 def empty_memo(entries: int, more: int | None = None) -> Memo:
-    """Room for that many units, and `more` bytes of those that do not fit a slot (default: of usual ones)."""
+    """Room for that many pretokens, and `more` bytes of those that do not fit a slot (default: of usual ones)."""
     room = (entries * 16 if more is None else more) + 2 * UNIT_ROOM
     return Memo(
         np.zeros((int(entries / FULL_AT) + 1024, 4), np.uint64), np.zeros(room, np.uint8), np.zeros(2, np.int64)
@@ -76,7 +76,7 @@ def nothing() -> Memo:
 
 
 def write_memo(memo: Memo, file: IO[bytes], tokenizer: str) -> None:
-    """Write a memo; the same units in the same order give the same bytes.
+    """Write a memo; the same pretokens in the same order give the same bytes.
 
     Args:
         tokenizer: identity of the tokenizer whose ids these are.
@@ -157,7 +157,7 @@ def _tail(data, at, end):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _hashed(data, start, end):  # type: ignore[no-untyped-def]
-    """Two 64-bit hashes of a longer unit: multiply and fold, eight bytes at a time, the last eight twice where need be."""
+    """Two 64-bit hashes of a longer pretoken: multiply and fold, eight bytes at a time, the last eight twice where need be."""
     first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
     at = start
     while True:
@@ -173,7 +173,7 @@ def _hashed(data, start, end):  # type: ignore[no-untyped-def]
 
 @compiled(inline=True)
 def key_of(data, start, end):  # type: ignore[no-untyped-def]
-    """The two words of a unit's key."""
+    """The two words of a pretoken's key."""
     size = end - start
     if size > SHORT:
         return _hashed(data, start, end)
@@ -193,7 +193,7 @@ def slot_of(first, second, slots):  # type: ignore[no-untyped-def]
 
 @compiled(inline=True)
 def find(slots, more, data, start, end, first, second, at):  # type: ignore[no-untyped-def]
-    """The slot of a unit in a memo's arrays, or -1; `at` is where the search for it begins."""
+    """The slot of a pretoken in a memo's arrays, or -1; `at` is where the search for it begins."""
     size = np.uint64(end - start)
     while True:
         sizes = slots[at, 3]
@@ -209,7 +209,7 @@ def find(slots, more, data, start, end, first, second, at):  # type: ignore[no-u
 
 @compiled()
 def _same(more, data, start, end, value):  # type: ignore[no-untyped-def]
-    """Whether a longer unit is the one whose copy lies at a place."""
+    """Whether a longer pretoken is the one whose copy lies at a place."""
     at, copy = start, np.int64(value)
     while True:
         if load_word(data, at) != load_word(more, copy + at - start):
@@ -221,13 +221,13 @@ def _same(more, data, start, end, value):  # type: ignore[no-untyped-def]
 
 @compiled()
 def has_room(memo):  # type: ignore[no-untyped-def]
-    """Whether one more unit fits, whatever its length."""
+    """Whether one more pretoken fits, whatever its length."""
     return memo.used[0] < FULL_AT * memo.slots.shape[0] and memo.used[1] + 2 * UNIT_ROOM <= memo.more.shape[0]
 
 
 @compiled()
 def insert(memo, data, start, end, first, second, tokens, count, inline, bits):  # type: ignore[no-untyped-def]
-    """Remember the ids of a unit that is not there and fits; its slot.
+    """Remember the ids of a pretoken that is not there and fits; its slot.
 
     Args:
         inline: ids that lie in a slot; bits: of each of them.

@@ -12,11 +12,11 @@ from hyperclova_core.tokens.tokenizer.tokenizer import DESCRIPTION_FILE, MEMO_FI
 _KEPT: dict[str, Any] = {}
 
 
-def column_encoder(tokenizer: Tokenizer, grown_units: int | None = None, memo: bool = True) -> ColumnEncoder:
+def column_encoder(tokenizer: Tokenizer, grown_pretokens: int | None = None, memo: bool = True) -> ColumnEncoder:
     """The compiled encoder, which starts with what the memo beside the tokenizer's files knows.
 
     Args:
-        grown_units: units remembered beside it at most.
+        grown_pretokens: pretokens remembered beside it at most.
         memo: False: start with nothing.
     """
     known = None
@@ -33,7 +33,7 @@ def column_encoder(tokenizer: Tokenizer, grown_units: int | None = None, memo: b
         tokenizer.description["normalisation"] == "NFC",
         tokenizer.vocabulary_size,
         known,
-        grown_units or GROWN_UNITS,
+        grown_pretokens or GROWN_UNITS,
     )
 
 

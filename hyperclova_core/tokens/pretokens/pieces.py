@@ -1,4 +1,4 @@
-"""A unit cut into pieces in compiled code: what `rules.PreTokenizer` says in plain Python, byte for byte."""
+"""A pretoken cut into pieces in compiled code: what `rules.PreTokenizer` says in plain Python, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLANK, BRACKET, APOSTROPHE = 0x20, 0x5B, 0x27
 
 
 class Rules(NamedTuple):
-    """How units are cut.
+    """How pretokens are cut.
 
     Attributes:
         kind: MORPHEME, BYTE or CHARACTER.
@@ -46,7 +46,7 @@ class Pieces(NamedTuple):
 
 
 def pieces_for(size: int) -> Pieces:
-    """Room for the pieces of units of up to `size` bytes."""
+    """Room for the pieces of pretokens of up to `size` bytes."""
     return Pieces(np.empty(size + 1, np.int64), np.empty(size + 1, np.int32))
 
 
@@ -70,7 +70,7 @@ def placeholder_at(data, at, end, rules):
 
 @compiled()
 def cut_unit(data, start, end, rules, dictionary, search, pieces):
-    """Cut the unit data[start:end]; the number of pieces, or -1 where `search` has too little room."""
+    """Cut the pretoken data[start:end]; the number of pieces, or -1 where `search` has too little room."""
     classes = rules.classes
     at, last = start, start
     white = 0

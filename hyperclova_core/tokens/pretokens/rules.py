@@ -1,6 +1,6 @@
-"""The tokenizer's rules in plain Python: a text is cut into units, `\\s*\\S+`, and each unit into pieces on its own.
+"""The tokenizer's rules in plain Python: a text is cut into pretokens, `\\s*\\S+`, and each pretoken into pieces on its own.
 
-Nothing depends on neighbours, so encoding is a function of the unit and can be remembered. These rules are the reference that
+Nothing depends on neighbours, so encoding is a function of the pretoken and can be remembered. These rules are the reference that
 the compiled kernels (kernels.py) are held to, and what an exported model brings along: the file stands alone.
 
 Three kinds of tokenizer share them:
@@ -64,18 +64,18 @@ class PreTokenizer:
             f"{_CONTRACTION}| ?[{letters}]+| ?[{numbers}]+| ?[^{white}{letters}{numbers}]+", re.DOTALL
         )
 
-    def units(self, text: str) -> list[str]:
-        """The units of a text; joined, they are the text. What is left of white space at the end is a unit."""
+    def pretokens(self, text: str) -> list[str]:
+        """The pretokens of a text; joined, they are the text. What is left of white space at the end is a pretoken."""
         return self._unit.findall(text)
 
-    def pieces(self, unit: str) -> list[str]:
-        """A unit cut into what BPE works on; joined, they are the unit.
+    def pieces(self, pretoken: str) -> list[str]:
+        """A pretoken cut into what BPE works on; joined, they are the pretoken.
 
         One space stays with the word behind it; other white space stands alone, and so do placeholders.
         """
-        found = self._head.match(unit)
+        found = self._head.match(pretoken)
         assert found is not None
-        space, core = found.group(), unit[found.end() :]
+        space, core = found.group(), pretoken[found.end() :]
         if not core:
             return [space] if space else []
         parts = [part for part in self._placeholder.split(core) if part]

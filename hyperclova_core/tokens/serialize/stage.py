@@ -52,7 +52,7 @@ class Serialized:
 
     shards: list[dict[str, Any]]
     leaves: dict[str, tuple[float, float, float]]
-    units: int
+    pretokens: int
     missed: int
 
     def of(self, split: str) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def write_shards(
             before = leaves.get(leaf, (0, 0.0, 0))
             leaves[leaf] = (before[0] + tokens, before[1] + squares, max(before[2], most))
     written = [shard for shard in written if shard["documents"]]
-    counts = [sum(result[name] for result in staged) for name in ("units", "missed")]
+    counts = [sum(result[name] for result in staged) for name in ("pretokens", "missed")]
     return Serialized(written, leaves, *counts)
 
 

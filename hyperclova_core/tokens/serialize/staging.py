@@ -110,7 +110,7 @@ def encode_unit(unit: dict[str, Any], *, tokenizer: str, boot: str, context: Sta
         "boot": boot,
         "files": [path for run in runs for path in (run["ids"], run["rows"])],
         "runs": runs,
-        "units": tally.units,
+        "pretokens": tally.pretokens,
         "missed": tally.missed,
     }
 

@@ -26,7 +26,7 @@ MODEL_FILE, DESCRIPTION_FILE = "bpe.json", "hyperclova_tokenizer.json"
 
 
 class HyperclovaTokenizer(PreTrainedTokenizer):
-    """Units, morphemes, byte-level BPE."""
+    """Pre-tokens, morphemes, byte-level BPE."""
 
     vocab_files_names = {"vocab_file": MODEL_FILE, "rules_file": DESCRIPTION_FILE}  # noqa: RUF012 - as transformers wants it
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
@@ -69,8 +69,8 @@ class HyperclovaTokenizer(PreTrainedTokenizer):
         if self._composed:
             text = unicodedata.normalize("NFC", text)
         tokens: list[str] = []
-        for unit in self._pre_tokenizer.units(text):
-            for piece in self._pre_tokenizer.pieces(unit):
+        for pretoken in self._pre_tokenizer.pretokens(text):
+            for piece in self._pre_tokenizer.pieces(pretoken):
                 if piece in self._placeholders:
                     tokens.append(piece)
                 else:

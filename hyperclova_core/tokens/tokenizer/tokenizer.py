@@ -46,7 +46,7 @@ BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
-    """Encodes unit by unit. Of special tokens, text can only hold the placeholders of de-identification; all others are text.
+    """Encodes pretoken by pretoken. Of special tokens, text can only hold the placeholders of de-identification; all others are text.
 
     Args:
         model: the content of a tokenizer.json.
@@ -111,13 +111,13 @@ class Tokenizer:
         """Ids of a text; no end-of-document."""
         text = nfc(text) if self.description["normalisation"] == "NFC" else text
         ids: list[int] = []
-        for unit in self.pre_tokenizer.units(text):
-            known = self._remembered.get(unit)
+        for pretoken in self.pre_tokenizer.pretokens(text):
+            known = self._remembered.get(pretoken)
             if known is None:
-                known = [index for piece in self.pre_tokenizer.pieces(unit) for index in self._piece(piece)]
+                known = [index for piece in self.pre_tokenizer.pieces(pretoken) for index in self._piece(piece)]
                 if len(self._remembered) >= REMEMBERED:
                     self._remembered.clear()
-                self._remembered[unit] = known
+                self._remembered[pretoken] = known
             ids += known
         return ids
 

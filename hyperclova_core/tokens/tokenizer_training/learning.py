@@ -1,4 +1,4 @@
-"""A tokenizer learnt from the units of a sample: cut into pieces, merged by frequency, and the memo that encoding starts with."""
+"""A tokenizer learnt from the pretokens of a sample: cut into pieces, merged by frequency, and the memo that encoding starts with."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def learn(
     kind: str,
     vocabulary_size: int,
     digits: int,
-    units: pa.Array,
+    pretokens: pa.Array,
     counts: npt.NDArray[np.int64],
     details: dict[str, Any],
     progress: Callable[[int], None] | None = None,
 ) -> Tokenizer:
-    """A tokenizer from distinct units and how often each stands in the sample; their order changes nothing.
+    """A tokenizer from distinct pretokens and how often each stands in the sample; their order changes nothing.
 
     Args:
         vocabulary_size: tokens asked for, special ones and bytes included; less text may give fewer.
@@ -50,7 +50,7 @@ def learn(
     Raises:
         DataError: the vocabulary is too small for what it must hold.
     """
-    pieces, sizes = pre_tokenizer_of(kind, digits).pieces(units)
+    pieces, sizes = pre_tokenizer_of(kind, digits).pieces(pretokens)
     table = pa.table({"piece": pieces, "count": np.repeat(counts, sizes)})
     table = table.filter(pc.less_equal(pc.binary_length(table.column("piece")), LONGEST_PIECE))
     table = table.group_by("piece").aggregate([("count", "sum")])
@@ -107,9 +107,9 @@ def _over_characters(pieces: pa.Array, counts: npt.NDArray[np.int64], vocabulary
     return tokens, Words(ids[codes], starts, ends, counts)
 
 
-def memo_order(units: pa.Array, counts: npt.NDArray[np.int64], most: int) -> pa.Array:
-    """The units that a memo holds, the most frequent first, of equally frequent ones the smaller bytes."""
-    table = pa.table({"unit": units, "count": counts})
-    table = table.filter(pc.less_equal(pc.binary_length(table.column("unit")), LONGEST_UNIT))
-    table = table.sort_by([("count", "descending"), ("unit", "ascending")]).slice(0, most)
-    return table.column("unit").combine_chunks()
+def memo_order(pretokens: pa.Array, counts: npt.NDArray[np.int64], most: int) -> pa.Array:
+    """The pretokens that a memo holds, the most frequent first, of equally frequent ones the smaller bytes."""
+    table = pa.table({"pretoken": pretokens, "count": counts})
+    table = table.filter(pc.less_equal(pc.binary_length(table.column("pretoken")), LONGEST_UNIT))
+    table = table.sort_by([("count", "descending"), ("pretoken", "ascending")]).slice(0, most)
+    return table.column("pretoken").combine_chunks()

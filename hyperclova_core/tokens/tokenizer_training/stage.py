@@ -1,6 +1,6 @@
-"""The tokenizer stage: a sample of the corpus as the mixture will be, its units counted in parallel, then BPE and the memo.
+"""The tokenizer stage: a sample of the corpus as the mixture will be, its pre-tokens counted in parallel, then BPE and the memo.
 
-Buckets give distinct units with counts, never texts, so the work after them follows the size of the language, not of the sample.
+Buckets give distinct pre-tokens with counts, never texts, so the work after them follows the size of the language, not of the sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 
 REPORTED_DOCUMENTS = 4096
 COUNTED_AT_ONCE = 1 << 23
-"""Distinct units a worker holds before it folds equal ones together."""
+"""Distinct pre-tokens a worker holds before it folds equal ones together."""
 
 
 class TokenizerConfig(Config):
@@ -58,7 +58,7 @@ class TokenizerConfig(Config):
     )
 
 
-@artifact_stage("tokenizer", version="3", resources=analyser_resources)
+@artifact_stage("tokenizer", version="4", resources=analyser_resources)
 def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, context: StageContext) -> Artifact:
     """Learn a tokenizer from the one dataset given; the result is the same whatever the number of tasks and buckets."""
     from hyperclova_core.tokens.encoder.pretoken_cache import write_memo
@@ -90,9 +90,11 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     paths = [path for result in results for path in result["files"]]
     context.scrap.files.extend(paths)
     counted = (
-        pa.concat_tables([storage.read_parquet(path) for path in paths]).group_by("unit").aggregate([("count", "sum")])
+        pa.concat_tables([storage.read_parquet(path) for path in paths])
+        .group_by("pretoken")
+        .aggregate([("count", "sum")])
     )
-    words, counts = counted.column("unit").combine_chunks(), counted.column("count_sum").to_numpy()
+    words, counts = counted.column("pretoken").combine_chunks(), counted.column("count_sum").to_numpy()
     sample_bytes = sum(result["bytes"] for result in results)
     details = {
         "sample_bytes": sample_bytes,
@@ -195,8 +197,8 @@ def _count_sample(
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text", *COLUMNS]):
             text = _sampled(batch, shares, mixture, context.seed).column("text")
             size += int(pc.sum(pc.binary_length(text)).as_py() or 0)
-            counts = pc.value_counts(pre_tokenizer.units(text))
-            folded.append(pa.table({"unit": counts.field("values"), "count": counts.field("counts")}))
+            counts = pc.value_counts(pre_tokenizer.pretokens(text))
+            folded.append(pa.table({"pretoken": counts.field("values"), "count": counts.field("counts")}))
             held += len(counts)
             if held > COUNTED_AT_ONCE:
                 folded = [_folded(folded)]
@@ -204,16 +206,16 @@ def _count_sample(
     table = (
         _folded(folded)
         if folded
-        else pa.table({"unit": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})
+        else pa.table({"pretoken": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})
     )
     root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit['bucket']:05d}.parquet"
-    write_table(root, path, table.sort_by("unit"))
+    write_table(root, path, table.sort_by("pretoken"))
     return {"files": [storage.join(root, path)], "bytes": size}
 
 
 def _folded(tables: list[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables).group_by("unit").aggregate([("count", "sum")])
-    return table.rename_columns({"count_sum": "count"}).select(["unit", "count"])
+    table = pa.concat_tables(tables).group_by("pretoken").aggregate([("count", "sum")])
+    return table.rename_columns({"count_sum": "count"}).select(["pretoken", "count"])
 
 
 def _report(
