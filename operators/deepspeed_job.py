@@ -94,15 +94,15 @@ class DeepSpeedJobOperator(BaseOperator):
             AirflowFailException: the last one failed; nothing that another try of the task would mend.
         """
         from hyperclova_core.jobs.backend import wait
-        from hyperclova_core.jobs.backends import LocalBackend, log_end
+        from hyperclova_core.jobs.backends import LocalBackend
 
         backend = LocalBackend()
         while True:
             spec = self._spec = attempts.current()
-            offset = log_end(spec)
+            begin = backend.end_of_log(spec)
             fresh = backend.submit(spec)
             self.log.info("%s job %s in %s", "Submitted" if fresh else "Adopted running", spec.name, spec.output)
-            status = wait(backend, spec, self.log.info, POLL_SECONDS, offset)
+            status = wait(backend, spec, self.log.info, POLL_SECONDS, begin)
             self.log.info("Job %s: %s", spec.name, status.explain())
             self._spec = None
             if status.state == "succeeded":

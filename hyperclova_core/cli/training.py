@@ -15,7 +15,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.jobs.backend import wait
-from hyperclova_core.jobs.backends import LocalBackend, log_end
+from hyperclova_core.jobs.backends import LocalBackend
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
 from hyperclova_core.tokens.tokenizer.tokenizer import DESCRIPTION_FILE
@@ -53,9 +53,9 @@ def train(path: str, resume: bool) -> None:
         job.train.size.parallel.processes,
     )
     backend = LocalBackend()
-    offset = log_end(spec)
+    begin = backend.end_of_log(spec)
     backend.submit(spec)
-    status = wait(backend, spec, _show, offset=offset)
+    status = wait(backend, spec, _show, cursors=begin)
     if status.state != "succeeded":
         raise failure_of(spec, status)
     click.echo(json.dumps(storage.read_json(storage.join(job.output, "result.json")), indent=1))

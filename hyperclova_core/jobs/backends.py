@@ -6,28 +6,75 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.warehouse import now
-from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.backend import Backend, JobStatus
 from hyperclova_core.jobs.spec import TrainJobSpec
 
+CURSORS, HOLDER = "log-cursors.json", "holder.json"
 JOB_VARIABLE = "HYPERCLOVA_JOB"
 """In the environment of a job's processes, with its output folder: by it orphans are found."""
 
 
-class LocalBackend:
-    """Jobs as processes of this machine, in sessions of their own; known by process id and start time."""
+POD = "this machine"
+"""What a job's lines are of here: all its ranks write one log."""
+READ_BYTES = 1 << 20
 
-    def submit(self, spec: TrainJobSpec) -> bool:
+
+class FileLogs:
+    """Lines of a log that grows, whole ones only. See `JobLogs`.
+
+    Args:
+        cursors: `{POD: {"offset": bytes}}`.
+    """
+
+    def __init__(self, path: Path, cursors: Mapping[str, Any] | None = None) -> None:
+        self._path, self._offset = path, int((cursors or {}).get(POD, {}).get("offset", 0))
+        self.pods: Sequence[str] = (POD,)
+        self.unread: dict[str, str] = {}
+
+    @property
+    def cursors(self) -> dict[str, Any]:
+        """See `JobLogs`."""
+        return {POD: {"offset": self._offset}}
+
+    def read(self) -> Iterator[str]:
+        """See `JobLogs`; at most twice `READ_BYTES` are in memory."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            left = b""
+            while data := file.read(READ_BYTES):
+                *whole, left = (left + data).split(b"\n")
+                for line in whole:
+                    self._offset += len(line) + 1
+                    yield line.decode("utf-8", "replace")
+                if len(left) >= READ_BYTES:  # a line without an end is given in pieces
+                    self._offset += len(left)
+                    yield left.decode("utf-8", "replace")
+                    left = b""
+
+
+class LocalBackend:
+    """Jobs as processes of this machine, in sessions of their own; known by process id and start time. See `Backend`."""
+
+    def submit(self, spec: TrainJobSpec, after: int = 0, stop: threading.Event | None = None) -> bool:
         """See `Backend`.
 
         Raises:
             ConfigError: another job runs in the same folder.
         """
+        if stop is not None and stop.is_set():
+            return False
         if self.get(spec).state == "running":
             running = storage.read_json(_record(spec))
             if running["spec_hash"] != spec.hash:
@@ -38,6 +85,7 @@ class LocalBackend:
                     remedy="wait for it, cancel it, or choose another folder",
                 )
             return False
+        attempt = max(after, self.attempt(spec)) + 1
         storage.make_folder(spec.output)
         for name in ("exit.json", "job.json"):
             storage.local_path(storage.join(spec.output, name)).unlink(missing_ok=True)
@@ -59,9 +107,11 @@ class LocalBackend:
             "started": start_time(process.pid),
             "spec_hash": spec.hash,
             "submitted_at": now(),
-            "log_offset": 0,
+            "attempt": attempt,
         }
         storage.write_json(_record(spec), record)
+        if stop is not None and stop.is_set():
+            self.cancel(spec)
         return True
 
     def get(self, spec: TrainJobSpec) -> JobStatus:
@@ -81,16 +131,48 @@ class LocalBackend:
             return JobStatus("failed", 137, {"what": "The job's launcher was killed"})
         return JobStatus("absent")
 
-    def logs(self, spec: TrainJobSpec, offset: int) -> tuple[str, int]:
+    def attempt(self, spec: TrainJobSpec) -> int:
         """See `Backend`."""
+        return int(storage.read_json(_record(spec)).get("attempt", 1)) if storage.exists(_record(spec)) else 0
+
+    def stopped(self, spec: TrainJobSpec, code: int, cause: dict[str, Any]) -> JobStatus:
+        """See `Backend`."""
+        return JobStatus("failed", code, cause)
+
+    def clear(self, spec: TrainJobSpec) -> None:
+        """See `Backend`."""
+        self.cancel(spec)
+
+    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> FileLogs:
+        """See `Backend`; lines of earlier attempts come first in the log."""
+        return FileLogs(storage.local_path(_log(spec)), cursors)
+
+    def end_of_log(self, spec: TrainJobSpec) -> dict[str, Any]:
+        """Cursors at the end of what the job has printed by now: where the lines of a new attempt begin."""
         path = storage.local_path(_log(spec))
-        if not path.exists():
-            return "", offset
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(1 << 20)
-        whole = data.rfind(b"\n") + 1
-        return data[:whole].decode("utf-8", "replace"), offset + whole
+        return {POD: {"offset": path.stat().st_size if path.exists() else 0}}
+
+    def log_cursors(self, spec: TrainJobSpec) -> dict[str, Any]:
+        """See `Backend`."""
+        path = storage.join(spec.output, CURSORS)
+        return dict(storage.read_json(path)) if storage.exists(path) else {}
+
+    def keep_log_cursors(self, spec: TrainJobSpec, cursors: Mapping[str, Any]) -> None:
+        """See `Backend`."""
+        storage.write_json(storage.join(spec.output, CURSORS), dict(cursors))
+
+    def last_lines(self, spec: TrainJobSpec, pod: str, lines: int = 40) -> list[str]:
+        """See `Backend`."""
+        return list(deque(self.tail(spec).read(), maxlen=lines))
+
+    def lease(self, spec: TrainJobSpec, holder: str) -> None:
+        """See `Backend`."""
+        storage.write_json(storage.join(spec.output, HOLDER), {"holder": holder})
+
+    def holder(self, spec: TrainJobSpec) -> str | None:
+        """See `Backend`."""
+        path = storage.join(spec.output, HOLDER)
+        return str(storage.read_json(path)["holder"]) if storage.exists(path) else None
 
     def cancel(self, spec: TrainJobSpec) -> None:
         """See `Backend`."""
@@ -107,12 +189,6 @@ class LocalBackend:
             time.sleep(0.2)
         for member in members(spec):
             _end(member, signal.SIGKILL)
-
-
-def log_end(spec: TrainJobSpec) -> int:
-    """Bytes the job's log holds now: where the lines of a new attempt begin."""
-    path = storage.local_path(_log(spec))
-    return path.stat().st_size if path.exists() else 0
 
 
 def _record(spec: TrainJobSpec) -> str:
@@ -159,3 +235,7 @@ def is_alive(pid: int, started: str) -> bool:
     except OSError:
         return False
     return fields[19] == started and fields[0] != "Z"
+
+
+if TYPE_CHECKING:
+    _whole: Backend = LocalBackend()

@@ -17,8 +17,8 @@ from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.runner import Outcome, StagePlan, commit_artifact
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
-from hyperclova_core.jobs.backend import Backend, JobStatus, wait
-from hyperclova_core.jobs.backends import LocalBackend, log_end
+from hyperclova_core.jobs.backend import JobStatus, wait
+from hyperclova_core.jobs.backends import LocalBackend
 from hyperclova_core.jobs.config import passed_on
 from hyperclova_core.jobs.kubernetes.manifests import SCRATCH
 from hyperclova_core.jobs.spec import TrainJobSpec
@@ -144,18 +144,16 @@ def failure_of(spec: TrainJobSpec, status: JobStatus | None) -> HyperclovaError:
     )
 
 
-def run_job(
-    warehouse: Warehouse, run: RunFolder, key: str, on_line: Callable[[str], None], backend: Backend | None = None
-) -> Outcome:
+def run_job(warehouse: Warehouse, run: RunFolder, key: str, on_line: Callable[[str], None]) -> Outcome:
     """Plan, run on this machine, commit and record a GPU stage."""
     started = time.time()
-    place = backend or LocalBackend()
+    place = LocalBackend()
     job = plan_job(warehouse, run, key)
     status = None
     if job.spec is not None:
-        offset = log_end(job.spec)
+        begin = place.end_of_log(job.spec)
         place.submit(job.spec)
-        status = wait(place, job.spec, on_line, offset=offset)
+        status = wait(place, job.spec, on_line, cursors=begin)
     outcome = finish_job(warehouse, run, job, status, started)
     deliver(warehouse)
     return outcome

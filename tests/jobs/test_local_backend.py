@@ -13,7 +13,7 @@ import pytest
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.jobs.backend import JobStatus, wait
-from hyperclova_core.jobs.backends import LocalBackend, is_alive, members, start_time
+from hyperclova_core.jobs.backends import FileLogs, LocalBackend, is_alive, members, start_time
 from hyperclova_core.jobs.failure_causes import cause_of
 from hyperclova_core.jobs.launcher import command_of
 from hyperclova_core.jobs.spec import TrainJobSpec
@@ -104,7 +104,7 @@ def test_a_cancelled_job_may_save_first(program: str, tmp_path: Path) -> None:
     job = spec(program, tmp_path, seconds=30, grace=True)
     backend = LocalBackend()
     backend.submit(job)
-    until(lambda: "hello" in backend.logs(job, 0)[0])
+    until(lambda: any("hello" in line for line in backend.tail(job).read()))
     backend.cancel(job)
     assert Path(job.output, "saved").exists()
     status = backend.get(job)
@@ -128,7 +128,7 @@ def test_orphans_of_a_killed_launcher_are_ended_before_the_next_attempt(program:
     job = spec(program, tmp_path, seconds=60)
     backend = LocalBackend()
     backend.submit(job)
-    until(lambda: "hello" in backend.logs(job, 0)[0])
+    until(lambda: any("hello" in line for line in backend.tail(job).read()))
     os.kill(storage.read_json(f"{job.output}/job.json")["pid"], signal.SIGKILL)
     until(lambda: backend.get(job).state == "failed")
     orphans = members(job)
@@ -151,3 +151,16 @@ def test_torchrun_waits_as_long_as_the_grace_time(tmp_path: Path) -> None:
     assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert "--nproc-per-node=4" in command
     assert "--shutdown-timeout=77" in command
+
+
+def test_a_log_is_read_in_bounded_pieces_and_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "job.log"
+    path.write_bytes(b"one\ntwo\nhal")
+    logs = FileLogs(path)
+    assert list(logs.read()) == ["one", "two"]
+    with path.open("ab") as file:
+        file.write(b"f\n" + b"x" * (3 << 20))
+    found = list(FileLogs(path, logs.cursors).read())
+    assert found[0] == "half"
+    assert {len(piece) for piece in found[1:]} == {1 << 20}
+    assert "".join(found[1:]) in "x" * (3 << 20)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation.errors import ConfigError, TransientError
-from hyperclova_core.jobs.backend import JobStatus
+from hyperclova_core.jobs.backend import Backend, JobStatus
 from hyperclova_core.jobs.config import ClusterConfig
 from hyperclova_core.jobs.kubernetes.api import Api, NotThereError, TakenError
 from hyperclova_core.jobs.kubernetes.manifests import (
@@ -424,3 +424,7 @@ def _cluster(spec: TrainJobSpec) -> ClusterConfig:
             remedy="give jobs.cluster in the recipe",
         )
     return spec.cluster
+
+
+if TYPE_CHECKING:
+    _whole: Callable[[Api], Backend] = KubernetesBackend

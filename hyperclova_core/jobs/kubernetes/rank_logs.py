@@ -23,7 +23,7 @@ _RANK = re.compile(r"^\[(?:rank )?\d+\]")
 
 
 class RankLogs:
-    """Lines of a job's pods.
+    """Lines of a job's pods. See `JobLogs`.
 
     Args:
         cursors: of an earlier reader, see `cursors`.
@@ -38,7 +38,8 @@ class RankLogs:
         cursors: Mapping[str, Any] | None = None,
         labelled: bool = True,
     ) -> None:
-        self._api, self._namespace, self.pods, self._labels = api, namespace, list(pods), labelled
+        self._api, self._namespace, self._labels = api, namespace, labelled
+        self.pods: Sequence[str] = list(pods)
         self.unread: dict[str, str] = {}
         """Pods whose log could not be read, with why: their node may not answer."""
         self._cursors: dict[str, dict[str, Any]] = {name: dict(cursor) for name, cursor in (cursors or {}).items()}
