@@ -162,5 +162,5 @@ def test_a_log_is_read_in_bounded_pieces_and_half_a_line_waits_for_its_end(tmp_p
         file.write(b"f\n" + b"x" * (3 << 20))
     found = list(FileLogs(path, logs.cursors).read())
     assert found[0] == "half"
-    assert {len(piece) for piece in found[1:]} == {1 << 20}
+    assert max(len(piece) for piece in found[1:]) <= 2 << 20
     assert "".join(found[1:]) in "x" * (3 << 20)
