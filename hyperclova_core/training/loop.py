@@ -1,11 +1,10 @@
-"""The training loop of one rank: steps, what is told of them, what is skipped, and going back."""
+"""One rank's training, from top to bottom: begin or resume, step after step, validation, checkpoints, the end."""
 
 from __future__ import annotations
 
 import logging
 import math
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,23 +15,21 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.errors import DataError, PreemptedError
 from hyperclova_core.foundation.hashing import fingerprint
-from hyperclova_core.foundation.warehouse import RunFolder
 from hyperclova_core.tokens.special_tokens import EOD_ID
 from hyperclova_core.training.checkpoints.fence import Fence
-from hyperclova_core.training.checkpoints.files import complete_checkpoints, prune, remove_checkpoint, steps_in
+from hyperclova_core.training.checkpoints.files import prune
 from hyperclova_core.training.checkpoints.save_and_load import RankPlacement, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
 from hyperclova_core.training.data.samples import CorpusTooShortError, Samples
 from hyperclova_core.training.data.token_stream import TokenStream
-from hyperclova_core.training.engine.engine import device_kind, is_bf16, set_learning_rate
+from hyperclova_core.training.engine.engine import is_bf16, set_learning_rate
 from hyperclova_core.training.engine.pipeline_engine import StepReport, TrainingEngine
-from hyperclova_core.training.engine.throughput import memory_bytes, peak_flops
 from hyperclova_core.training.health.non_finite import find_first
-from hyperclova_core.training.health.spikes import Spike, SpikeGuard
-from hyperclova_core.training.health.watchdog import Watchdog, slow_ranks
+from hyperclova_core.training.health.watchdog import Watchdog
 from hyperclova_core.training.learning_rate import learning_rate
-from hyperclova_core.training.metrics import MetricsLog
 from hyperclova_core.training.model.micro_batch import MicroBatch
+from hyperclova_core.training.rewinder import Rewinder
+from hyperclova_core.training.step_reporter import StepReporter
 from hyperclova_core.training.validation import Validation, ValidationResult
 
 log = logging.getLogger("hyperclova.train")
@@ -79,36 +76,17 @@ class Training:
         self.step, self.offset = 0, 0
         self.loss = math.nan
         self.held: ValidationResult | None = None
-        self.skipped = 0
-        self.guard = SpikeGuard(train.spikes)
+        self.rewinder = Rewinder(train.spikes, engine, self.folder, self.place, watch)
         engine.accept = self._accept
-        self._spike: Spike | None = None
         if job.resume != "never":
             record = load_newest(engine, self.folder, self.place, must=job.resume == "must")
             if record is not None:
                 self._restore(record)
         if self.is_rank0 and self.step:  # what a killed attempt left
             prune(self.folder, self.step, train.keep_last, train.keep_every)
-        self.parameters = self._parameters()
-        self.peak, source = peak_flops(is_bf16(train))
-        self.parameters["peak_flops_of"] = source
-        self.metrics = (
-            MetricsLog(
-                job.output,
-                RunFolder(job.run) if job.run else None,
-                job.name,
-                job.tags,
-                self.parameters,
-                self.step,
-                self._read(),
-                self.folder,
-            )
-            if self.is_rank0
-            else None
-        )
+        self.reporter = StepReporter(job, self.plan, engine, self.step, self._read(), self.folder)
         if self.config.lr_multipliers:
             self._note({"event": "rate factors", "factors": str(dict(sorted(self.config.lr_multipliers.items())))})
-        self._window_start, self._window_step, self._window_busy = time.monotonic(), self.step, 0.0
 
     def _validation(self) -> Validation | None:
         if not self.job.validation_shards:
@@ -151,42 +129,19 @@ class Training:
         dist.broadcast_object_list(told, src=0)
         return told[0]
 
-    def _parameters(self) -> dict[str, Any]:
-        train, model = self.config, self.config.size.model
-        return {
-            "size": train.size.name,
-            "non_embedding_parameters": model.non_embedding_parameters,
-            "parameters": model.parameters(self.job.padded_vocabulary, train.sequence_length),
-            "tokens": self._tokens_at(self.plan.steps),
-            "steps": self.plan.steps,
-            "global_batch_size": train.global_batch_size,
-            "sequence_length": train.sequence_length,
-            "peak_learning_rate": model.learning_rate,
-            "schedule": train.schedule,
-            "processes": train.size.parallel.processes,
-            "pipeline": train.size.parallel.pipeline,
-            "tensor": train.size.parallel.tensor,
-            "data": train.size.parallel.data,
-            "micro_batch_size": train.size.parallel.micro_batch_size,
-            "activation_checkpointing": train.size.parallel.activation_checkpointing,
-            "device": device_kind(),
-            "precision": "bf16" if is_bf16(train) else "fp32",
-            "seed": train.seed,
-        }
-
     def _read(self) -> int:
         """Samples read so far, those that were left out included."""
         return self.plan.at(self.step)[0] + self.offset
 
-    def _tokens_at(self, step: int) -> int:
-        return self.plan.at(step)[0] * self.config.sequence_length
-
     def _restore(self, record: dict[str, Any]) -> None:
+        self._stand_at(record)
+        self.rewinder.restore(record)
+
+    def _stand_at(self, record: dict[str, Any]) -> None:
+        """Where a checkpoint's training stood."""
         self.step, self.offset = int(record["step"]), int(record["data_offset"])
         self.loss = record["loss"]
         self.held = ValidationResult.from_dict(record["validation"]) if record["validation"] else None
-        self.skipped = int(record["skipped_steps"])
-        self.guard = SpikeGuard(self.config.spikes, record["spikes"])
         if self.is_rank0:
             log.info("goes on after step %d, from %s", self.step, record["folder"])
 
@@ -208,8 +163,7 @@ class Training:
         return at
 
     def _accept(self, report: StepReport) -> bool:
-        self._spike = self.guard.judge(self.step + 1, report.loss, report.gradient_norm)
-        return self._spike is None
+        return self.rewinder.accept(self.step + 1, report)
 
     def run(self) -> None:
         """Train to the last step.
@@ -223,13 +177,13 @@ class Training:
             last = self.step == self.plan.steps
             if not report.finite:
                 self._explain_non_finite()
-            if self._spike is not None and self._go_back_if_many():
+            if self.rewinder.spike is not None and self._go_back_if_many():
                 continue
             due = self.step % self.config.evaluate_every == 0 or last
             if due and self.validation is not None:
                 self._watch.moved(f"validation after step {self.step}")
                 self.held = self.validation.run(self.engine, self.marks_of)
-            self.log_step(report, due)
+            self.reporter.step(self.step, report, self.held, due, self.rewinder.skipped)
             stop = report.flag or self.step == self.job.stop_after
             if (self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0) or last or stop:
                 self.save()
@@ -249,10 +203,10 @@ class Training:
         if self.engine.train_batch_size() != size:
             self.engine.set_train_batch_size(size)
         self._prepare(first + self.offset, size)
-        self._spike = None
+        self.rewinder.spike = None
         self.engine.flag = self._stop.asked
         self.engine.train_batch(data_iter=self._micro_batches(first + self.offset, size))
-        self._window_busy += self.engine.busy
+        self.reporter.took(self.engine.busy)
         self.step += 1
         report = self.engine.report
         self.loss = report.loss
@@ -314,116 +268,24 @@ class Training:
 
     def _go_back_if_many(self) -> bool:
         """Go back to a checkpoint before the first of many skipped steps; what was read since is left out from then on."""
-        assert self._spike is not None
-        spike = self._spike
-        self.skipped += 1
-        self._note(
-            {
-                "event": "step skipped",
-                "step": self.step,
-                "measure": spike.measure,
-                "value": spike.value,
-                "bound": spike.bound,
-                "first_sample": self.plan.at(self.step - 1)[0] + self.offset,
-            }
-        )
-        begun = self.guard.first_of_many(self.step)
+        read, left = self._read(), self.step
+        first_sample = self.plan.at(self.step - 1)[0] + self.offset
+        begun = self.rewinder.note_skipped(self.step, first_sample, read, self.reporter)
         if begun is None:
             return False
-        if self.guard.rewinds >= self.config.spikes.max_rewinds:
-            raise DataError(
-                "Training does not get past a stretch of the corpus",
-                where=f"step {self.step}",
-                why=f"{spike.measure} is beyond its bound again and again, after going back {self.guard.rewinds} times",
-                remedy="look at the documents that decisions.jsonl names, and leave them out (skip_samples), or lower the rate from a step on"
-                " (lr_multipliers): neither makes it another training",
-            )
-        read, rewinds = self._read(), self.guard.rewinds + 1
-        self._watch.moved(f"going back from step {self.step}")
-        there: list[Any] = [None]
-        if self.is_rank0:
-            there = [next(complete_checkpoints(self.folder, below=begun), None) is not None]
-        dist.broadcast_object_list(there, src=0)
-        if not there[0]:
-            self._note(
-                {"event": "could not go back", "step": self.step, "why": f"there is no checkpoint before step {begun}"}
-            )
+        record = self.rewinder.go_back(self.step, begun, read, self.reporter)
+        if record is None:
             return False
-        record = load_newest(self.engine, self.folder, self.place, must=True, below=begun)
-        assert record is not None
-        if self.is_rank0:  # what came after the one that was loaded has learnt from the spike, or from what led to it
-            for step in steps_in(self.folder):
-                if step > int(record["step"]):
-                    remove_checkpoint(storage.join(self.folder, f"step-{step}"))
-        dist.barrier()
-        left, self.step = self.step, int(record["step"])
-        self._restore(record)
-        self.guard.went_back(rewinds)
+        rewinds = self.rewinder.rewinds
+        self._stand_at(record)
         self.offset = read - self.plan.at(self.step)[0]
-        if self.metrics is not None:
-            self.metrics.go_back(self.step)
-        self._note(
-            {
-                "event": "went back",
-                "from_step": left,
-                "to_step": self.step,
-                "first_sample_from_now": read,
-                "rewinds": rewinds,
-            }
-        )
-        self._window_start, self._window_step = time.monotonic(), self.step
+        self.reporter.go_back(self.step)
+        went = {"from_step": left, "to_step": self.step, "first_sample_from_now": read, "rewinds": rewinds}
+        self._note({"event": "went back", **went})
         return True
 
     def _note(self, decision: dict[str, Any]) -> None:
-        if self.metrics is not None:
-            log.warning("%s", ", ".join(f"{key} {value}" for key, value in decision.items()))
-            self.metrics.decide({**decision, "samples_read": self._read()})
-
-    def log_step(self, report: StepReport, due: bool) -> None:
-        train = self.config
-        if not (self.step % train.log_every == 0 or due or self.step == 1):
-            return
-        ratio, slow = slow_ranks(self._window_busy)
-        self._window_busy = 0.0
-        if self.metrics is None:
-            return
-        if slow:
-            log.warning("step %d: slow ranks %s take up to %.1f times the median", self.step, slow, ratio)
-        elapsed, steps = max(time.monotonic() - self._window_start, 1e-9), self.step - self._window_step
-        tokens = self._tokens_at(self.step)
-        rate = (tokens - self._tokens_at(self._window_step)) / elapsed
-        flops = train.size.model.flops_per_token(self.job.padded_vocabulary, train.sequence_length)
-        values = {
-            "loss": report.loss,
-            "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
-            "tokens_per_second": rate,
-            "training_flops": flops * tokens,
-            "gradient_norm": report.gradient_norm,
-            "model_flops_utilisation": flops * rate / (self.peak * train.size.parallel.processes),
-            "memory_bytes": memory_bytes(),
-            "global_batch_size": float(self.plan.at(self.step - 1)[1]),
-            "skipped_steps": float(self.skipped),
-            "slowest_rank_over_median": ratio,
-        }
-        held = self.held if due else None
-        if held is not None:
-            values |= held.values()
-        self.metrics.add(self.step, tokens, values)
-        self._window_start, self._window_step = time.monotonic(), self.step
-        bits = held.bits_per_byte if held is not None else None
-        log.info(
-            "step %d/%d  loss %.4f%s  norm %.2f  %.0f tokens/s  MFU %.0f %%%s",
-            self.step,
-            self.plan.steps,
-            report.loss,
-            f"  validation {held.loss:.4f}" + (f" ({bits:.3f} bits/byte)" if bits else "") if held is not None else "",
-            report.gradient_norm,
-            rate,
-            100 * values["model_flops_utilisation"],
-            f"  {_left((self.plan.steps - self.step) * elapsed / max(1, steps))} left"
-            if self.step < self.plan.steps
-            else "",
-        )
+        self.reporter.note(decision, self._read())
 
     def save(self) -> None:
         """Save a checkpoint of where training stands."""
@@ -439,14 +301,12 @@ class Training:
                 "data_offset": self.offset,
                 "loss": self.loss,
                 "validation": self.held.to_dict() if self.held is not None else None,
-                "skipped_steps": self.skipped,
-                "spikes": self.guard.state(),
+                **self.rewinder.state(),
             },
             self.config.keep_last,
             self.config.keep_every,
         )
-        if self.metrics is not None:
-            self.metrics.keep_safe()
+        self.reporter.keep_safe()
 
     def proof_samples(self) -> torch.Tensor:
         """Real sequences that an export is compared on."""
@@ -455,29 +315,19 @@ class Training:
 
     def summary(self) -> dict[str, Any]:
         """What `result.json` says."""
-        flops = self.config.size.model.flops_per_token(self.job.padded_vocabulary, self.config.sequence_length)
         held = self.held
         return {
-            **self.parameters,
+            **self.reporter.parameters,
             "step": self.step,
             "loss": self.loss,
             "validation_loss": held.loss if held is not None else None,
             "validation_bits_per_byte": held.bits_per_byte if held is not None else None,
             "validation_by_source": held.by_source if held is not None else {},
-            "training_flops": flops * self._tokens_at(self.step),
-            "skipped_steps": self.skipped,
-            "rewinds": self.guard.rewinds,
+            "training_flops": self.reporter.flops_at(self.step),
+            "skipped_steps": self.rewinder.skipped,
+            "rewinds": self.rewinder.rewinds,
         }
 
     def close(self) -> None:
         """Send what is left of the metrics."""
-        if self.metrics is not None:
-            self.metrics.close()
-
-
-def _left(seconds: float) -> str:
-    """A time in words."""
-    hours, minutes = int(seconds // 3600), int(seconds // 60) % 60
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+        self.reporter.close()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import connect, parent_run, send_rows
-from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.foundation.lineage import connect, parent_run
 from hyperclova_core.foundation.warehouse import RunFolder
-
-log = logging.getLogger(__name__)
+from hyperclova_core.training.mlflow_sender import MlflowSender
 
 BESIDE = "history"
 HISTORY, DECISIONS, DELIVERY = "metrics.jsonl", "decisions.jsonl", "mlflow.json"
-FLUSH_SECONDS = 5.0
 
 
 class MetricsLog:
@@ -45,13 +42,13 @@ class MetricsLog:
         self._keep_until(resumed_step)
         _keep_rows(self._decisions, lambda row: row["samples_read"] <= samples_read)
         self._file = storage.local_path(self._path).open("a")
-        self._waiting: list[dict[str, Any]] = []
-        self._sent_at = time.monotonic()
-        self._client: Any = None
-        self._run_id: str | None = None
+        self._sender: MlflowSender | None = None
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if uri and run is not None:
-            self._begin(uri, run, name, tags, parameters)
+            sent = storage.read_json(self._delivery)["rows"] if storage.exists(self._delivery) else 0
+            backlog = read_history(self._path)[sent:]  # what never was sent
+            begin = partial(_begin, uri, run, self._delivery, name, tags, parameters)
+            self._sender = MlflowSender(begin, self._delivery, backlog)
 
     def _bring_back(self) -> None:
         """On another machine than before: what lies beside the checkpoints in S3."""
@@ -69,66 +66,26 @@ class MetricsLog:
                 if storage.exists(here):
                     storage.write_bytes(storage.join(self._safe, BESIDE, name), storage.read_bytes(here))
 
-    def _keep_until(self, step: int) -> None:
-        """Rows after the checkpoint that training resumes from are forgotten: they come again."""
+    def _keep_until(self, step: int) -> int:
+        """Rows after the checkpoint that training resumes from are forgotten: they come again; how many are left."""
         rows = _keep_rows(self._path, lambda row: row["step"] <= step)
         if storage.exists(self._delivery):
             record = storage.read_json(self._delivery)
             storage.write_json(self._delivery, {**record, "rows": min(record["rows"], rows)})
-
-    def _begin(self, uri: str, run: RunFolder, name: str, tags: dict[str, str], parameters: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client = connect(uri)
-            experiment, parent = parent_run(client, run)
-            if storage.exists(self._delivery):
-                self._run_id = storage.read_json(self._delivery)["run_id"]
-                client.update_run(self._run_id, status="RUNNING")
-            else:
-                self._run_id = client.create_run(
-                    experiment, tags={"mlflow.parentRunId": parent, "mlflow.runName": name, **tags}
-                ).info.run_id
-                storage.write_json(self._delivery, {"run_id": self._run_id, "rows": 0})
-                client.log_batch(self._run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
-            self._client = client
-            self._waiting = read_history(self._path)[storage.read_json(self._delivery)["rows"] :]  # what never was sent
-        except (MlflowException, OSError) as error:
-            log.warning(
-                "MLflow cannot be reached, metrics are kept in %s: %s",
-                self._path,
-                without_credentials(str(error).splitlines()[0]),
-            )
+        return rows
 
     def add(self, step: int, tokens: int, values: dict[str, float]) -> None:
         """One row."""
         row = {"step": step, "tokens": tokens, "time": int(time.time() * 1000), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._waiting.append(row)
-        if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
-            self.flush()
+        if self._sender is not None:
+            self._sender.offer(row)
 
     def flush(self) -> None:
-        """Send what waits; on failure it waits on."""
-        self._sent_at = time.monotonic()
-        if self._client is None or not self._waiting:
-            return
-        from mlflow.exceptions import MlflowException
-
-        try:
-            send_rows(self._client, str(self._run_id), self._waiting)
-        except (MlflowException, OSError) as error:
-            log.warning(
-                "MLflow cannot be reached, %d rows wait: %s",
-                len(self._waiting),
-                without_credentials(str(error).splitlines()[0]),
-            )
-            return
-        sent = storage.read_json(self._delivery)["rows"] + len(self._waiting)
-        storage.write_json(self._delivery, {"run_id": self._run_id, "rows": sent})
-        self._waiting = []
+        """Wait until what is there was sent, or could not be."""
+        if self._sender is not None:
+            self._sender.flush()
 
     def decide(self, decision: dict[str, Any]) -> None:
         """Keep a decision (a step skipped, training gone back) in `decisions.jsonl`, which the run shows."""
@@ -137,28 +94,36 @@ class MetricsLog:
 
     def go_back(self, step: int) -> None:
         """Forget the rows after a step that training goes back to; what MLflow has of them is written over by the same steps."""
-        self.flush()
         self._file.close()
-        self._keep_until(step)
-        self._waiting = [row for row in self._waiting if row["step"] <= step]
+        rows = _keep_rows(self._path, lambda row: row["step"] <= step)
+        if self._sender is not None:
+            self._sender.forget_after(step, rows)
         self._file = storage.local_path(self._path).open("a")
 
     def close(self) -> None:
         """Send the rest and close the file."""
-        self.flush()
         self._file.close()
-        if self._client is None or not storage.exists(self._decisions):
-            return
-        from mlflow.exceptions import MlflowException
+        if self._sender is not None:
+            self._sender.close(str(storage.local_path(self._decisions)) if storage.exists(self._decisions) else None)
 
-        try:
-            self._client.log_artifact(str(self._run_id), str(storage.local_path(self._decisions)))
-        except (MlflowException, OSError) as error:
-            log.warning(
-                "MLflow cannot be reached, decisions are in %s: %s",
-                self._decisions,
-                without_credentials(str(error).splitlines()[0]),
-            )
+
+def _begin(
+    uri: str, run: RunFolder, delivery: str, name: str, tags: dict[str, str], parameters: dict[str, Any]
+) -> tuple[Any, str]:
+    """(client, run id) of this training in MLflow: the one that an earlier attempt made, or a new one."""
+    from mlflow.entities import Param
+
+    client = connect(uri)
+    experiment, parent = parent_run(client, run)
+    if storage.exists(delivery):
+        run_id = str(storage.read_json(delivery)["run_id"])
+        client.update_run(run_id, status="RUNNING")
+        return client, run_id
+    made = client.create_run(experiment, tags={"mlflow.parentRunId": parent, "mlflow.runName": name, **tags})
+    run_id = str(made.info.run_id)
+    storage.write_json(delivery, {"run_id": run_id, "rows": 0})
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+    return client, run_id
 
 
 def read_history(path: str) -> list[dict[str, Any]]:

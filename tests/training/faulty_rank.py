@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.training import loop, rank
+from hyperclova_core.training import loop, rank, rewinder
 from hyperclova_core.training.checkpoints import save_and_load
 from hyperclova_core.training.engine import pipeline_engine
 from hyperclova_core.training.export import export
@@ -115,10 +115,10 @@ def kill_in_going_back(number: int) -> None:
     """A checkpoint from after the spikes is invisible, its files are still there."""
 
     def remove(base: str) -> None:
-        loop.storage.remove(f"{base}/manifest.json")
+        rewinder.storage.remove(f"{base}/manifest.json")
         die()
 
-    loop.remove_checkpoint = remove
+    rewinder.remove_checkpoint = remove
 
 
 def kill_in_export(number: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
-from hyperclova_core.training import metrics
+from hyperclova_core.training import metrics, mlflow_sender
 from hyperclova_core.training.metrics import MetricsLog
 
 
@@ -72,7 +73,7 @@ def test_a_server_that_is_away_gets_the_rows_later(uri: str, tmp_path: Path, mon
         raise OSError("http://user:secret@host is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "send_rows", away)
+        patch.setattr(mlflow_sender, "send_rows", away)
         log.flush()
     assert sent(uri, tmp_path / "out") == []
     row(log, 2)
@@ -87,7 +88,7 @@ def test_credentials_of_the_server_are_not_in_the_log(
     log = opened(tmp_path, 0)
     row(log, 1)
     monkeypatch.setattr(
-        metrics, "send_rows", lambda *parts: (_ for _ in ()).throw(OSError("http://user:secret@host is away"))
+        mlflow_sender, "send_rows", lambda *parts: (_ for _ in ()).throw(OSError("http://user:secret@host is away"))
     )
     log.flush()
     assert "rows wait" in caplog.text
@@ -106,3 +107,52 @@ def test_decisions_are_kept_up_to_the_checkpoint_and_go_with_the_run(uri: str, t
     assert len((tmp_path / "out" / "decisions.jsonl").read_text().splitlines()) == 1
     run = json.loads((tmp_path / "out" / "mlflow.json").read_text())["run_id"]
     assert [item.path for item in MlflowClient(uri).list_artifacts(run)] == ["decisions.jsonl"]
+
+
+def test_a_server_that_does_not_answer_holds_up_no_step(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    answers, asked = threading.Event(), threading.Event()
+    original = mlflow_sender.send_rows
+
+    def slow(*parts: Any) -> None:
+        asked.set()
+        assert answers.wait(60)
+        original(*parts)
+
+    monkeypatch.setattr(mlflow_sender, "send_rows", slow)
+    monkeypatch.setattr(mlflow_sender, "FLUSH_SECONDS", 0.01)
+    log = opened(tmp_path, 0)
+    row(log, 1)
+    assert asked.wait(60), "the thread has begun to send"
+    for step in range(2, 6):
+        row(log, step)
+    log.go_back(3)  # training goes back while the first row is on its way
+    assert not answers.is_set(), "nothing waited for the server"
+    for step in range(4, 7):
+        row(log, step)
+    answers.set()
+    log.close()
+    assert dict(sent(uri, tmp_path / "out")) == {step: 10.0 - step for step in range(1, 7)}
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 7))
+    assert json.loads((tmp_path / "out" / "mlflow.json").read_text())["rows"] == 6
+
+
+def test_a_run_that_mlflow_did_not_know_at_the_start_is_made_when_it_answers(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+
+    def away(*parts: Any) -> None:
+        raise OSError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "parent_run", away)
+        log = opened(tmp_path, 0)
+        row(log, 1)
+        log.flush()
+        assert not (tmp_path / "out" / "mlflow.json").exists()
+    log.close()
+    assert sent(uri, tmp_path / "out") == [(1, 9.0)]
