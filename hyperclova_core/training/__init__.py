@@ -1,1 +1,2 @@
-"""One GPT, trained. Read: config, model, data, engine, loop (with step_reporter, rewinder; metrics, mlflow_sender), rank; checkpoints, export, health beside them; planner for layouts."""
+"""One GPT, trained. Read: config, model, data, engine, loop (step_reporter, rewinder; metrics, mlflow_sender), rank;
+checkpoints, export, health beside them; planner for layouts."""

@@ -483,6 +483,35 @@ def test_a_pod_that_is_gone_is_named_by_the_jobs_own_message() -> None:
     assert (lost.code, lost.bad_nodes) == (72, ("node-0",))
 
 
+def test_what_a_pod_said_is_kept_though_it_is_gone_when_the_job_has_failed(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
+    """A real cluster deletes an evicted pod, and with it why it was evicted."""
+    one = job(tmp_path, seconds=60)
+    backend.submit(one)
+    name = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
+    until(lambda: list(backend.tail(one).read()))
+    cluster.disrupt(name)
+    until(lambda: any(item["type"] == "DisruptionTarget" for item in status_of(cluster, name).get("conditions", ())))
+    backend.get(one)  # a look while it terminates
+    status = ended(backend, one)
+    assert (status.state, status.exit_code, status.failed_pod) == ("failed", 75, name)
+    job_object = backend.newest(one)
+    assert job_object is not None
+    kept = json.loads(job_object["metadata"]["annotations"]["hyperclova.io/ended-pods"])
+    assert kept[name]["code"] == 75
+    with cluster._lock:
+        cluster.objects.pop(("pods", "hyperclova", name), None)
+    later = backend.get(one)
+    assert later.cause == status.cause
+    assert "is gone" not in str(later.cause)
+
+
+def status_of(cluster: FakeCluster, name: str) -> dict[str, Any]:
+    found = [pod for pod in cluster.pods() if pod["metadata"]["name"] == name]
+    return dict(found[0].get("status") or {}) if found else {}
+
+
 def test_the_node_of_a_gangs_first_failure_is_avoided_though_the_controller_deleted_its_peers() -> None:
     """For a Job, and for a JobSet, whose child says which pod it was."""
     now = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,9 @@ from hyperclova_core.jobs.kubernetes.manifests import (
 from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
 from hyperclova_core.jobs.kubernetes.state import (
     LINGER_SECONDS,
+    Ended,
     State,
+    ended_of,
     is_dead,
     is_living,
     moment,
@@ -45,6 +47,8 @@ POLL_SECONDS = 1.0
 MOST_EVENTS_OF = 8
 """Pods whose events are asked for: the others of a job wait for the same."""
 LOG_CURSORS_ANNOTATION, HOLDER_ANNOTATION = "hyperclova.io/log-cursors", "hyperclova.io/holder"
+ENDED_ANNOTATION, MOST_REMEMBERED, REMEMBERED_CHARACTERS = "hyperclova.io/ended-pods", 16, 1000
+"""How pods ended that may be gone by the next look: so many of them, with so many characters a word of the cause."""
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 WORKLOAD_LABEL = "kueue.x-k8s.io/job-uid"
 
@@ -231,13 +235,27 @@ class KubernetesBackend:
         workload = None
         if cluster.gang == "kueue" and job["spec"].get("suspend"):
             workload = self._workload(cluster.namespace, job)
-        state = state_of(job, pods, (), self._now(), workload, self._failed_child(spec, job))
+        seen = self._remember_ended({"kind": _kind(spec), **job}, pods)
+        state = state_of(job, pods, (), self._now(), workload, self._failed_child(spec, job), seen)
         if state.phase == "starting":
             state = state_of(job, pods, self._events(spec, job, pods), self._now())
             since = _waits_since(job, pods, cluster.gang == "kueue")
             late = since is not None and (self._now() - since).total_seconds() > cluster.start_seconds
             state = replace(state, hopeless=late or state.hopeless)
         return state
+
+    def _remember_ended(self, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> dict[str, Ended]:
+        """How pods ended, also those that are gone by now: an evicted pod is deleted, and the launcher's words and the cluster's reason
+        with it. What a look finds is kept with the job itself."""
+        told = (job["metadata"].get("annotations") or {}).get(ENDED_ANNOTATION)
+        kept: dict[str, Any] = json.loads(told) if told else {}
+        ended = (ended_of(pod) for pod in pods)
+        found = {one.pod: _shortened(one) for one in ended if one is not None and one.code}
+        new = {**kept, **found}
+        if new != kept and not _has_ended(job):
+            newest = dict(sorted(new.items(), key=lambda item: item[1]["at"])[-MOST_REMEMBERED:])
+            self._annotate(job, ENDED_ANNOTATION, json.dumps(newest, sort_keys=True, ensure_ascii=False))
+        return {name: Ended(**value) for name, value in new.items()}
 
     def _failed_child(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> dict[str, Any] | None:
         """The Job of a failed JobSet, whose own condition says why; the JobSet names it only."""
@@ -349,25 +367,28 @@ class KubernetesBackend:
 
     def keep_log_cursors(self, spec: TrainJobSpec, cursors: Mapping[str, Any]) -> None:
         """Keep them."""
-        self._annotate(spec, LOG_CURSORS_ANNOTATION, json.dumps(cursors, sort_keys=True))
+        self._annotate_newest(spec, LOG_CURSORS_ANNOTATION, json.dumps(cursors, sort_keys=True))
 
     def lease(self, spec: TrainJobSpec, holder: str) -> None:
         """Say on the newest attempt who follows it: whoever came last."""
-        self._annotate(spec, HOLDER_ANNOTATION, holder)
+        self._annotate_newest(spec, HOLDER_ANNOTATION, holder)
 
     def holder(self, spec: TrainJobSpec) -> str | None:
         """Who follows the newest attempt, or None where there is none, or nobody said so."""
         job = self.newest(spec)
         return (job["metadata"].get("annotations") or {}).get(HOLDER_ANNOTATION) if job is not None else None
 
-    def _annotate(self, spec: TrainJobSpec, key: str, value: str) -> None:
+    def _annotate_newest(self, spec: TrainJobSpec, key: str, value: str) -> None:
         job = self.newest(spec)
         if job is not None:
-            changes = {"metadata": {"annotations": {key: value}}}
-            try:
-                self._api.patch(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"], changes)
-            except NotThereError:  # somebody deleted it meanwhile; the next look says so
-                return
+            self._annotate({"kind": _kind(spec), **job}, key, value)
+
+    def _annotate(self, job: Mapping[str, Any], key: str, value: str) -> None:
+        changes = {"metadata": {"annotations": {key: value}}}
+        try:
+            self._api.patch(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"], changes)
+        except NotThereError:  # somebody deleted it meanwhile; the next look says so
+            return
 
     def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> RankLogs:
         """The newest attempt's logs, from where an earlier reader's cursors say."""
@@ -387,6 +408,11 @@ class KubernetesBackend:
 
     def _delete(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> None:
         self._api.delete(_kind(spec), job["metadata"]["namespace"], job["metadata"]["name"])
+
+
+def _shortened(ended: Ended) -> dict[str, Any]:
+    cause = {key: str(value)[:REMEMBERED_CHARACTERS] for key, value in ended.cause.items()}
+    return {**asdict(ended), "cause": cause}
 
 
 def _waits_since(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], queued: bool) -> datetime | None:

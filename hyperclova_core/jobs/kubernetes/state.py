@@ -118,6 +118,7 @@ def state_of(
     now: datetime | None = None,
     workload: Object | None = None,
     child: Object | None = None,
+    seen: Mapping[str, Ended] | None = None,
 ) -> State:
     """The state of a Job or a JobSet.
 
@@ -126,6 +127,7 @@ def state_of(
         now: to reckon how long pods wait.
         workload: what Kueue made of the job, for why it is not admitted.
         child: of a JobSet, the Job that failed.
+        seen: how pods ended that are gone by now, from a look while they were there.
     """
     now = now or datetime.now(UTC)
     attempt = int(job["metadata"]["labels"][ATTEMPT_LABEL])
@@ -155,7 +157,7 @@ def state_of(
         }
         return State("failed", attempt, spec_hash, 72, cause, None, nodes, pods=names)
     if failed is not None and not (living and _may_be_ending(failed, pods, now)):
-        ended = _why_failed(failed, pods, wanted)
+        ended = _why_failed(failed, pods, wanted, seen or {})
         return State(
             "failed",
             attempt,
@@ -209,7 +211,7 @@ def _why_queued(workload: Object | None) -> tuple[str, bool]:
     return words, False
 
 
-def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended:
+def _why_failed(condition: Object, pods: Sequence[Object], wanted: int, seen: Mapping[str, Ended]) -> Ended:
     """The pod that failed first, and not for want of another; else what the Job itself says."""
     reason, message = condition.get("reason", ""), condition.get("message", "")
     if reason == "DeadlineExceeded":
@@ -229,6 +231,8 @@ def _why_failed(condition: Object, pods: Sequence[Object], wanted: int) -> Ended
         return found[0]
     if named is not None:
         code, pod = named
+        if pod in seen:
+            return seen[pod]
         cause = {"what": f"Pod {pod} failed first, and is gone", "why": message, "remedy": cause_of(code).remedy}
         return Ended(pod, "", 0, code, cause, condition.get("lastTransitionTime", ""))
     if len(pods) < wanted:
