@@ -31,6 +31,8 @@ TAKEOVER_SECONDS = 6.0
 log = logging.getLogger(__name__)
 GIVE_UP, LONGEST_PAUSE = 60, 60.0
 """An hour of a cluster that does not answer."""
+SILENT_SECONDS, LONGEST_SILENCE = 30.0, 600.0
+"""A pod whose log cannot be read is left alone for so long at first, and at most."""
 
 
 class TrainJobTrigger(BaseTrigger):
@@ -62,7 +64,8 @@ class TrainJobTrigger(BaseTrigger):
         self.run_id, self.key = run_id, key
         self._told, self._me = "", uuid.uuid4().hex
         self._log_cursors: dict[str, Any] | None = None
-        self._unread: set[str] = set()
+        self._silent: dict[str, tuple[float, float]] = {}
+        """Pods whose log could not be read → until when they are left alone, and for how long that was."""
         self._over, self._submitting = threading.Event(), threading.Lock()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -131,6 +134,8 @@ class TrainJobTrigger(BaseTrigger):
         if status.state == "due":
             assert attempts is not None, "only a run knows what is due"
             return await self._next(backend, attempts)
+        if status.state != "running":  # it prints no more: what is left of every pod is asked for once more
+            self._silent = {}
         while await self._show(backend, spec):
             pass
         if status.state == "running":
@@ -185,15 +190,23 @@ class TrainJobTrigger(BaseTrigger):
         """Show what is new, a bounded number of lines, and mark it; whether there may be more."""
         if self._log_cursors is None:
             self._log_cursors = await asyncio.to_thread(backend.log_cursors, spec)
-        reader = await asyncio.to_thread(backend.tail, spec, self._log_cursors)
+        now = time.monotonic()
+        skip = [pod for pod, (until, _) in self._silent.items() if until > now]
+        reader = await asyncio.to_thread(backend.tail, spec, self._log_cursors, skip)
         lines = await asyncio.to_thread(lambda: list(itertools.islice(reader.read(), LINES_AT_ONCE)))
         for line in lines:
             self.log.info("%s", line)
-        self._log_cursors = {pod: cursor for pod, cursor in reader.cursors.items() if pod in reader.pods}
+        known = {*reader.pods, *skip}
+        self._log_cursors = {pod: cursor for pod, cursor in reader.cursors.items() if pod in known}
         for pod, why in reader.unread.items():
-            if pod not in self._unread:
+            _, pause = self._silent.get(pod, (0.0, SILENT_SECONDS / 2))
+            if pod not in self._silent:
                 self.log.warning("The log of %s cannot be read now: %s", pod, why)
-        self._unread = set(reader.unread)
+            # a node that does not answer costs a timeout each time: it is left alone for longer and longer
+            pause = min(2 * pause, LONGEST_SILENCE)
+            self._silent[pod] = (time.monotonic() + pause, pause)
+        for pod in set(reader.pods) - set(reader.unread):
+            self._silent.pop(pod, None)
         if lines:
             try:
                 await asyncio.to_thread(backend.keep_log_cursors, spec, self._log_cursors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,8 +93,8 @@ class Backend(Protocol):
         """End the job, giving it its grace time."""
         ...
 
-    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> JobLogs:
-        """Its lines, from where an earlier reader's cursors say."""
+    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None, skip: Collection[str] = ()) -> JobLogs:
+        """Its lines, from where an earlier reader's cursors say; without those of some pods, whose nodes are silent."""
         ...
 
     def log_cursors(self, spec: TrainJobSpec) -> dict[str, Any]:

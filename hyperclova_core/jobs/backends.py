@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,9 @@ class LocalBackend:
         """See `Backend`."""
         self.cancel(spec)
 
-    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> FileLogs:
+    def tail(
+        self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None, skip: Collection[str] = ()
+    ) -> FileLogs:
         """See `Backend`; lines of earlier attempts come first in the log."""
         return FileLogs(storage.local_path(_log(spec)), cursors)
 

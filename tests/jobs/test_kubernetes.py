@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from hyperclova_core.jobs.failure_causes import decide
 from hyperclova_core.jobs.kubernetes.api import Api
 from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from hyperclova_core.jobs.kubernetes.manifests import attempt_name, render
-from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs, utc
+from hyperclova_core.jobs.kubernetes.rank_logs import AT_ONCE, RankLogs, utc
 from hyperclova_core.jobs.kubernetes.state import scheduling, state_of
 from hyperclova_core.jobs.launcher import own_address
 from hyperclova_core.jobs.spec import TrainJobSpec, cluster_name
@@ -594,6 +595,27 @@ def test_many_lines_of_one_second_are_read_in_bounded_pieces(
 
 
 @pytest.mark.ranks
+def test_a_node_that_does_not_answer_holds_up_its_own_pod_alone() -> None:
+    class Slow:
+        """An API server that asks nodes; two of twelve answer after a time-out."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+            self.together = threading.Barrier(AT_ONCE, timeout=30)
+
+        def pod_log(self, namespace: str, pod: str, container: str, since: str | None, most: int) -> str:
+            if int(pod.split("-")[2]) < AT_ONCE:
+                self.together.wait()  # all of one portion are asked at the same time, or this breaks
+            if pod.split("-")[2] in ("1", "9"):
+                raise TransientError("The node does not answer", where=pod, why="timed out", remedy="look at it")
+            return f"2026-01-01T00:00:00.000000000Z line of {pod}\n"
+
+    pods = [f"job-one-{n}-abcde" for n in range(12)]
+    logs = RankLogs(Slow(), "n", pods)  # type: ignore[arg-type]
+    assert [line.rpartition(" ")[2] for line in logs.read()] == [pod for n, pod in enumerate(pods) if n not in (1, 9)]
+    assert set(logs.unread) == {pods[1], pods[9]}
+
+
 def test_two_pods_of_two_ranks_meet_by_torchrun(
     cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -390,10 +390,12 @@ class KubernetesBackend:
         except NotThereError:  # somebody deleted it meanwhile; the next look says so
             return
 
-    def tail(self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None) -> RankLogs:
-        """The newest attempt's logs, from where an earlier reader's cursors say."""
+    def tail(
+        self, spec: TrainJobSpec, cursors: Mapping[str, Any] | None = None, skip: Collection[str] = ()
+    ) -> RankLogs:
+        """The newest attempt's logs, from where an earlier reader's cursors say; without those of some pods."""
         state = self.state(spec)
-        pods = state.pods if state is not None else ()
+        pods = [pod for pod in state.pods if pod not in skip] if state is not None else []
         return RankLogs(self._api, _cluster(spec).namespace, pods, cursors)
 
     def last_lines(self, spec: TrainJobSpec, pod: str, lines: int = 40) -> list[str]:

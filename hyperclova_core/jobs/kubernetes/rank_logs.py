@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,8 @@ from hyperclova_core.jobs.kubernetes.manifests import CONTAINER
 
 READ_BYTES, MOST_BYTES = 1 << 18, 1 << 25
 LINE_CHARACTERS = 4000
+AT_ONCE = 8
+"""Pods whose logs are asked for at the same time."""
 _INDEXED = re.compile(r"-(\d+)-[a-z0-9]{5}$")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _RANK = re.compile(r"^\[(?:rank )?\d+\]")
@@ -51,21 +54,29 @@ class RankLogs:
 
     def read(self) -> Iterator[str]:
         """What is new, pod by pod, each line with its rank in front; every line given is marked as given."""
-        for place, pod in enumerate(self.pods):
-            yield from self._read_pod(pod, number_of(pod, place))
+        for start in range(0, len(self.pods), AT_ONCE):
+            some = self.pods[start : start + AT_ONCE]
+            with ThreadPoolExecutor(len(some)) as threads:  # a node that does not answer holds up its own pods alone
+                texts = list(threads.map(lambda pod: self._text(pod, READ_BYTES), some))
+            for place, (pod, text) in enumerate(zip(some, texts, strict=True), start):
+                yield from self._read_pod(pod, number_of(pod, place), text)
 
-    def _read_pod(self, pod: str, number: int) -> Iterator[str]:
+    def _text(self, pod: str, most: int) -> str | None:
+        """What is new of a pod's log, `most` bytes of it; None where nothing can be read."""
+        cursor = self._cursors.get(pod)
+        since = f"{cursor['time'][:19]}Z" if cursor else None
+        try:
+            return self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
+        except NotThereError:
+            return None
+        except (TransientError, ConfigError) as error:
+            self.unread[pod] = error.why
+            return None
+
+    def _read_pod(self, pod: str, number: int, text: str | None) -> Iterator[str]:
         most = READ_BYTES
-        while True:
+        while text is not None:
             cursor = self._cursors.get(pod, {"time": "", "count": 0})
-            since = f"{cursor['time'][:19]}Z" if cursor["time"] else None
-            try:
-                text = self._api.pod_log(self._namespace, pod, CONTAINER, since, most)
-            except NotThereError:
-                return
-            except (TransientError, ConfigError) as error:
-                self.unread[pod] = error.why
-                return
             full = len(text.encode()) >= most
             lines = text.split("\n")
             if full or text and not text.endswith("\n"):
@@ -96,6 +107,7 @@ class RankLogs:
                 if most >= MOST_BYTES:
                     return
                 most *= 4
+            text = self._text(pod, most)
 
 
 def number_of(pod: str, place: int) -> int:
