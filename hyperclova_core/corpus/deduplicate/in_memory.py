@@ -10,6 +10,7 @@ is who survives: a document that an earlier night published stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,34 @@ if TYPE_CHECKING:
     from hyperclova_core.corpus.deduplicate.prepared import Prepared
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what.
+
+    Attributes:
+        documents: DOCUMENTS_SCHEMA of the incoming ones, sorted by doc_id; fresh: which of them take part.
+        new_nodes: forms that the index does not know, ascending; new_rows: the row of each one's best document.
+        index: of the nights before; None: the incoming documents are all there are.
+        places: where texts lie, by night.
+    """
+
+    prepared: Prepared
+    documents: pa.Table
+    fresh: npt.NDArray[np.bool_]
+    new_nodes: Nodes
+    new_rows: npt.NDArray[np.int64]
+    index: Index | None
+    places: Mapping[str, TextPlace]
+    config: DeduplicateConfig
+    context: StageContext
+
+    def first_documents(self, wanted: Nodes) -> dict[int, str]:
+        """New node → doc_id of its best document, of those that are wanted."""
+        mine = np.isin(self.new_nodes, wanted)
+        ids = self.documents.column("doc_id").take(pa.array(self.new_rows[mine])).to_pylist()
+        return dict(zip(self.new_nodes[mine].tolist(), ids, strict=True))
+
+
 def compare_in_memory(
     prepared: Prepared, index: Index | None, forbidden: frozenset[str], config: DeduplicateConfig, context: StageContext
 ) -> Found:
@@ -86,33 +115,34 @@ def compare_in_memory(
     if there is not None and there.num_rows:
         check_against(documents, nodes, rows, there, context)
         new = ~np.isin(nodes, there.column("node").to_numpy())
-    new_nodes, new_rows = nodes[new], rows[new]
-
-    candidates = _candidates(prepared, documents, new_nodes, index, config, context)
-    pairs, templates = _pairs(candidates, documents, new_nodes, new_rows, index)
     places = {**(index.places() if index else {}), INCOMING: prepared.place}
-    edges, old_forms, counts = _edges(pairs, prepared, documents, new_nodes, new_rows, index, places, config, context)
+    comparison = Comparison(prepared, documents, fresh, nodes[new], rows[new], index, places, config, context)
+    new_nodes = comparison.new_nodes
+
+    candidates = _candidates(comparison)
+    pairs, templates = _pairs(comparison, candidates)
+    edges, counts = _edges(comparison, pairs)
 
     old_labels, old_edges, old_members = touched_by(index, edges, new_nodes, there, removed)
     cluster_members = pa.concat_tables([old_members, _as_cluster_members(documents, fresh, removed)])
     alive = np.unique(cluster_members.column("node").to_numpy())
     orphans = _around_the_dead(pa.concat_tables([old_edges, edges]), alive, config.pair_bucket)
     if orphans.num_rows:
-        more, _, _ = _edges(orphans, prepared, documents, new_nodes, new_rows, index, places, config, context)
+        more, _ = _edges(comparison, orphans)
         edges = pa.concat_tables([edges, more])
     graph = _alive(pa.concat_tables([old_edges, edges]), alive)
     ends = components_of(graph.column("left").to_numpy(), graph.column("right").to_numpy())
     labels = pa.table(list(ends), schema=LABELS_SCHEMA)
-    groups = _groups(labels, graph, cluster_members, prepared, index, config, context)
+    groups = _groups(comparison, labels, graph, cluster_members)
     cluster_members = _of_several(cluster_members, groups, removed)
     resolved = resolve_clusters(cluster_members, groups, removed, context.fingerprint, config.numbers)
-    contained = _contained(prepared, documents, fresh, new_nodes, new_rows, resolved, places, config, context)
+    contained = _contained(comparison, resolved)
     return Found(
         documents=documents,
         fresh=fresh,
         refused=refused,
         new_nodes=new_nodes,
-        new_rows=new_rows,
+        new_rows=comparison.new_rows,
         candidates=candidates,
         templates=templates,
         edges=edges,
@@ -148,29 +178,21 @@ def _forms(
     return sorted_nodes[first], rows[order][first]
 
 
-def _candidates(
-    prepared: Prepared,
-    documents: pa.Table,
-    new_nodes: Nodes,
-    index: Index | None,
-    config: DeduplicateConfig,
-    context: StageContext,
-) -> Candidates:
+def _candidates(comparison: Comparison) -> Candidates:
+    prepared, index, context = comparison.prepared, comparison.index, comparison.context
     skip = None
     if index is not None:
         root, path = context.target.root(True), f"{context.attempt_path}/materialized/skipped.parquet"
-        others = np.setdiff1d(documents.column("node").to_numpy(), new_nodes)
+        others = np.setdiff1d(comparison.documents.column("node").to_numpy(), comparison.new_nodes)
         write_table(root, path, pa.table({"node": others}))
         skip = storage.join(root, path)
         context.scrap.files.append(skip)
     runs = index.files["bands"] if index else None
-    signed = min(prepared.signed, len(new_nodes))
-    return find_candidates(prepared.sketches, signed, config, context, runs, skip)
+    signed = min(prepared.signed, len(comparison.new_nodes))
+    return find_candidates(prepared.sketches, signed, comparison.config, context, runs, skip)
 
 
-def _pairs(
-    candidates: Candidates, documents: pa.Table, new_nodes: Nodes, new_rows: npt.NDArray[np.int64], index: Index | None
-) -> tuple[pa.Table, list[tuple[int, int, str]]]:
+def _pairs(comparison: Comparison, candidates: Candidates) -> tuple[pa.Table, list[tuple[int, int, str]]]:
     """Distinct pairs, and templates: (node, size of the largest bucket, a doc_id)."""
     found = candidates.found.table()
     left, right, size = (found.column(name).to_numpy() for name in ("left", "right", "size"))
@@ -182,47 +204,34 @@ def _pairs(
     left, right = left[order], right[order]
     once = np.append(True, (left[1:] != left[:-1]) | (right[1:] != right[:-1]))[: len(left)]
     pairs = pa.table([pa.array(left[once]), pa.array(right[once])], names=["left", "right"])
-    ids = (
-        dict(zip(new_nodes.tolist(), documents.column("doc_id").take(pa.array(new_rows)).to_pylist(), strict=True))
-        if largest
-        else {}
-    )
-    if index is not None and largest:
-        old = index.scan("forms", "node", np.array(sorted(set(largest) - set(ids)), np.int64))
+    ids = comparison.first_documents(np.array(sorted(largest), np.int64))
+    if comparison.index is not None and largest:
+        old = comparison.index.scan("forms", "node", np.array(sorted(set(largest) - set(ids)), np.int64))
         ids.update(zip(old.column("node").to_pylist(), old.column("doc_id").to_pylist(), strict=True))
     ordered = sorted(largest.items(), key=lambda item: (-item[1], item[0]))
     return pairs, [(node, number, ids.get(node, "")) for node, number in ordered]
 
 
-def _edges(
-    pairs: pa.Table,
-    prepared: Prepared,
-    documents: pa.Table,
-    new_nodes: Nodes,
-    new_rows: npt.NDArray[np.int64],
-    index: Index | None,
-    places: Mapping[str, TextPlace],
-    config: DeduplicateConfig,
-    context: StageContext,
-) -> tuple[pa.Table, pa.Table | None, dict[str, float]]:
-    """Verified edges of the pairs."""
+def _edges(comparison: Comparison, pairs: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+    """Verified edges of the pairs, and counts of what was compared."""
     if not pairs.num_rows:
-        return EDGES_SCHEMA.empty_table(), None, {}
+        return EDGES_SCHEMA.empty_table(), {}
+    config, context, index = comparison.config, comparison.context, comparison.index
     ends = np.union1d(pairs.column("left").to_numpy(), pairs.column("right").to_numpy())
-    signatures = signatures_of(prepared.sketches, ends[np.isin(ends, new_nodes)], context)
+    signatures = signatures_of(comparison.prepared.sketches, ends[np.isin(ends, comparison.new_nodes)], context)
     old = None
     if index is not None:
-        old = index.scan("forms", "node", np.setdiff1d(ends, new_nodes))
+        old = index.scan("forms", "node", np.setdiff1d(ends, comparison.new_nodes))
         signatures = pa.concat_tables([signatures, old.select(signatures.column_names)])
     estimated = compared(pairs, signatures, config)
     doubtful = in_grey_zone(estimated, config)
-    ids = _first_documents(documents, new_nodes, new_rows, doubtful)
+    ids = comparison.first_documents(doubtful)
     wanted = [(node, doc_id, INCOMING) for node, doc_id in ids.items()]
     if old is not None:
         rows = zip(*(old.column(name).to_pylist() for name in ("node", "doc_id", "origin")), strict=True)
         grey = set(doubtful.tolist())
         wanted += [(node, doc_id, origin) for node, doc_id, origin in rows if node in grey]
-    shingles = shingles_of(wanted, places, config, context, config.shingle_characters)
+    shingles = shingles_of(wanted, comparison.places, config, context, config.shingle_characters)
     edges = verify_grey_zone(estimated, shingles, config)
     grey_pairs = int((estimated.column("similarity").to_numpy() < config.threshold + config.grey_zone).sum())
     counts = {
@@ -231,13 +240,7 @@ def _edges(
         "texts_not_there": float(len(doubtful) - len(shingles)),
         "edges": float(edges.num_rows),
     }
-    return edges, old, counts
-
-
-def _first_documents(documents: pa.Table, nodes: Nodes, rows: npt.NDArray[np.int64], wanted: Nodes) -> dict[int, str]:
-    mine = np.isin(nodes, wanted)
-    ids = documents.column("doc_id").take(pa.array(rows[mine])).to_pylist()
-    return dict(zip(nodes[mine].tolist(), ids, strict=True))
+    return edges, counts
 
 
 def _as_cluster_members(documents: pa.Table, fresh: npt.NDArray[np.bool_], removed: pa.Table) -> pa.Table:
@@ -282,15 +285,7 @@ def _alive(edges: pa.Table, nodes: Nodes) -> pa.Table:
     return edges.filter(pa.array(first, pa.bool_()))
 
 
-def _groups(
-    labels: pa.Table,
-    edges: pa.Table,
-    cluster_members: pa.Table,
-    prepared: Prepared,
-    index: Index | None,
-    config: DeduplicateConfig,
-    context: StageContext,
-) -> pa.Table:
+def _groups(comparison: Comparison, labels: pa.Table, edges: pa.Table, cluster_members: pa.Table) -> pa.Table:
     """GROUPS_SCHEMA of every form in a component; anchors by the ranks of the documents, published or not."""
     if not labels.num_rows:
         return GROUPS_SCHEMA.empty_table()
@@ -305,11 +300,11 @@ def _groups(
     components = pa.array([component_of[node] for node in best.column("node").to_pylist()], pa.int64())
     best = best.append_column("component", components)
     best = best.sort_by([("component", "ascending"), *SURVIVAL_ORDER])
-    signatures = signatures_of(prepared.sketches, nodes, context)
-    if index is not None:
+    signatures = signatures_of(comparison.prepared.sketches, nodes, comparison.context)
+    if comparison.index is not None:
         missing = np.setdiff1d(nodes, signatures.column("node").to_numpy())
         signatures = pa.concat_tables(
-            [signatures, index.scan("forms", "node", missing).select(signatures.column_names)]
+            [signatures, comparison.index.scan("forms", "node", missing).select(signatures.column_names)]
         )
     numbers = signatures.column("node").to_numpy()
     at = np.argsort(numbers)
@@ -318,10 +313,10 @@ def _groups(
     return assign_groups(
         best.column("component").to_numpy(),
         wanted,
-        matrix(minima, np.uint16, config.permutations),
+        matrix(minima, np.uint16, comparison.config.permutations),
         edges,
         component_of,
-        config.representative,
+        comparison.config.representative,
     )
 
 
@@ -335,33 +330,25 @@ def _of_several(cluster_members: pa.Table, groups: pa.Table, removed: pa.Table) 
     return cluster_members.filter(pc.or_(pc.or_(mask, cluster_members.column("old")), again))
 
 
-def _contained(
-    prepared: Prepared,
-    documents: pa.Table,
-    fresh: npt.NDArray[np.bool_],
-    new_nodes: Nodes,
-    new_rows: npt.NDArray[np.int64],
-    resolved: ResolvedClusters,
-    places: Mapping[str, TextPlace],
-    config: DeduplicateConfig,
-    context: StageContext,
-) -> pa.Table:
+def _contained(comparison: Comparison, resolved: ResolvedClusters) -> pa.Table:
     """Survivors of the incoming documents that lie in other survivors of the incoming documents."""
+    config, context, documents = comparison.config, comparison.context, comparison.documents
     if config.containment.action == "off":
         return CONTAINED_SCHEMA.empty_table()
     incoming = resolved.incoming
     falls = incoming.filter(pc.not_equal(incoming.column("survivor"), incoming.column("doc_id"))).column("doc_id")
     stays = pc.invert(pc.is_in(documents.column("doc_id"), value_set=falls.combine_chunks()))
-    kept = documents.column("node").to_numpy()[stays.to_numpy(zero_copy_only=False) & fresh]
-    others = np.setdiff1d(documents.column("node").to_numpy(), np.intersect1d(kept, new_nodes))
-    pairs = find_contained(prepared.sketches, prepared.fingerprints, others, config, context)
+    kept = documents.column("node").to_numpy()[stays.to_numpy(zero_copy_only=False) & comparison.fresh]
+    others = np.setdiff1d(documents.column("node").to_numpy(), np.intersect1d(kept, comparison.new_nodes))
+    pairs = find_contained(comparison.prepared.sketches, comparison.prepared.fingerprints, others, config, context)
     if not pairs.num_rows:
         return CONTAINED_SCHEMA.empty_table()
     ends = np.union1d(pairs.column("node").to_numpy(), pairs.column("other").to_numpy())
-    ids = _first_documents(documents, new_nodes, new_rows, ends)
-    length = dict(zip(new_nodes.tolist(), documents.column("length").to_numpy()[new_rows].tolist(), strict=True))
+    ids = comparison.first_documents(ends)
+    lengths = documents.column("length").to_numpy()[comparison.new_rows].tolist()
+    length = dict(zip(comparison.new_nodes.tolist(), lengths, strict=True))
     wanted = [(node, doc_id, INCOMING) for node, doc_id in ids.items()]
-    shingles = shingles_of(wanted, places, config, context, config.containment.shingle_characters)
+    shingles = shingles_of(wanted, comparison.places, config, context, config.containment.shingle_characters)
     facts = {node: (length[node], doc_id) for node, doc_id in ids.items()}
     return contained_in(pairs, shingles, facts, config.containment.threshold)
 
