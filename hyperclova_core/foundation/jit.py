@@ -62,7 +62,9 @@ def compiled(inline: bool = False, allocates: bool = False) -> Callable[[Callabl
         if cache is None:  # NUMBA_DISABLE_JIT: the function itself
             return made
         files = cache._cache_file
-        files._source_stamp = (files._source_stamp, _stamp(Path(function.__code__.co_filename)))
+        # with the version, which is compared before anything else of the file is read: what was kept of other code may name types
+        # that are there no more, and could not even be loaded
+        files._version = f"{files._version} {_stamp(Path(function.__code__.co_filename))}"
         return made
 
     return declare

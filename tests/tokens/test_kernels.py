@@ -167,5 +167,15 @@ def test_machine_code_is_made_anew_when_a_file_of_its_folder_changes(tmp_path: P
         source = (tmp_path / "inner_part.py").read_text()
         (tmp_path / "inner_part.py").write_text(source.replace("return 1", "return 22"))
         assert run() == 22
+        # a type of its arguments gets another name: what is kept names the old one
+        (tmp_path / "outer_part.py").write_text(
+            "import typing\nfrom hyperclova_core.foundation.jit import compiled\nfrom inner_part import inner\n"
+            "class Old(typing.NamedTuple):\n    value: int\n\n"
+            "@compiled()\ndef inside(given):\n    return inner() + given.value\n\ndef outer():\n    return inside(Old(1))\n"
+        )
+        assert run() == 23
+        source = (tmp_path / "outer_part.py").read_text()
+        (tmp_path / "outer_part.py").write_text(source.replace("Old", "New"))
+        assert run() == 23
     finally:
         sys.path.remove(str(tmp_path))
