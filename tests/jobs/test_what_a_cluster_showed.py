@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from hyperclova_core.jobs.config import ClusterConfig, Volume
 from hyperclova_core.jobs.kubernetes.api import Api, _refusal
+from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
 from hyperclova_core.jobs.kubernetes.rank_logs import number_of
 from hyperclova_core.jobs.kubernetes.state import usage_of
 from hyperclova_core.jobs.spec import TrainJobSpec
@@ -129,3 +130,47 @@ def test_a_signal_before_the_jobs_processes_begin_ends_it_at_once(tmp_path: Path
     assert ended.returncode == 143, ended.stderr
     told = json.loads((tmp_path / "job" / "exit.json").read_text())
     assert told["cause"]["what"] == "The job was asked to end before its processes began"
+
+
+def test_a_jobset_whose_pods_cannot_be_made_says_why_its_jobs_were_told() -> None:
+    """The JobSet itself has no event of it: they are on its child Job, NAME-n-0."""
+    one = TrainJobSpec(
+        "job-one",
+        "program",
+        {},
+        "/out",
+        1,
+        cluster=ClusterConfig(image="trainer:1", kind="jobset", processes_per_node=1),
+    )
+    labels = {"hyperclova.io/attempt": "1"}
+    refused = 'Error creating: pods "job-one-a1-n-0-0-x" is forbidden: violates PodSecurity "restricted:latest"'
+    objects: dict[str, list[dict[str, Any]]] = {
+        "JobSet": [
+            {
+                "metadata": {
+                    "name": "job-one-a1",
+                    "labels": labels,
+                    "annotations": {"hyperclova.io/spec-hash": one.hash},
+                },
+                "spec": {"replicatedJobs": []},
+            }
+        ],
+        "Job": [{"metadata": {"name": "job-one-a1-n-0"}}],
+    }
+    asked: list[str] = []
+
+    class Told:
+        """A cluster that has these objects, and one event."""
+
+        def find(
+            self, kind: str, namespace: str, labels: dict[str, str] | None = None, fields: str = ""
+        ) -> list[dict[str, Any]]:
+            asked.append(f"{kind} {labels or fields}")
+            if kind == "Event" and fields == "involvedObject.name=job-one-a1-n-0":
+                return [{"reason": "FailedCreate", "message": refused, "involvedObject": {"name": "job-one-a1-n-0"}}]
+            return objects.get(kind, [])
+
+    state = KubernetesBackend(Told()).state(one)  # type: ignore[arg-type]
+    assert state is not None
+    assert (state.phase, state.waiting) == ("starting", f"no pod can be made: {refused}")
+    assert "Job {'jobset.sigs.k8s.io/jobset-name': 'job-one-a1'}" in asked
