@@ -91,7 +91,7 @@ def pretrain_hyperclova() -> None:
             )
         except HyperclovaError as error:
             raise as_airflow_error(error) from error
-        return list(run.record()["sizes"])
+        return list(run.record().sizes)
 
     @task
     def finish() -> dict:  # type: ignore[type-arg]
