@@ -69,7 +69,8 @@ class SmokeRun:
 
     def copy_datasets(self, warehouse: Path) -> None:
         """Put what its stages made into another warehouse: a run of the same settings there takes it over."""
-        shutil.copytree(self.warehouse / "datasets", warehouse / "datasets")
+        for part in ("datasets", "restricted"):
+            shutil.copytree(self.warehouse / part, warehouse / part)
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def shown_by(cluster: FakeCluster, words: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.spark
 @pytest.mark.ranks
 def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
@@ -122,6 +123,7 @@ def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.spark
 @pytest.mark.ranks
 def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, cluster: FakeCluster) -> None:
