@@ -34,7 +34,7 @@ def linked_environment(image: str, folder: Path) -> Path:
 
 def _link(package: Distribution, packages: Path, programs: Path) -> None:
     for file in package.files or ():
-        if ".." in file.parts or file.suffix == ".pyc":
+        if ".." in file.parts:
             continue
         source, target = Path(str(package.locate_file(file))), packages / file
         if not source.is_file() or target.exists():

@@ -83,8 +83,6 @@ class MlflowSender:
                 return
 
     def _send(self, over: bool) -> None:
-        from mlflow.exceptions import MlflowException
-
         try:
             if self._client is None:
                 self._client, self._run_id = self._begin()
@@ -96,7 +94,7 @@ class MlflowSender:
             if over and self._artifact is not None:
                 self._client.log_artifact(self._run_id, self._artifact)
             self._away = False
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: rows wait, and training goes on
             if not self._away:
                 reason = without_credentials(str(error).splitlines()[0] if str(error) else type(error).__name__)
                 log.warning("MLflow cannot be reached, %d rows wait: %s", len(self._waiting), reason)

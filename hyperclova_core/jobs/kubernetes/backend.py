@@ -252,9 +252,13 @@ class KubernetesBackend:
         ended = (ended_of(pod) for pod in pods)
         found = {one.pod: _shortened(one) for one in ended if one is not None and one.code}
         new = {**kept, **found}
-        if new != kept and not _has_ended(job):
-            newest = dict(sorted(new.items(), key=lambda item: item[1]["at"])[-MOST_REMEMBERED:])
-            self._annotate(job, ENDED_ANNOTATION, json.dumps(newest, sort_keys=True, ensure_ascii=False))
+        # the first ones: what failed first brought the others down
+        first = dict(sorted(new.items(), key=lambda item: (item[1]["at"], item[0]))[:MOST_REMEMBERED])
+        if first != kept and not _has_ended(job):
+            try:
+                self._annotate(job, ENDED_ANNOTATION, json.dumps(first, sort_keys=True, ensure_ascii=False))
+            except (ConfigError, TransientError) as error:  # a look must not fail for what it would like to remember
+                log.warning("How pods of %s ended could not be noted: %s", job["metadata"]["name"], error.why)
         return {name: Ended(**value) for name, value in new.items()}
 
     def _failed_child(self, spec: TrainJobSpec, job: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -413,7 +417,9 @@ class KubernetesBackend:
 
 
 def _shortened(ended: Ended) -> dict[str, Any]:
-    cause = {key: str(value)[:REMEMBERED_CHARACTERS] for key, value in ended.cause.items()}
+    cause = {
+        key: value[:REMEMBERED_CHARACTERS] if isinstance(value, str) else value for key, value in ended.cause.items()
+    }
     return {**asdict(ended), "cause": cause}
 
 

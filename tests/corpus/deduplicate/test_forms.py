@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import numpy as np
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperclova_core.corpus.deduplicate.minhash.signatures import band_keys, similarity, sketch
-from hyperclova_core.corpus.deduplicate.text.comparison_form import EMAIL_MASK, NUMBER_MASK, form_of, signature_version
+from hyperclova_core.corpus.deduplicate.text.comparison_form import (
+    EMAIL_MASK,
+    NUMBER_MASK,
+    _letters,
+    form_of,
+    signature_version,
+    tables,
+)
+from hyperclova_core.korean.hangul import nfc
 from tests.corpus.deduplicate.texts import SYLLABLES, shingle_set
 
 PIECES = st.sampled_from(
@@ -152,3 +161,16 @@ def test_a_text_of_a_thousand_numbers_takes_as_much_room_as_one_of_a_few() -> No
     assert made.number_counts.max() == 32
     assert made.numbers[0, 31] != made.numbers[1, 31]
     assert (made.numbers[0] == made.numbers[2]).all()
+
+
+@given(st.lists(PIECES, max_size=20).map("".join), st.lists(PIECES, max_size=20).map("".join))
+def test_content_is_all_letters_and_digits_whatever_masks_stand_in_the_form(one: str, other: str) -> None:
+    _, plain = tables()
+    said = [_letters(nfc(text), plain) for text in (one, other, one.upper() + " ")]
+    made = sketch(pa.array([one, other, one.upper() + " "]), 5, 8, 20)
+    for a, b in ((0, 1), (0, 2)):
+        if said[a] and said[b]:
+            assert (made.content[a] == made.content[b]) == (said[a] == said[b])
+    for letters, numbers in zip(said, made.number_counts.tolist(), strict=True):
+        runs = re.findall("[0-9]+", "".join(map(chr, letters)))
+        assert numbers == min(len(runs), 32)

@@ -112,8 +112,9 @@ def _hash_points(points: npt.NDArray[np.uint32], start: int, end: int, numbers: 
     for position in range(start, end):
         point = points[position]
         if numbers or (point != 48 and point != NUMBER_MASK):
-            value = mixed(value ^ np.uint64(point))
-    return np.int64(value)
+            value = (value ^ np.uint64(point)) * np.uint64(0x9FB21C651E98DF25)
+            value ^= value >> np.uint64(32)
+    return np.int64(mixed(value))
 
 
 @compiled(inline=True)
@@ -172,7 +173,7 @@ def _sketch(
         start, end = starts[text], starts[text + 1]
         offsets[text] = at
         to, letters, digits, must_compose = normalise(
-            data, start, end, True, composed, classed, names, name_offsets, name_masks, points, at
+            data, start, end, composed, classed, names, name_offsets, name_masks, points, at, plain, whole
         )
         compose[text] = must_compose
         signed[text] = False
@@ -180,13 +181,12 @@ def _sketch(
             continue
         signed[text] = to - at >= short_below
         wording[text] = _hash_points(points, at, to, False)
-        size, _, _, _ = normalise(data, start, end, False, composed, plain, names, name_offsets, name_masks, whole, 0)
-        content[text] = _hash_points(whole, 0, size, True)
-        number_counts[text] = _read_numbers(whole, size, numbers[text])
+        content[text] = _hash_points(whole, 0, letters, True)
+        number_counts[text] = _read_numbers(whole, letters, numbers[text]) if digits else 0
         if not signed[text] or digits > digit_share * letters:
-            points[at : at + size] = whole[:size]
-            to = at + size
-            signed[text] = signed[text] and size >= short_below
+            points[at : at + letters] = whole[:letters]
+            to = at + letters
+            signed[text] = signed[text] and letters >= short_below
         if signed[text]:
             minima_of(points, at, to, width, odd, add, scratch, minima[text])
         at = to

@@ -82,7 +82,7 @@ def _line_hashes(
             while stop < end and data[stop] != 10:
                 stop += 1
             to, _, _, _ = normalise(
-                data, position, stop, True, True, classed, names, name_offsets, name_masks, points, 0
+                data, position, stop, True, classed, names, name_offsets, name_masks, points, 0, classed, points[:0]
             )
             value = np.uint64(to) * np.uint64(0x9E3779B97F4A7C15)
             for index in range(to):

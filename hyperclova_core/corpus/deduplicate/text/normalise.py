@@ -50,7 +50,6 @@ def normalise(
     data: npt.NDArray[np.uint8],
     start: int,
     end: int,
-    masked: bool,
     composed: bool,
     table: npt.NDArray[np.uint32],
     names: npt.NDArray[np.uint8],
@@ -58,12 +57,14 @@ def normalise(
     name_masks: npt.NDArray[np.uint32],
     out: npt.NDArray[np.uint32],
     at: int,
+    plain: npt.NDArray[np.uint32],
+    whole: npt.NDArray[np.uint32],
 ) -> tuple[int, int, int, bool]:
     """The form of the UTF-8 bytes data[start:end], written to `out` from `at` on.
 
     Args:
-        masked: classes and masks; else letters and digits as they are (`table` is the plain one then).
         composed: the text is known to be NFC.
+        plain, whole: where `whole` has room, it gets all letters and digits as they are, by the table `plain`.
 
     Returns:
         (where the form ends in `out`, letters before masks took their place, digits among them, whether the text has to
@@ -89,60 +90,65 @@ def normalise(
                 | (data[position + 3] & 0x3F)
             )
             width = 4
-        if masked:
-            ascii_digit = 48 <= byte <= 57
-            if run and not ascii_digit:
-                separator = (byte == 45 or byte == 46) and joined
-                if separator and position + 1 < end and 48 <= data[position + 1] <= 57:
-                    joined = False  # one separator only: the digit behind it joins again
-                else:
-                    if MASK_DIGITS[0] <= run <= MASK_DIGITS[1]:
-                        out[run_start] = np.uint32(NUMBER_MASK)
-                        to = run_start + 1
-                    run = 0
-            if byte == 64 and local:
-                domain = _end_of_domain(data, position + 1, end)
-                if domain >= 0:
-                    for inside in range(position + 1, domain):
-                        if data[inside] != 45 and data[inside] != 46:
-                            letters += 1
-                            digits += 48 <= data[inside] <= 57
-                    out[local_start] = np.uint32(EMAIL_MASK)
-                    to = local_start + 1
-                    position, local = domain, 0
-                    continue
-            if byte == 91:
-                skipped = 0
-                for name in range(name_masks.size):
-                    first, size = name_offsets[name], name_offsets[name + 1] - name_offsets[name]
-                    if position + size <= end:
-                        same = True
-                        for index in range(size):
-                            if data[position + index] != names[first + index]:
-                                same = False
-                                break
-                        if same:
-                            out[to] = name_masks[name]
-                            to += 1
-                            skipped = size
-                            for index in range(size):
-                                letters += names[first + index] >= 65 and names[first + index] <= 90
-                            break
-                if skipped:
-                    position += skipped
-                    local = 0
-                    continue
-            if _in_local_part(byte):
-                if not local:
-                    local_start = to
-                local += 1
+        ascii_digit = 48 <= byte <= 57
+        if run and not ascii_digit:
+            separator = (byte == 45 or byte == 46) and joined
+            if separator and position + 1 < end and 48 <= data[position + 1] <= 57:
+                joined = False  # one separator only: the digit behind it joins again
             else:
+                if MASK_DIGITS[0] <= run <= MASK_DIGITS[1]:
+                    out[run_start] = np.uint32(NUMBER_MASK)
+                    to = run_start + 1
+                run = 0
+        if byte == 64 and local:
+            domain = _end_of_domain(data, position + 1, end)
+            if domain >= 0:
+                for inside in range(position + 1, domain):
+                    if data[inside] != 45 and data[inside] != 46:
+                        if whole.size:
+                            whole[letters] = plain[data[inside]]
+                        letters += 1
+                        digits += 48 <= data[inside] <= 57
+                out[local_start] = np.uint32(EMAIL_MASK)
+                to = local_start + 1
+                position, local = domain, 0
+                continue
+        if byte == 91:
+            skipped = 0
+            for name in range(name_masks.size):
+                first, size = name_offsets[name], name_offsets[name + 1] - name_offsets[name]
+                if position + size <= end:
+                    same = True
+                    for index in range(size):
+                        if data[position + index] != names[first + index]:
+                            same = False
+                            break
+                    if same:
+                        out[to] = name_masks[name]
+                        to += 1
+                        skipped = size
+                        for index in range(size):
+                            letter = names[first + index]
+                            if 65 <= letter <= 90:
+                                if whole.size:
+                                    whole[letters] = letter + 32
+                                letters += 1
+                        break
+            if skipped:
+                position += skipped
                 local = 0
-            if ascii_digit:
-                if not run:
-                    run_start = to
-                run += 1
-                joined = True
+                continue
+        if _in_local_part(byte):
+            if not local:
+                local_start = to
+            local += 1
+        else:
+            local = 0
+        if ascii_digit:
+            if not run:
+                run_start = to
+            run += 1
+            joined = True
         if point < table.size:
             value = table[point]
             if value & np.uint32(0x80000000):
@@ -152,10 +158,12 @@ def normalise(
             if value:
                 out[to] = value
                 to += 1
+                if whole.size:
+                    whole[letters] = plain[point] & np.uint32(0x7FFFFFFF)
                 letters += 1
-                digits += value == 48 and masked
+                digits += value == 48
         position += width
-    if masked and run and MASK_DIGITS[0] <= run <= MASK_DIGITS[1]:
+    if run and MASK_DIGITS[0] <= run <= MASK_DIGITS[1]:
         out[run_start] = np.uint32(NUMBER_MASK)
         to = run_start + 1
     return to, letters, digits, False
