@@ -36,8 +36,20 @@ from tests.object_store import ACCESS, SECRET, FaultProxy, ObjectStore, weed_pro
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 PORTAL = ROOT / "conf" / "demo" / "portal"
-KILL_TABLE: list[tuple[str, str, int]] = []
-"""(where, at which point, datasets visible then) of every kill that a second run made good."""
+LONGEST = (
+    "smoke",
+    "tests/training/test_faults.py",
+    "tests/corpus/deduplicate/test_stage.py",
+    "tests/kills/test_kills.py",
+    "tests/test_images.py",
+    "tests/training/test_parallel.py",
+    "tests/training/test_checkpoints.py",
+    "tests/kills/test_spark_kills.py",
+    "tests/jobs/test_kubernetes.py",
+    "tests/jobs/test_spark_cluster.py",
+    "tests/tokens/test_tokenizer.py",
+)
+"""Groups of tests that two workers begin with, so that none is left alone at the end with a long one (docs/decisions/0022)."""
 SMALL_JVM = {
     "spark.driver.memory": "1g",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
@@ -174,11 +186,33 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return ingested(tmp_path_factory.mktemp("portal"), *portal_sources())
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of kill points."""
-    if not KILL_TABLE:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For workers side by side: a file's tests stay together, so that what a module makes is made once; so do those of the smoke run."""
+    if not hasattr(config, "workerinput"):
         return
-    counts = Counter(KILL_TABLE)
-    terminalreporter.section(f"{len(KILL_TABLE)} kills, each followed by a run that ended with the same bytes")
-    for (where, name, seen), times in counts.items():
-        terminalreporter.write_line(f"  {where:<6} {name:<48} {times:>3} x   {seen} of 2 datasets visible")
+    together = {item.path for item in items if "smoke" in getattr(item, "fixturenames", ())}
+    groups = {item: "smoke" if item.path in together else item.path.relative_to(ROOT).as_posix() for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    places = {group: place for place, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(groups[item], len(places)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests wish to show (`record_property("table", text)`), and the table of kill points; from all workers."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    told = [
+        (name, value)
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+    ]
+    for name, value in told:
+        if name == "table":
+            terminalreporter.write_line(value)
+    kills = Counter((where, point, seen) for name, value in told if name == "kill" for where, point, seen in [value])
+    if not kills:
+        return
+    terminalreporter.section(f"{kills.total()} kills, each followed by a run that ended with the same bytes")
+    for (where, point, seen), times in kills.items():
+        terminalreporter.write_line(f"  {where:<6} {point:<48} {times:>3} x   {seen} of 2 datasets visible")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ from hyperclova_core.foundation.corpora.retention import find_garbage, remove
 from hyperclova_core.foundation.storage import retries
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests import object_store as faulty
-from tests.conftest import KILL_TABLE
 from tests.kills.work import Points, bytes_of, chain, killed_child, source_files, visible
 from tests.object_store import Exchange, FaultProxy
 
 
-def check_after(warehouse: Warehouse, folder: str, clean: list[object], name: str, where: str) -> int:
-    """After a kill: nothing half is visible; a second run gives the same; gc leaves exactly what the manifests name."""
+def check_after(warehouse: Warehouse, folder: str, clean: list[object], name: str) -> int:
+    """After a kill: nothing half is visible; a second run gives the same; gc leaves exactly what the manifests name.
+
+    Returns how many datasets were visible then.
+    """
     seen = visible(warehouse)
     assert len(seen) <= 2
     made = chain(warehouse, folder)
@@ -39,11 +42,10 @@ def check_after(warehouse: Warehouse, folder: str, clean: list[object], name: st
         if not path.endswith(("manifest.json", "attempt.json"))
     }
     assert left == named, name
-    KILL_TABLE.append((where, name, len(seen)))
     return len(seen)
 
 
-def test_killed_at_every_point_on_disk(tmp_path: Path) -> None:
+def test_killed_at_every_point_on_disk(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     folder = source_files(tmp_path / "files")
     clean_house = Warehouse(str(tmp_path / "clean"))
     recorded = Points()
@@ -65,11 +67,14 @@ def test_killed_at_every_point_on_disk(tmp_path: Path) -> None:
             Points(number).on_disk_and(lambda: chain(warehouse, folder))
 
         assert killed_child(work), name
-        check_after(warehouse, folder, clean, name, "disk")
+        record_property("kill", ("disk", name, check_after(warehouse, folder, clean, name)))
 
 
 def test_killed_at_every_write_to_the_object_store(
-    faults: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faults: FaultProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr(retries, "BASE_SECONDS", 0.01)
     folder = source_files(tmp_path / "files")
@@ -110,7 +115,8 @@ def test_killed_at_every_write_to_the_object_store(
             assert _killed_from_outside(lambda warehouse=warehouse: _quietly(chain, warehouse, folder), pids), name
             faults.set_plan()
             short = "a unit record" if len(name) == 37 else name
-            check_after(warehouse, folder, clean, f"{moment} the PUT of {short}", "S3")
+            name = f"{moment} the PUT of {short}"
+            record_property("kill", ("S3", name, check_after(warehouse, folder, clean, name)))
 
 
 def _quietly(function, *args):  # type: ignore[no-untyped-def]

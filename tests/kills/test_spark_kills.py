@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
-from tests.conftest import KILL_TABLE, ROOT
+from tests.conftest import ROOT
 from tests.kills.spark_chain import BUCKETS
 from tests.kills.work import KILL_FILE, bytes_of, chain, source_files, visible
 
@@ -34,7 +35,11 @@ def clean(tmp_path_factory: pytest.TempPathFactory, spark_engine: SparkEngine) -
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_under_spark(
-    point: str, clean: tuple[str, list[object]], tmp_path: Path, spark_engine: SparkEngine
+    point: str,
+    clean: tuple[str, list[object]],
+    tmp_path: Path,
+    spark_engine: SparkEngine,
+    record_property: Callable[[str, object], None],
 ) -> None:
     folder, expected = clean
     warehouse = Warehouse(str(tmp_path / "w"))
@@ -54,4 +59,4 @@ def test_killed_under_spark(
         assert list(Path(warehouse.uri).glob("datasets/odd/*/units/*.json")), "finished units are kept"
     made = chain(warehouse, folder, spark_engine, BUCKETS, deduplicated=True)
     assert bytes_of(made) == expected
-    KILL_TABLE.append(("Spark", point, len(seen)))
+    record_property("kill", ("Spark", point, len(seen)))
