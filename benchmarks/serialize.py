@@ -300,7 +300,7 @@ def job(
     started = time.perf_counter()
     written = write_shards(documents, None, str(tokenizer), facts, shard_tokens, context)
     seconds = time.perf_counter() - started
-    sums = [entry["checksum"] for shard in written.shards for entry in shard["shards"]]
+    sums = [entry.checksum for shard in written.shards for entry in shard.shards]
     return seconds, written, fingerprint(sums)
 
 
@@ -409,7 +409,7 @@ def peers(bench: Bench) -> dict[str, float]:
         facts = json.loads(result.stdout.strip().splitlines()[-1])
         rates[mode] = facts["bytes"] / 1e6 / facts["seconds"]
         _, written, _ = job(documents, folder, bench.folder / "job", LocalEngine(), 1 << 60)
-        ours = bench.folder / "job" / written.shards[0]["prefix"]
+        ours = bench.folder / "job" / written.shards[0].prefix
         same = all(
             Path(f"{ours}.{suffix}").read_bytes() == (bench.folder / f"{mode}.{suffix}").read_bytes()
             for suffix in ("bin", "idx")

@@ -196,7 +196,7 @@ class SparkStageOperator(SparkSubmitOperator):
 class _NoEngine:
     """Stands where nothing is left to run; a stage that asks for it all the same is a bug."""
 
-    def map_units(self, function: Any, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def map_units(self, function: Any, units: Any, answer: Any) -> Any:
         raise AirflowException("a reused stage asked for an engine")
 
     def spark(self) -> Any:

@@ -98,8 +98,8 @@ def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> O
     """Ingest a source's files into a dataset folder of its own."""
     refuse_datasets(path for source in config.sources for path in source.paths)
     files = find_files(config)
-    refuse_datasets(str(file["path"]) for file in files)
-    size = sum(file["bytes"] for file in files)
+    refuse_datasets(file.path for file in files)
+    size = sum(file.bytes for file in files)
     buckets = 1
     while buckets * BUCKET_BYTES < size:
         buckets *= 2
@@ -112,7 +112,7 @@ def ingest_files(config: IngestConfig, output: str, seed: int, engine: str) -> O
 def run_stage(request: StageRequest, engine: str) -> Outcome:
     """Plan and execute one stage on this machine, with progress on a terminal."""
     plan = plan_stage(request)
-    size = sum(file["bytes"] for file in request.files) + sum(
+    size = sum(file.bytes for file in request.files) + sum(
         table.bytes for dataset in request.inputs.values() for table in dataset.manifest.tables.values()
     )
     worker = worker_for(request.definition.name, size, engine)

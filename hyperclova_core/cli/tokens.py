@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pyarrow as pa
@@ -24,6 +24,9 @@ from hyperclova_core.tokens.serialize.stage import serialize as serialize_stage
 from hyperclova_core.tokens.serialize.stage import write_shards
 from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 from hyperclova_core.tokens.tokenizer_training.stage import train_tokenizer
+
+if TYPE_CHECKING:
+    from hyperclova_core.tokens.serialize.shards import WrittenShard
 
 
 @click.command()
@@ -251,13 +254,13 @@ def serialize(
     finally:
         worker.close()
     for shard in written.shards:
-        target = output if shard_tokens is None else f"{output}-{shard['name'].rpartition('-')[2]}"
-        publish_shard(storage.join(work, shard["prefix"]), target, shard, facts, seed)
+        target = output if shard_tokens is None else f"{output}-{shard.name.rpartition('-')[2]}"
+        publish_shard(storage.join(work, shard.prefix), target, shard, facts, seed)
     storage.remove_tree(work)
     storage.remove_tree(f"{work}.input")
-    documents, tokens, size = (
-        sum(shard[name] for shard in written.shards) for name in ("documents", "tokens", "bytes")
-    )
+    documents = sum(shard.documents for shard in written.shards)
+    tokens = sum(shard.tokens for shard in written.shards)
+    size = sum(shard.bytes for shard in written.shards)
     share = written.missed / max(1, written.pretokens)
     click.echo(
         f"{documents:,} documents, {tokens:,} tokens, {size / max(1, tokens - documents):.3f} bytes a token,"
@@ -265,7 +268,7 @@ def serialize(
     )
 
 
-def publish_shard(source: str, target: str, shard: dict[str, Any], facts: dict[str, Any], seed: int) -> None:
+def publish_shard(source: str, target: str, shard: WrittenShard, facts: dict[str, Any], seed: int) -> None:
     """Give a shard's files their names; its PREFIX.json, which says that it is whole, comes last."""
     from hyperclova_core.tokens.serialize.stage import side_of
 

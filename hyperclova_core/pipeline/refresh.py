@@ -21,7 +21,7 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
     """Record a night's run, or None (with a word in the log) when nothing is new."""
     before = current(warehouse, recipe.name)
     known = set(before.files if before else ())
-    new = [file for file in find_files(recipe.refresh.sources) if file["checksum"] not in known]
+    new = [file for file in find_files(recipe.refresh.sources) if file.checksum not in known]
     if not new:
         log.info(
             "Nothing new has landed since version %s of the corpus (%s)",
@@ -29,7 +29,7 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
             before.published_at if before else "never published",
         )
         return None
-    log.info("%d new files, %d bytes", len(new), sum(file["bytes"] for file in new))
+    log.info("%d new files, %d bytes", len(new), sum(file.bytes for file in new))
     history = before.history if before else ""
     return prepare_run(
         warehouse,
@@ -37,7 +37,7 @@ def prepare_refresh(warehouse: Warehouse, run_id: str, recipe: Recipe) -> RunFol
         recipe,
         sizes=(),
         kind="refresh",
-        only_files=tuple(sorted({file["checksum"] for file in new})),
+        only_files=tuple(sorted({file.checksum for file in new})),
         beside=Beside(
             history or first_version(warehouse, recipe.deduplicate).uri,
             tuple(part.uri for part in before.parts if part.kind == "tombstones") if before else (),

@@ -48,7 +48,7 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
     config = node.config(recipe, record.kind, size)
     files = find_files(config) if isinstance(config, IngestConfig) else []
     if record.only_files is not None:
-        files = [file for file in files if file["checksum"] in set(record.only_files)]
+        files = [file for file in files if file.checksum in set(record.only_files)]
     return StageRequest(
         definition=load_stage(node.reference),
         config=config,

@@ -151,8 +151,8 @@ def test_missing_truncated_and_flipped_parts_are_named(made: Dataset) -> None:
 
 def test_a_damaged_record_of_a_unit_costs_that_unit_only(portal: Dataset, tmp_path: Path) -> None:
     class Dies(LocalEngine):
-        def map_units(self, function, units):  # type: ignore[no-untyped-def]
-            super().map_units(function, units)
+        def map_units(self, function, units, answer):  # type: ignore[no-untyped-def]
+            super().map_units(function, units, answer)
             raise KeyboardInterrupt
 
     plan = plan_stage(request(portal, tmp_path / "out", KeepConfig()))

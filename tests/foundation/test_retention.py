@@ -125,8 +125,8 @@ def test_a_clean_up_that_takes_a_running_attempt_for_dead_loses_nothing(
     warehouse: Warehouse, portal: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(LocalEngine):
-        def map_units(self, function, units):  # type: ignore[no-untyped-def]
-            results = super().map_units(function, units)
+        def map_units(self, function, units, answer):  # type: ignore[no-untyped-def]
+            results = super().map_units(function, units, answer)
             remove(warehouse, find_garbage(warehouse, older_than=0))
             return results
 

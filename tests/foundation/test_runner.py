@@ -79,7 +79,7 @@ def test_a_stage_that_loses_documents_commits_nothing(portal: Dataset, tmp_path:
 
 def test_finished_units_are_taken_over_by_the_next_attempt(portal: Dataset, tmp_path: Path) -> None:
     class Dies(LocalEngine):
-        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+        def map_units(self, function, units, answer):  # type: ignore[no-untyped-def]
             function(units[0])
             raise KeyboardInterrupt
 
@@ -106,11 +106,11 @@ def test_an_attempt_that_is_overtaken_yields_to_the_winner(tmp_path: Path) -> No
     class Overtaken(LocalEngine):
         phase = 0
 
-        def map_units(self, function, units):  # type: ignore[no-untyped-def]
+        def map_units(self, function, units, answer):  # type: ignore[no-untyped-def]
             self.phase += 1
             if self.phase == 2:
                 assert not execute(plan_stage(wanted), LocalEngine()).reused
-            return super().map_units(function, units)
+            return super().map_units(function, units, answer)
 
     outcome = execute(plan_stage(wanted), Overtaken())
     assert outcome.reused

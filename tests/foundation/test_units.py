@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,24 +13,46 @@ from hypothesis import strategies as st
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Target
-from hyperclova_core.foundation.stages.engines import TASK_WEIGHT, LocalEngine, SparkEngine, grouped, tasks_for
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine, grouped, tasks_for
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import TASK_WEIGHT, UnitResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
+
+
+class Named(WorkUnit):
+    name: str
+
+
+class Number(WorkUnit):
+    number: int
+    fails: int | None = None
+
+
+class NameResult(UnitResult):
+    name: str
+
+
+class NumberResult(UnitResult):
+    number: int
+    task: int
+
+
+UNITS = [Named(identity={"name": name}, name=name) for name in ("one", "two")]
 
 
 def context(folder: Path, engine: LocalEngine | None = None) -> StageContext:
     return StageContext("stage", "1", 0, 1, "a", Target(str(folder)), "fingerprint", engine or LocalEngine())
 
 
-def writes(folder: Path, boot: str) -> Any:
+def writes(folder: Path, boot: str) -> Callable[[Named], NameResult]:
     """A unit that leaves a file, and counts how often it ran."""
 
-    def function(unit: dict[str, Any]) -> dict[str, Any]:
-        path = folder / unit["identity"]["name"]
+    def function(unit: Named) -> NameResult:
+        path = folder / unit.name
         path.write_text("x")
         with (folder / "ran").open("a") as file:
-            file.write(unit["identity"]["name"] + "\n")
-        return {"files": [str(path)], "boot": boot, "name": unit["identity"]["name"]}
+            file.write(unit.name + "\n")
+        return NameResult(files=(str(path),), boot=boot, name=unit.name)
 
     return function
 
@@ -38,27 +60,25 @@ def writes(folder: Path, boot: str) -> Any:
 def test_files_that_were_not_synced_count_until_the_machine_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    units = [{"identity": {"name": name}} for name in ("one", "two")]
     monkeypatch.setattr(storage, "boot_of", lambda _: "this boot")
     work = writes(tmp_path, "this boot")
-    first, taken = run_units(context(tmp_path), work, units, "phase")
+    first, taken = run_units(context(tmp_path), work, UNITS, "phase", NameResult)
     assert taken == 0
-    assert run_units(context(tmp_path), work, units, "phase") == (first, 2)
+    assert run_units(context(tmp_path), work, UNITS, "phase", NameResult) == (first, 2)
     monkeypatch.setattr(storage, "boot_of", lambda _: "the next boot")
-    again, taken = run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")
+    again, taken = run_units(context(tmp_path), writes(tmp_path, ""), UNITS, "phase", NameResult)
     assert taken == 0
-    assert [result["name"] for result in again] == ["one", "two"]
+    assert [result.name for result in again] == ["one", "two"]
     # synced files count for whoever comes
     monkeypatch.setattr(storage, "boot_of", lambda _: "")
-    assert run_units(context(tmp_path), work, units, "phase")[1] == 2
+    assert run_units(context(tmp_path), work, UNITS, "phase", NameResult)[1] == 2
     assert (tmp_path / "ran").read_text().split() == ["one", "two"] * 2
 
 
 def test_a_record_that_a_crash_left_empty_costs_its_unit(tmp_path: Path) -> None:
-    units = [{"identity": {"name": name}} for name in ("one", "two")]
-    run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")
+    run_units(context(tmp_path), writes(tmp_path, ""), UNITS, "phase", NameResult)
     next((tmp_path / "units").iterdir()).write_bytes(b"\0" * 200)
-    assert run_units(context(tmp_path), writes(tmp_path, ""), units, "phase")[1] == 1
+    assert run_units(context(tmp_path), writes(tmp_path, ""), UNITS, "phase", NameResult)[1] == 1
     assert len((tmp_path / "ran").read_text().split()) == 3
 
 
@@ -86,13 +106,12 @@ def test_only_a_disk_of_one_machine_names_its_boot(
 
 def test_a_unit_that_is_run_again_in_its_task_is_taken_over(tmp_path: Path) -> None:
     class Twice(LocalEngine):
-        def map_units(self, function, units):  # type: ignore[no-untyped-def]
-            super().map_units(function, units)
-            return super().map_units(function, units)
+        def map_units(self, function, units, answer):  # type: ignore[no-untyped-def]
+            super().map_units(function, units, answer)
+            return super().map_units(function, units, answer)
 
-    units = [{"identity": {"name": name}} for name in ("one", "two")]
-    results, _ = run_units(context(tmp_path, Twice()), writes(tmp_path, ""), units, "phase")
-    assert [result["name"] for result in results] == ["one", "two"]
+    results, _ = run_units(context(tmp_path, Twice()), writes(tmp_path, ""), UNITS, "phase", NameResult)
+    assert [result.name for result in results] == ["one", "two"]
     assert (tmp_path / "ran").read_text().split() == ["one", "two"]
 
 
@@ -117,16 +136,18 @@ def test_units_without_a_weight_are_tasks_of_their_own() -> None:
 def test_results_of_shared_tasks_come_in_order_and_an_error_is_raised(spark_engine: SparkEngine) -> None:
     from hyperclova_core.foundation.errors import DataError
 
-    def work(unit: dict[str, Any]) -> dict[str, Any]:
+    def work(unit: Number) -> NumberResult:
         from pyspark import TaskContext
 
-        if unit["number"] == unit.get("fails"):
-            raise DataError("This one fails", why=json.dumps(unit["number"]))
-        return {"number": unit["number"], "task": TaskContext.get().partitionId()}
+        if unit.number == unit.fails:
+            raise DataError("This one fails", why=json.dumps(unit.number))
+        task = TaskContext.get()
+        assert task is not None
+        return NumberResult(number=unit.number, task=task.partitionId())
 
-    units = [{"number": number, "weight": 100 - number} for number in range(9)]
-    found = spark_engine.map_units(work, units)
-    assert [result["number"] for result in found] == list(range(9))
-    assert {result["task"] for result in found} == {0, 1}
+    units = [Number(number=number, weight=100 - number) for number in range(9)]
+    found = spark_engine.map_units(work, units, NumberResult)
+    assert [result.number for result in found] == list(range(9))
+    assert {result.task for result in found} == {0, 1}
     with pytest.raises(DataError, match="This one fails"):
-        spark_engine.map_units(work, [{**unit, "fails": 4} for unit in units])
+        spark_engine.map_units(work, [unit.model_copy(update={"fails": 4}) for unit in units], NumberResult)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from hyperclova_core.foundation.datasets.document_schema import TIERS
 from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.datasets.parquet_writer import HASHES, TableWriter, abandoned_on_error
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
 
 BATCH_ROWS = 1024
@@ -49,28 +49,35 @@ def make_sketches(
     entries = dataset.table("documents").files
     marks = [file_checksum(path) if path else None for path in (boilerplate, items)]
     units = [
-        {"identity": {"checksum": entry.checksum, "beside": marks}, "path": path, "bucket": entry.bucket or 0}
+        BucketUnit(identity={"checksum": entry.checksum, "beside": marks}, path=path, bucket=entry.bucket or 0)
         for entry, path in zip(entries, dataset.files(), strict=True)
     ]
     work = partial(_sketch_unit, config=config, context=context.for_workers(), boilerplate=boilerplate, items=items)
-    results, _ = run_units(context, work, units, "sketches")
-    made = [SketchFile(result["files"][0], result["signed"], result["fingerprints"]) for result in results]
+    results, _ = run_units(context, work, units, "sketches", _Sketched)
+    made = [SketchFile(result.files[0], result.signed, result.fingerprints) for result in results]
     context.scrap.files.extend(sketch.path for sketch in made)
     return made
 
 
+class _Sketched(UnitResult):
+    """How many signatures and fingerprints the unit's file holds."""
+
+    signed: int
+    fingerprints: int
+
+
 def _sketch_unit(
-    unit: dict[str, Any],
+    unit: BucketUnit,
     *,
     config: DeduplicateConfig,
     context: StageContext,
     boilerplate: str | None,
     items: str | None,
-) -> dict[str, Any]:
-    root, path = context.target.root(True), f"{context.attempt_path}/sketches/bucket-{unit['bucket']:05d}.parquet"
+) -> _Sketched:
+    root, path = context.target.root(True), f"{context.attempt_path}/sketches/bucket-{unit.bucket:05d}.parquet"
     writer = TableWriter(root, path, SKETCH_SCHEMA, layout=HASHES)
     signed = fingerprints = 0
-    with abandoned_on_error(writer), storage.open_parquet(unit["path"]) as file:
+    with abandoned_on_error(writer), storage.open_parquet(unit.path) as file:
         for documents in file.iter_batches(batch_size=BATCH_ROWS, columns=READ):
             for part in in_pieces(documents):
                 made = sketch_batch(part, config, boilerplate, items)
@@ -78,7 +85,7 @@ def _sketch_unit(
                 fingerprints += int(pc.sum(pc.binary_length(made.column("fingerprints"))).as_py() or 0) // 8
                 writer.write(made)
         writer.close()
-    return {"files": [storage.join(root, path)], "signed": signed, "fingerprints": fingerprints}
+    return _Sketched(files=(storage.join(root, path),), signed=signed, fingerprints=fingerprints)
 
 
 def in_pieces(documents: pa.RecordBatch, limit: int = 64 << 20) -> Iterator[pa.RecordBatch]:

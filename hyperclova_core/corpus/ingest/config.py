@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import NO_IDENTITY, Config
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages.source_stages import describe_file
+from hyperclova_core.foundation.stages.units import SourceFile
 
 Format = Literal["auto", "jsonl", "parquet", "html", "warc", "mediawiki", "text", "mallard", "gettext"]
 
@@ -67,13 +68,13 @@ class IngestConfig(Config):
         return next(source for source in self.sources if source.name == name)
 
 
-def find_files(config: IngestConfig) -> list[dict[str, Any]]:
+def find_files(config: IngestConfig) -> list[SourceFile]:
     """All files of all sources, in a fixed order, with their checksums.
 
     Raises:
         DataError: a path is missing or unreadable, or a source that is not optional has no file.
     """
-    found: list[dict[str, Any]] = []
+    found: list[SourceFile] = []
     for source in sorted(config.sources, key=lambda item: item.name):
         files: dict[str, str] = {}
         for pattern in source.paths:
@@ -94,16 +95,16 @@ def find_files(config: IngestConfig) -> list[dict[str, Any]]:
                     remedy=f"chmod u+r {path}",
                 )
             found.append(describe_file(path, files[path], source.name))
-    if found and not any(file["bytes"] for file in found):
+    if found and not any(file.bytes for file in found):
         raise DataError(
-            "All source files are empty", where=found[0]["path"], why="0 bytes in every file", remedy="check the export"
+            "All source files are empty", where=found[0].path, why="0 bytes in every file", remedy="check the export"
         )
     for source in config.sources:
-        own = [file for file in found if file["source"] == source.name]
-        if own and not any(file["bytes"] for file in own):
+        own = [file for file in found if file.source == source.name]
+        if own and not any(file.bytes for file in own):
             raise DataError(
                 f"Source {source.name} is empty",
-                where=own[0]["path"],
+                where=own[0].path,
                 why=f"0 bytes in {len(own)} file(s)",
                 remedy="check the export, or remove the source from the recipe",
             )

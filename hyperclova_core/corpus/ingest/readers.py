@@ -31,6 +31,7 @@ from hyperclova_core.corpus.ingest.records import Item, Record, Refused, Unreada
 from hyperclova_core.corpus.ingest.text import UndecodableError, declared_charset, decode_page
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest128
+from hyperclova_core.foundation.stages.units import SourceFile
 
 BROKEN_STREAM = (EOFError, OSError, zlib.error, lzma.LZMAError)
 MESSAGE_MIN_CHARACTERS = 60
@@ -73,21 +74,21 @@ def open_stream(path: str) -> IO[bytes]:
     return open(path, "rb")
 
 
-def read_file(file: dict[str, Any], source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_file(file: SourceFile, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """All items of one file.
 
     Raises:
         DataError: no reader knows the file's format.
     """
-    chosen = known_format(file["path"]) if source.format == "auto" else source.format
+    chosen = known_format(file.path) if source.format == "auto" else source.format
     if chosen is None:
         raise DataError(
             "The format of a file is not known",
-            where=file["path"],
-            why=f"nothing is known of the suffix {os.path.splitext(file['path'])[1]!r}",
+            where=file.path,
+            why=f"nothing is known of the suffix {os.path.splitext(file.path)[1]!r}",
             remedy="set `format` of the source (jsonl, parquet, html, warc, mediawiki, text, mallard, gettext)",
         )
-    yield from READERS[chosen](file["path"], file["name"], source, config)
+    yield from READERS[chosen](file.path, file.name, source, config)
 
 
 def read_jsonl(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:

@@ -24,6 +24,7 @@ from hyperclova_core.foundation.datasets.document_schema import (
 from hyperclova_core.foundation.hashing import pseudonym
 from hyperclova_core.foundation.secrets import pseudonym_key, pseudonym_key_id
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, source_stage
+from hyperclova_core.foundation.stages.units import SourceFile
 from hyperclova_core.korean.hangul import language_of, nfc
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -52,12 +53,12 @@ def _resources(config: IngestConfig) -> dict[str, str]:
 
 
 @source_stage("ingest", version="2", resources=_resources)
-def ingest(file: dict[str, Any], config: IngestConfig, context: StageContext) -> Iterator[SourceBatch]:
+def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Iterator[SourceBatch]:
     """Read one foreign file.
 
     Every record becomes one row: a document, a refused record with its reason, or a quarantined one with its place.
     """
-    source = config.source(file["source"])
+    source = config.source(file.source)
     batch = _Batch()
     for item in read_file(file, source, config):
         if isinstance(item, Unreadable):

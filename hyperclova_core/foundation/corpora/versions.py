@@ -24,7 +24,6 @@ from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import (
     Counters,
-    FileEntry,
     Manifest,
     Table,
     content_digest,
@@ -37,6 +36,7 @@ from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies
 from hyperclova_core.foundation.stages.kinds import Artifact, Engine, StageContext, artifact_stage, definition_of
 from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages.units import TablesResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.foundation.warehouse import Warehouse
 
@@ -291,23 +291,29 @@ def compact_parts(inputs: Mapping[str, Dataset], config: CompactConfig, context:
     files = _part_files(inputs, list(config.kinds))
     checksums = [[entry["checksum"] for entry in part["files"]] for part in files]
     units = [
-        {"identity": {"bucket": bucket, "buckets": context.buckets, "parts": checksums}, "bucket": bucket}
+        _CompactUnit(identity={"bucket": bucket, "buckets": context.buckets, "parts": checksums}, bucket=bucket)
         for bucket in range(context.buckets)
     ]
     work = partial(_compact_unit, files=files, context=context.for_workers())
-    results, _ = run_units(context, work, units, "compact")
-    entries = [FileEntry.model_validate(result["documents"]) for result in results]
+    results, _ = run_units(context, work, units, "compact", TablesResult)
+    entries = [result.tables["documents"] for result in results]
     return Artifact({"documents": entries}, merge_tallies(results).counters())
 
 
-def _compact_unit(unit: dict[str, Any], *, files: list[dict[str, Any]], context: StageContext) -> dict[str, Any]:
-    documents, superseded, removed = _merged(files, unit["bucket"], context.buckets)
+class _CompactUnit(WorkUnit):
+    """A bucket of the compacted corpus."""
+
+    bucket: int
+
+
+def _compact_unit(unit: _CompactUnit, *, files: list[dict[str, Any]], context: StageContext) -> TablesResult:
+    documents, superseded, removed = _merged(files, unit.bucket, context.buckets)
     tally = Tally()
     for part in (documents, superseded, removed):
         for batch in part.to_batches():
             tally.see_in(batch)
-    root, path = context.target.root(False), bucket_path(context, "documents", unit["bucket"])
-    writer = TableWriter(root, path, DOCUMENT_SCHEMA, unit["bucket"])
+    root, path = context.target.root(False), bucket_path(context, "documents", unit.bucket)
+    writer = TableWriter(root, path, DOCUMENT_SCHEMA, unit.bucket)
     with abandoned_on_error(writer):
         for batch in documents.to_batches():
             writer.write(batch)
@@ -316,7 +322,7 @@ def _compact_unit(unit: dict[str, Any], *, files: list[dict[str, Any]], context:
     for table, reason in ((superseded, "superseded"), (removed, "removed")):
         for batch in table.to_batches():
             tally.see_rejected(batch, [reason] * batch.num_rows)
-    return {"files": [storage.join(root, path)], "documents": entry.model_dump(), "tally": tally.to_dict()}
+    return TablesResult(files=(storage.join(root, path),), tables={"documents": entry}, counters=tally.counters())
 
 
 def _part_files(inputs: Mapping[str, Dataset], kinds: list[str]) -> list[dict[str, Any]]:

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, REJECTED_SCHEMA
-from hyperclova_core.foundation.datasets.manifest import FileEntry, Table, file_checksum
+from hyperclova_core.foundation.datasets.manifest import Table, file_checksum
 from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, StageDefinition, load_function, load_stage
+from hyperclova_core.foundation.stages.units import BucketUnit, TablesResult, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
 
 if TYPE_CHECKING:
@@ -59,32 +61,30 @@ def run_corpus_stage(
     dataset = inputs["documents"] if "documents" in inputs else next(iter(inputs.values()))
     given = inputs if definition.project is None else frame_of(dataset, definition, config, context)
     decisions: Decisions = definition.function(given, config, context)
-    rewrite = None if decisions.rewrite is None else [decisions.rewrite.reference, decisions.rewrite.argument]
+    rewrite = None if decisions.rewrite is None else (decisions.rewrite.reference, decisions.rewrite.argument)
     decided = _write_decisions(decisions, context, dataset)
     units = [
-        {
-            "identity": {
+        _MergeUnit(
+            identity={
                 "checksum": entry.checksum,
                 "bucket": entry.bucket,
                 "decisions": decided[entry.bucket or 0][1],
                 "additions": file_checksum(additions) if additions else None,
                 "rewrite": [decisions.rewrite.reference, decisions.rewrite.identity] if decisions.rewrite else None,
             },
-            "path": path,
-            "bucket": entry.bucket,
-            "decisions": decided[entry.bucket or 0][0],
-            "additions": additions,
-            "rewrite": rewrite,
-        }
+            path=path,
+            bucket=entry.bucket or 0,
+            decisions=decided[entry.bucket or 0][0],
+            additions=additions,
+            rewrite=rewrite,
+        )
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
         for additions in [decisions.additions.get(entry.bucket or 0)]
     ]
     work = partial(_merge_unit, stage=definition.name, restricted=definition.restricted, context=context.for_workers())
-    results, taken = run_units(context, work, units, "merge")
+    results, taken = run_units(context, work, units, "merge", TablesResult)
     tables = {
-        name: Table(
-            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=restricted
-        )
+        name: table_of(results, name, restricted)
         for name, restricted in (("documents", definition.restricted), ("rejected", True))
     }
     for name, extra in decisions.extras.items():
@@ -171,24 +171,32 @@ def _written_here(rows: pa.Table, folder: str, dataset: Dataset) -> dict[int, tu
     return paths
 
 
-def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: StageContext) -> dict[str, Any]:
-    decided = storage.read_parquet(unit["decisions"])
+class _MergeUnit(BucketUnit):
+    """A bucket's documents, and what was decided of them."""
+
+    decisions: str = Field(description="the file of decisions, a row a document, in the same order")
+    additions: str | None = Field(description="a file of documents that are put between them")
+    rewrite: tuple[str, Any] | None = Field(description="`module:function` that changes the kept, and its argument")
+
+
+def _merge_unit(unit: _MergeUnit, *, stage: str, restricted: bool, context: StageContext) -> TablesResult:
+    decided = storage.read_parquet(unit.decisions)
     tally = Tally()
     writers = {
         "documents": TableWriter(
             context.target.root(restricted),
-            bucket_path(context, "documents", unit["bucket"]),
+            bucket_path(context, "documents", unit.bucket),
             DOCUMENT_SCHEMA,
-            unit["bucket"],
+            unit.bucket,
         ),
         "rejected": TableWriter(
-            context.target.root(True), bucket_path(context, "rejected", unit["bucket"]), REJECTED_SCHEMA, unit["bucket"]
+            context.target.root(True), bucket_path(context, "rejected", unit.bucket), REJECTED_SCHEMA, unit.bucket
         ),
     }
     position = 0
-    added = _Additions(unit["additions"])
-    rewritten = load_function(unit["rewrite"][0]) if unit["rewrite"] else None
-    with abandoned_on_error(*writers.values()), storage.open_parquet(unit["path"]) as file:
+    added = _Additions(unit.additions)
+    rewritten = load_function(unit.rewrite[0]) if unit.rewrite else None
+    with abandoned_on_error(*writers.values()), storage.open_parquet(unit.path) as file:
         for documents in file.iter_batches(batch_size=1024):
             tally.see_in(documents)
             part = decided.slice(position, documents.num_rows).combine_chunks()
@@ -199,13 +207,13 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
             ):
                 raise DataError(
                     f"Stage {stage} did not decide once on each document",
-                    where=unit["path"],
+                    where=unit.path,
                     why="its decisions name other documents than the bucket holds",
                     remedy="this is a bug of the stage",
                 )
             documents = _with_columns(documents, part)
-            if rewritten is not None:
-                documents = rewritten(documents, unit["rewrite"][1])
+            if rewritten is not None and unit.rewrite is not None:
+                documents = rewritten(documents, unit.rewrite[1])
             keep = part.column("keep").combine_chunks()
             kept, dropped = documents.filter(keep), documents.filter(pc.invert(keep))
             reasons = part.column("reason").filter(pc.invert(part.column("keep"))).to_pylist()
@@ -221,17 +229,14 @@ def _merge_unit(unit: dict[str, Any], *, stage: str, restricted: bool, context: 
         if position != decided.num_rows:
             raise DataError(
                 f"Stage {stage} decided on more documents than there are",
-                where=unit["path"],
+                where=unit.path,
                 why=f"{decided.num_rows} instead of {position}",
                 remedy="this is a bug of the stage",
             )
         entries = {name: writer.close() for name, writer in writers.items()}
     roots = {"documents": context.target.root(restricted), "rejected": context.target.root(True)}
-    return {
-        "files": [storage.join(roots[name], entry.path) for name, entry in entries.items()],
-        "tables": {name: entry.model_dump() for name, entry in entries.items()},
-        "tally": tally.to_dict(),
-    }
+    files = tuple(storage.join(roots[name], entry.path) for name, entry in entries.items())
+    return TablesResult(files=files, tables=entries, counters=tally.counters())
 
 
 class _Additions:

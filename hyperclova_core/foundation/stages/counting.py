@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,21 +56,17 @@ class Tally:
             for item in pc.value_counts(documents.column("source")).to_pylist():
                 self.by_source[item["values"]][what] += item["counts"]
 
-    def merge(self, other: dict[str, Any]) -> None:
-        """Add the `to_dict` of another tally."""
+    def merge(self, other: Counters) -> None:
+        """Add the counts of another tally."""
         for name in ("rows_in", "fan_out", "kept", "text_bytes_in", "text_bytes_kept"):
-            setattr(self, name, getattr(self, name) + other[name])
-        self.rejected.update(other["rejected"])
-        self.quarantined.update(other["quarantined"])
-        self.rejected_bytes.update(other["rejected_bytes"])
-        self.quarantined_bytes.update(other["quarantined_bytes"])
-        self.custom.update(other["custom"])
-        for source, counts in other["by_source"].items():
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.rejected.update(other.rejected)
+        self.quarantined.update(other.quarantined)
+        self.rejected_bytes.update(other.rejected_bytes)
+        self.quarantined_bytes.update(other.quarantined_bytes)
+        self.custom.update(other.custom)
+        for source, counts in other.by_source.items():
             self.by_source[source].update(counts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return self.counters().model_dump()
 
     def counters(self) -> Counters:
         """The manifest's form, keys sorted."""

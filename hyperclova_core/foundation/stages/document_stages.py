@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,12 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, REJECTED_SCHEMA
-from hyperclova_core.foundation.datasets.manifest import FileEntry, Table
+from hyperclova_core.foundation.datasets.manifest import Table
 from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages.units import BucketUnit, TablesResult, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
 
 BATCH_ROWS = 1024
@@ -43,37 +45,28 @@ def run_document_stage(
     """The stage over all bucket files: tables, counts, and units taken over from an earlier attempt."""
     assert context.engine is not None
     units = [
-        {"identity": {"checksum": entry.checksum, "bucket": entry.bucket}, "path": path, "bucket": entry.bucket}
+        BucketUnit(identity={"checksum": entry.checksum, "bucket": entry.bucket}, path=path, bucket=entry.bucket or 0)
         for path, entry in zip(dataset.files(), dataset.table("documents").files, strict=True)
     ]
     work = partial(
         _run_unit, reference=definition.reference, config=config.model_dump(mode="json"), context=context.for_workers()
     )
-    results, taken = run_units(context, work, units, "documents")
-    return _gather(definition, results), merge_tallies(results), taken
+    results, taken = run_units(context, work, units, "documents", TablesResult)
+    restricted = {"documents": definition.restricted, "rejected": True}
+    restricted.update({name: name in definition.restricted_extras for name in definition.extras})
+    tables = {name: table_of(results, name, within) for name, within in restricted.items()}
+    return tables, merge_tallies(results), taken
 
 
-def merge_tallies(results: list[dict[str, Any]]) -> Tally:
+def merge_tallies(results: Sequence[TablesResult]) -> Tally:
     """The sum of the units' counts."""
     tally = Tally()
     for result in results:
-        tally.merge(result["tally"])
+        tally.merge(result.counters)
     return tally
 
 
-def _gather(definition: StageDefinition, results: list[dict[str, Any]]) -> dict[str, Table]:
-    restricted = {"documents": definition.restricted, "rejected": True}
-    restricted.update({name: name in definition.restricted_extras for name in definition.extras})
-    return {
-        name: Table(
-            files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results),
-            restricted=restricted[name],
-        )
-        for name in restricted
-    }
-
-
-def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+def _run_unit(unit: BucketUnit, *, reference: str, config: dict[str, Any], context: StageContext) -> TablesResult:
     definition = load_stage(reference)
     settings = definition.config.model_validate(config)
     tally = Tally()
@@ -82,17 +75,17 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
     writers = {
         name: TableWriter(
             context.target.root(restricted.get(name, name in definition.restricted_extras)),
-            bucket_path(context, name, unit["bucket"]),
+            bucket_path(context, name, unit.bucket),
             schema,
-            unit["bucket"],
+            unit.bucket,
         )
         for name, schema in schemas.items()
     }
-    with abandoned_on_error(*writers.values()), storage.open_parquet(unit["path"]) as file:
+    with abandoned_on_error(*writers.values()), storage.open_parquet(unit.path) as file:
         for documents in file.iter_batches(batch_size=BATCH_ROWS):
             tally.see_in(documents)
             answer = definition.function(documents, settings, context)
-            _check(answer, definition, unit["path"])
+            _check(answer, definition, unit.path)
             writers["documents"].write(answer.kept)
             writers["rejected"].write(rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details))
             for name, extra in answer.extras.items():
@@ -105,11 +98,7 @@ def _run_unit(unit: dict[str, Any], *, reference: str, config: dict[str, Any], c
         storage.join(context.target.root(restricted.get(name, name in definition.restricted_extras)), entry.path)
         for name, entry in entries.items()
     ]
-    return {
-        "files": files,
-        "tables": {name: entry.model_dump() for name, entry in entries.items()},
-        "tally": tally.to_dict(),
-    }
+    return TablesResult(files=tuple(files), tables=entries, counters=tally.counters())
 
 
 def _check(answer: StageBatch, definition: StageDefinition, path: str) -> None:

@@ -7,18 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
+from hyperclova_core.foundation.stages.kinds import Result, Unit
+from hyperclova_core.foundation.stages.units import TASK_WEIGHT
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-UnitFunction = Callable[[dict[str, Any]], dict[str, Any]]
-
-TASK_WEIGHT = 64 << 20
-"""Bytes that a task reads at least, where there are more units than cores: a task costs a tenth of a second before it begins."""
 SPARK_SETTINGS = {
     "spark.ui.enabled": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
@@ -45,7 +43,9 @@ class LocalEngine:
         self._session: SparkSession | None = None
         self._progress = progress
 
-    def map_units(self, function: UnitFunction, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def map_units(
+        self, function: Callable[[Unit], Result], units: Sequence[Unit], answer: type[Result]
+    ) -> list[Result]:
         """`function` of every unit, in order."""
         results = []
         for index, unit in enumerate(units):
@@ -80,7 +80,9 @@ class SparkEngine(LocalEngine):
         super().__init__(settings)
         self._partitions = partitions
 
-    def map_units(self, function: UnitFunction, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def map_units(
+        self, function: Callable[[Unit], Result], units: Sequence[Unit], answer: type[Result]
+    ) -> list[Result]:
         """`function` of every unit as Spark tasks; the first error of a unit is raised here.
 
         Raises:
@@ -89,9 +91,9 @@ class SparkEngine(LocalEngine):
         if not units:
             return []
         session = self.spark()
-        weights = [int(unit.get("weight", TASK_WEIGHT)) for unit in units]
+        weights, kind = [unit.weight for unit in units], type(units[0])
         groups = grouped(weights, self._partitions or tasks_for(weights, session.sparkContext.defaultParallelism))
-        payload = [json.dumps([[index, units[index]] for index in group]) for group in groups]
+        payload = [json.dumps([[index, units[index].model_dump(mode="json")] for index in group]) for group in groups]
 
         def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             import pyarrow
@@ -100,7 +102,7 @@ class SparkEngine(LocalEngine):
                 for task in batch.column(0).to_pylist():
                     for index, unit in json.loads(payload[task]):
                         try:
-                            result = {"value": function(unit)}
+                            result = {"value": function(kind.model_validate(unit)).model_dump(mode="json")}
                         except HyperclovaError as error:
                             result = {"error": error.to_dict()}
                         yield pyarrow.RecordBatch.from_pydict({"index": [index], "result": [json.dumps(result)]})
@@ -111,7 +113,7 @@ class SparkEngine(LocalEngine):
         for result in results:
             if "error" in result:
                 raise from_dict(result["error"])
-        return [result["value"] for result in results]
+        return [answer.model_validate(result["value"]) for result in results]
 
 
 def tasks_for(weights: Sequence[int], cores: int) -> int:

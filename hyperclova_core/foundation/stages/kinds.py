@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -19,20 +19,23 @@ from hyperclova_core.foundation.datasets.dataset import Target
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry, Table
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 Kind = Literal["source", "document", "corpus", "artifact"]
+Unit = TypeVar("Unit", bound=WorkUnit)
+Result = TypeVar("Result", bound=UnitResult)
 
 
 class Engine(Protocol):
     """Runs independent units of work; has a Spark session for those who need one."""
 
     def map_units(
-        self, function: Callable[[dict[str, Any]], dict[str, Any]], units: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """`function` of every unit, results in the order of the units."""
+        self, function: Callable[[Unit], Result], units: Sequence[Unit], answer: type[Result]
+    ) -> list[Result]:
+        """`function` of every unit, results (of the type `answer`) in the order of the units."""
         ...
 
     def spark(self) -> SparkSession:
@@ -189,7 +192,7 @@ def _declare(function: Function, **parts: Any) -> Function:
 def source_stage(
     name: str, *, version: str, resources: Callable[..., dict[str, str]] | None = None
 ) -> Callable[[Function], Function]:
-    """Declare a function of (path, source, config, context) that yields `SourceBatch`es of one foreign file."""
+    """Declare a function of (file: SourceFile, config, context) that yields `SourceBatch`es of one foreign file."""
 
     def declare(function: Function) -> Function:
         return _declare(function, name=name, version=version, kind="source", restricted=True, resources=resources)

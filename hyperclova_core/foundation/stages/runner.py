@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from hyperclova_core.foundation.stages.document_stages import run_document_stage
 from hyperclova_core.foundation.stages.gates import GateConfig, check_gates, passed_before
 from hyperclova_core.foundation.stages.kinds import Artifact, Engine, StageContext, StageDefinition
 from hyperclova_core.foundation.stages.source_stages import run_source_stage
+from hyperclova_core.foundation.stages.units import SourceFile
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class StageRequest:
     config: Config
     target: Callable[[str], Target]
     inputs: Mapping[str, Dataset] = field(default_factory=dict)
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: Sequence[SourceFile] = ()
     seed: int = 0
     buckets: int = 1
     gates: GateConfig | None = None
@@ -85,7 +86,7 @@ def input_references(request: StageRequest) -> dict[str, InputReference]:
     }
     by_source: dict[str, list[list[str]]] = {}
     for file in request.files:
-        by_source.setdefault(file["source"], []).append([file["name"], file["checksum"]])
+        by_source.setdefault(file.source, []).append([file.name, file.checksum])
     for source, names in by_source.items():
         identity = fingerprint(sorted(names))
         references[f"files:{source}"] = InputReference(fingerprint=identity, digest=identity)

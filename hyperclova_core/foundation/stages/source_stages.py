@@ -6,7 +6,7 @@ Texts go from task to task through staging files, sorted by bucket; none crosses
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,11 +22,12 @@ from hyperclova_core.foundation.datasets.document_schema import (
     REJECTED_SCHEMA,
     bucket_of,
 )
-from hyperclova_core.foundation.datasets.manifest import FileEntry, Table, file_checksum
+from hyperclova_core.foundation.datasets.manifest import Table, file_checksum
 from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages.units import SourceFile, TablesResult, WorkUnit, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.foundation.storage import disk
 
@@ -39,35 +40,55 @@ FILES_SCHEMA = pa.schema(
 """The foreign files a source stage read: the roots of the lineage."""
 
 
-def group_files(files: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+class _ReadUnit(WorkUnit):
+    """Some files of one source, read by one task."""
+
+    files: tuple[SourceFile, ...]
+    index: int
+
+
+class _ReadResult(TablesResult):
+    """What was refused, and where the documents wait to be gathered."""
+
+    staged: tuple[str, ...]
+    staged_digest: tuple[str, ...]
+
+
+class _GatherUnit(WorkUnit):
+    """A bucket, and all that was staged."""
+
+    bucket: int
+    staged: tuple[str, ...]
+
+
+def group_files(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
     """Files in the order given, in groups of up to 64 MB or 256 files of one source: a task each."""
-    groups: list[list[dict[str, Any]]] = []
+    groups: list[list[SourceFile]] = []
     total = 0
     for file in files:
-        fits = groups and groups[-1][0]["source"] == file["source"] and len(groups[-1]) < GROUP_FILES
-        if not fits or total + file["bytes"] > GROUP_BYTES:
+        fits = groups and groups[-1][0].source == file.source and len(groups[-1]) < GROUP_FILES
+        if not fits or total + file.bytes > GROUP_BYTES:
             groups.append([])
             total = 0
         groups[-1].append(file)
-        total += file["bytes"]
+        total += file.bytes
     return groups
 
 
-def describe_file(path: str, base: str, source: str) -> dict[str, Any]:
+def describe_file(path: str, base: str, source: str) -> SourceFile:
     """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
-    return {
-        "path": path,
-        "name": path[len(base) :].lstrip("/")
-        if storage.is_remote(path)
-        else disk.readable_name(os.path.relpath(path, base)),
-        "source": source,
-        "bytes": storage.size(path),
-        "checksum": storage.version_of(path) or file_checksum(path),
-    }
+    remote = storage.is_remote(path)
+    return SourceFile(
+        path=path,
+        name=path[len(base) :].lstrip("/") if remote else disk.readable_name(os.path.relpath(path, base)),
+        source=source,
+        bytes=storage.size(path),
+        checksum=storage.version_of(path) or file_checksum(path),
+    )
 
 
 def run_source_stage(
-    definition: StageDefinition, config: Config, files: list[dict[str, Any]], context: StageContext
+    definition: StageDefinition, config: Config, files: Sequence[SourceFile], context: StageContext
 ) -> tuple[dict[str, Table], Tally, int]:
     """Read all files, regroup their records by bucket: tables, counts, and units taken over."""
     assert context.engine is not None
@@ -77,51 +98,45 @@ def run_source_stage(
         "context": context.for_workers(),
     }
     units = [
-        {
-            "identity": {"files": [[file["source"], file["name"], file["checksum"]] for file in group]},
-            "files": group,
-            "index": index,
-        }
+        _ReadUnit(
+            identity={"files": [[file.source, file.name, file.checksum] for file in group]},
+            files=tuple(group),
+            index=index,
+        )
         for index, group in enumerate(group_files(files))
     ]
-    read, taken_read = run_units(context, partial(_read_unit, **shared), units, "read")
-    staged = [path for result in read for path in result["staged"]]
-    digest = [result["staged_digest"] for result in read]
+    read, taken_read = run_units(context, partial(_read_unit, **shared), units, "read", _ReadResult)
+    staged = [path for result in read for path in result.staged]
+    digest = [result.staged_digest for result in read]
     gather_units = [
-        {"identity": {"bucket": bucket, "staged": digest}, "bucket": bucket, "staged": staged}
+        _GatherUnit(identity={"bucket": bucket, "staged": digest}, bucket=bucket, staged=tuple(staged))
         for bucket in range(context.buckets)
     ]
     gathered, taken_gathered = run_units(
-        context, partial(_gather_unit, context=context.for_workers()), gather_units, "gather"
+        context, partial(_gather_unit, context=context.for_workers()), gather_units, "gather", TablesResult
     )
     tally = merge_tallies(read)
     tally.kept = tally.text_bytes_kept = 0
-    tally.merge(merge_tallies(gathered).to_dict())
+    tally.merge(merge_tallies(gathered).counters())
     listed = write_table(
         context.target.root(True),
         f"{context.attempt_path}/files.parquet",
         pa.Table.from_pylist(
             sorted(
-                ({name: file[name] for name in FILES_SCHEMA.names} for file in files),
+                (file.model_dump(include=set(FILES_SCHEMA.names)) for file in files),
                 key=lambda row: (row["source"], row["name"], row["checksum"]),
             ),
             FILES_SCHEMA,
         ),
     )
     tables = {
-        "documents": _table(gathered, "documents"),
+        "documents": table_of(gathered, "documents", True),
         "files": Table(files=(listed,), restricted=True),
-        "rejected": Table(files=_table(read, "rejected").files + _table(gathered, "rejected").files, restricted=True),
-        "quarantine": Table(
-            files=_table(read, "quarantine").files + _table(gathered, "quarantine").files, restricted=True
-        ),
+        "rejected": table_of([*read, *gathered], "rejected", True),
+        "quarantine": table_of([*read, *gathered], "quarantine", True),
     }
     context.scrap.files.extend(staged)
     return tables, tally, taken_read + taken_gathered
-
-
-def _table(results: list[dict[str, Any]], name: str) -> Table:
-    return Table(files=tuple(FileEntry.model_validate(result["tables"][name]) for result in results), restricted=True)
 
 
 class _Staging:
@@ -160,21 +175,21 @@ class _Staging:
         self._batches, self._bytes = [], 0
 
 
-def _read_unit(
-    unit: dict[str, Any], *, reference: str, config: dict[str, Any], context: StageContext
-) -> dict[str, Any]:
+def _read_unit(unit: _ReadUnit, *, reference: str, config: dict[str, Any], context: StageContext) -> _ReadResult:
     definition = load_stage(reference)
     settings = definition.config.model_validate(config)
     root = context.target.root(restricted=True)
-    name = f"unit-{unit['index']:05d}"
+    name = f"unit-{unit.index:05d}"
     staging = _Staging(root, f"{context.attempt_path}/staging/{name}", context.buckets)
     rejected = TableWriter(root, f"{context.attempt_path}/rejected/{name}.parquet", REJECTED_SCHEMA)
     quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
     tally = Tally()
     with abandoned_on_error(rejected, quarantine):
-        for file in unit["files"]:
-            with storage.fetched(file["path"]) as path:
-                batches: Iterator[SourceBatch] = definition.function({**file, "path": path}, settings, context)
+        for file in unit.files:
+            with storage.fetched(file.path) as path:
+                batches: Iterator[SourceBatch] = definition.function(
+                    file.model_copy(update={"path": path}), settings, context
+                )
                 for batch in batches:
                     staging.add(batch.documents)
                     rejected.write(batch.rejected)
@@ -183,13 +198,13 @@ def _read_unit(
                     _count_dropped(tally, batch)
         staging.flush()
         entries = {"rejected": rejected.close(), "quarantine": quarantine.close()}
-    return {
-        "files": [*staging.paths, *(storage.join(root, entry.path) for entry in entries.values())],
-        "staged": staging.paths,
-        "staged_digest": staging.digests,
-        "tables": {key: entry.model_dump() for key, entry in entries.items()},
-        "tally": tally.to_dict(),
-    }
+    return _ReadResult(
+        files=(*staging.paths, *(storage.join(root, entry.path) for entry in entries.values())),
+        staged=tuple(staging.paths),
+        staged_digest=tuple(staging.digests),
+        tables=entries,
+        counters=tally.counters(),
+    )
 
 
 def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
@@ -202,13 +217,13 @@ def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
         tally.see_quarantined(row["source"], row["reason"], row["raw_bytes"])
 
 
-def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any]:
-    bucket, root = unit["bucket"], context.target.root(restricted=True)
+def _gather_unit(unit: _GatherUnit, *, context: StageContext) -> TablesResult:
+    bucket, root = unit.bucket, context.target.root(restricted=True)
     parts = [
         storage.read_parquet(path, filters=[("bucket", "=", bucket)])
         .select(DOCUMENT_SCHEMA.names)
         .cast(DOCUMENT_SCHEMA)
-        for path in unit["staged"]
+        for path in unit.staged
     ]
     table = pa.concat_tables(parts) if parts else DOCUMENT_SCHEMA.empty_table()
     kept, same, conflicts = _resolve(table)
@@ -236,11 +251,8 @@ def _gather_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, An
             for source, length in zip(batch.column("source").to_pylist(), lengths, strict=True):
                 tally.see_quarantined(source, "conflicting_versions", length)
         entries = {name: writer.close() for name, writer in writers.items()}
-    return {
-        "files": [storage.join(root, entry.path) for entry in entries.values()],
-        "tables": {name: entry.model_dump() for name, entry in entries.items()},
-        "tally": tally.to_dict(),
-    }
+    files = tuple(storage.join(root, entry.path) for entry in entries.values())
+    return TablesResult(files=files, tables=entries, counters=tally.counters())
 
 
 def _resolve(table: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:

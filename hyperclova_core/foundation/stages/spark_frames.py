@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import FileUnit, RowsResult
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -104,12 +105,18 @@ def materialized(context: StageContext, frame: DataFrame, name: str) -> Written:
 
     found = frame.mapInArrow(write, "path string, rows long").toArrow().to_pylist()
     context.scrap.folders.append(folder)
-    return _as_written(context, schema, found)
+    return _as_written(context, schema, [RowsResult(**row) for row in found])
 
 
-def _as_written(context: StageContext, schema: pa.Schema, found: list[dict[str, Any]]) -> Written:
-    paths = sorted(row["path"] for row in found if row["rows"])
-    return Written(context, schema, paths, sum(row["rows"] for row in found))
+def _as_written(context: StageContext, schema: pa.Schema, found: Sequence[RowsResult]) -> Written:
+    paths = sorted(row.path for row in found if row.rows)
+    return Written(context, schema, paths, sum(row.rows for row in found))
+
+
+def written_rows(folder: str, name: str, schema: pa.Schema, batches: Batches) -> RowsResult:
+    """As `write_rows`, for a unit of work."""
+    (made,) = write_rows(folder, name, schema, batches)
+    return RowsResult(**made.to_pylist()[0])
 
 
 def write_rows(folder: str, name: str, schema: pa.Schema, batches: Batches) -> Batches:
@@ -162,20 +169,19 @@ def grouped(
     folder = storage.join(context.target.root(True), context.attempt_path, "materialized", grouping.name)
     context.scrap.folders.append(folder)
     if rows <= limit:
-        units = [{"path": path, "number": number} for number, path in enumerate(paths)]
+        units = [FileUnit(path=path, number=number) for number, path in enumerate(paths)]
         work = partial(_explode_unit, grouping=grouping, folder=folder)
-        found = [result for result in context.engine.map_units(work, units) if result["rows"]]
-        sources = [result["path"] for result in found]
+        found = [result for result in context.engine.map_units(work, units, RowsResult) if result.rows]
+        sources = [result.path for result in found]
         made = list(write_rows(folder, "result", grouping.result, _reduced_here(sources, grouping, parts)))
         pa.default_memory_pool().release_unused()
-        return _as_written(context, grouping.result, made[0].to_pylist())
+        return _as_written(context, grouping.result, [RowsResult(**row) for row in made[0].to_pylist()])
     return _grouped_in_spark(context, paths, grouping, parts, folder)
 
 
-def _explode_unit(unit: dict[str, Any], *, grouping: Grouping, folder: str) -> dict[str, Any]:
-    batches = grouping.explode(unit["path"], grouping.settings)
-    (made,) = write_rows(folder, f"rows-{unit['number']:06d}", grouping.schema, batches)
-    return dict(made.to_pylist()[0])
+def _explode_unit(unit: FileUnit, *, grouping: Grouping, folder: str) -> RowsResult:
+    batches = grouping.explode(unit.path, grouping.settings)
+    return written_rows(folder, f"rows-{unit.number:06d}", grouping.schema, batches)
 
 
 def part_of(keys: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
@@ -228,7 +234,7 @@ def _grouped_in_spark(
     rows = over_files(context, paths, read, numbered).repartitionById(parts, F.col("part"))
     ordered = rows.sortWithinPartitions(*grouping.order)
     found = ordered.mapInArrow(run, "path string, rows long").toArrow().to_pylist()
-    return _as_written(context, grouping.result, found)
+    return _as_written(context, grouping.result, [RowsResult(**row) for row in found])
 
 
 def grouped_chunks(batches: Batches, key: str, rows: int = 1 << 17) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset
@@ -23,6 +24,7 @@ from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry, write_table
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
 from hyperclova_core.tokens.mixture.plan import Leaf, MixConfig, Plan, leaf_path, make_plan
@@ -72,33 +74,59 @@ class Take:
         return taken
 
 
+class Counted(UnitResult):
+    """A bucket whose tokens are counted: its files hold a row a document (COUNTS_SCHEMA), and sums by leaf and range of the key."""
+
+    bucket: int
+    digest: str = Field(description="of the rows: what follows depends on them")
+    held: int = Field(description="documents held out for validation")
+    least: str = Field(
+        description="the least validation key, a number that JSON's cannot hold; empty without documents"
+    )
+
+    def unit(self, identity: Any) -> BucketUnit:
+        """The work that follows on the counted documents."""
+        return BucketUnit(identity=identity, path=self.files[0], bucket=self.bucket)
+
+
+class _Chosen(UnitResult):
+    """What a bucket gives to the corpus."""
+
+    entry: FileEntry
+    leaves: dict[str, tuple[int, int]] = Field(description="leaf → training tokens taken, most tokens of a document")
+    tokens: dict[str, int] = Field(description="by split")
+    bytes_in: int
+    bytes_kept: int
+    by_source: dict[str, dict[str, int]]
+
+
 @dataclass(frozen=True)
 class Planned:
     """A plan with where each leaf ends; sums of the training documents by leaf and range of the key."""
 
     plan: Plan
     takes: dict[str, Take]
-    counted: list[dict[str, Any]]
+    counted: list[Counted]
     validation_tokens: int
 
 
 def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context: StageContext) -> Planned:
     """Count tokens, hold out validation, plan, and find where each leaf ends; no text moves."""
     units = [
-        {"identity": {"checksum": entry.checksum}, "path": path, "bucket": entry.bucket or 0, "weight": entry.bytes}
+        BucketUnit(identity={"checksum": entry.checksum}, path=path, bucket=entry.bucket or 0, weight=entry.bytes)
         for entry, path in zip(documents.table("documents").files, documents.files(), strict=True)
     ]
     inner = context.for_workers()
     limit = share_limit(config.validation_share)
     count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=limit, context=inner)
-    counted, _ = run_units(context, count, units, "counts")
-    if limit and not any(result["held"] for result in counted) and any(result["least"] for result in counted):
+    counted, _ = run_units(context, count, units, "counts", Counted)
+    if limit and not any(result.held for result in counted) and any(result.least for result in counted):
         # so small a corpus has nothing below the limit: its least cluster is held out, for there must be something to validate on
-        least = min(int(result["least"]) for result in counted if result["least"])
+        least = min(int(result.least) for result in counted if result.least)
         count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=least + 1, context=inner)
-        counted, _ = run_units(context, count, units, "counts-least")
-    context.scrap.files.extend(path for result in counted for path in result["files"])
-    sums = pa.concat_tables([storage.read_parquet(result["files"][1]) for result in counted])
+        counted, _ = run_units(context, count, units, "counts-least", Counted)
+    context.scrap.files.extend(path for result in counted for path in result.files)
+    sums = pa.concat_tables([storage.read_parquet(result.files[1]) for result in counted])
     sums = sums.group_by(["path", "validation", "range"]).aggregate(
         [(name, "sum") for name in ("tokens", "documents", "bytes")]
     )
@@ -114,7 +142,7 @@ def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context:
 
 
 def _takes(
-    plan: Plan, paths: Mapping[str, str], train: pa.Table, counted: list[dict[str, Any]], context: StageContext
+    plan: Plan, paths: Mapping[str, str], train: pa.Table, counted: list[Counted], context: StageContext
 ) -> dict[str, Take]:
     """Where each leaf's prefix ends: to within half of its last document."""
     ends: dict[str, tuple[int, int, int, int]] = {}
@@ -129,10 +157,10 @@ def _takes(
         ends[leaf.path] = (copies, missing, int(rows.column("range")[at].as_py()), before)
     wanted = {paths[name]: place for name, (_, missing, place, _) in ends.items() if missing}
     near = partial(_near_unit, wanted=wanted, context=context.for_workers())
-    units = [{"identity": {"counts": result["digest"], "wanted": wanted}, **result} for result in counted]
-    found, _ = run_units(context, near, units, "ends")
-    context.scrap.files.extend(path for result in found for path in result["files"])
-    border = pa.concat_tables([storage.read_parquet(result["files"][0]) for result in found])
+    units = [result.unit({"counts": result.digest, "wanted": wanted}) for result in counted]
+    found, _ = run_units(context, near, units, "ends", UnitResult)
+    context.scrap.files.extend(path for result in found for path in result.files)
+    border = pa.concat_tables([storage.read_parquet(result.files[0]) for result in found])
     takes = {}
     for leaf in plan.leaves:
         copies, missing, _, filled = ends.get(leaf.path, (0, 0, 0, 0))
@@ -161,49 +189,47 @@ def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext)
     planned = plan_mixture(inputs["documents"], tokenizer_folder(inputs["tokenizer"]), config, context)
     choose = partial(_choose_unit, takes=planned.takes, context=context.for_workers())
     identity = {name: [take.copies, take.last_key, take.last_doc] for name, take in planned.takes.items()}
-    units = [{"identity": {"counts": result["digest"], "takes": identity}, **result} for result in planned.counted]
-    chosen, _ = run_units(context, choose, units, "choose")
+    units = [result.unit({"counts": result.digest, "takes": identity}) for result in planned.counted]
+    chosen, _ = run_units(context, choose, units, "choose", _Chosen)
     root, path = context.target.root(False), context.attempt_path
     storage.write_json(storage.join(root, path, "plan.json"), planned.plan.to_dict())
     tables = {
-        "selection": [FileEntry.model_validate(result["entry"]) for result in chosen],
+        "selection": [result.entry for result in chosen],
         "plan": [plain_file_entry(root, f"{path}/plan.json")],
     }
-    tokens = {split: sum(result["tokens"][split] for result in chosen) for split in SPLITS}
+    tokens = {split: sum(result.tokens[split] for result in chosen) for split in SPLITS}
     taken: dict[str, list[int]] = {}
     for result in chosen:
-        for leaf, (size, largest) in result["leaves"].items():
+        for leaf, (size, largest) in result.leaves.items():
             before = taken.setdefault(leaf, [0, 0])
             taken[leaf] = [before[0] + size, max(before[1], largest)]
     info = {"plan": planned.plan.to_dict(), "tokens": tokens, "taken": taken}
     return Artifact(tables, _counters(chosen, tokens), info)
 
 
-def _counters(chosen: list[dict[str, Any]], tokens: dict[str, int]) -> Counters:
+def _counters(chosen: list[_Chosen], tokens: dict[str, int]) -> Counters:
     by_source: dict[str, Counter[str]] = {}
     for result in chosen:
-        for source, counts in result["by_source"].items():
+        for source, counts in result.by_source.items():
             by_source.setdefault(source, Counter()).update(counts)
     rows, kept = (sum(counter[name] for counter in by_source.values()) for name in ("in", "kept"))
     return Counters(
         rows_in=rows,
         kept=kept,
         rejected={"over_the_mixture": rows - kept} if rows > kept else {},
-        text_bytes_in=sum(result["bytes_in"] for result in chosen),
-        text_bytes_kept=sum(result["bytes_kept"] for result in chosen),
+        text_bytes_in=sum(result.bytes_in for result in chosen),
+        text_bytes_kept=sum(result.bytes_kept for result in chosen),
         by_source={source: dict(sorted(counter.items())) for source, counter in sorted(by_source.items())},
         custom={f"tokens_{split}": float(number) for split, number in tokens.items()},
     )
 
 
-def _count_unit(
-    unit: dict[str, Any], *, tokenizer: str, config: MixConfig, limit: int, context: StageContext
-) -> dict[str, Any]:
+def _count_unit(unit: BucketUnit, *, tokenizer: str, config: MixConfig, limit: int, context: StageContext) -> Counted:
     from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 
     _, encoder = kept_encoder(tokenizer)
     parts, least, held = [], 1 << 64, 0
-    with storage.open_parquet(unit["path"]) as file:
+    with storage.open_parquet(unit.path) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "cluster_id", "text", *COLUMNS]):
             text, validation = batch.column("text"), validation_keys(batch, context.seed)
             least = min(least, int(validation.min()))
@@ -224,31 +250,31 @@ def _count_unit(
     sums = ranges.aggregate([("tokens", "sum"), ("doc_id", "count"), ("bytes", "sum")])
     sums = sums.rename_columns({"tokens_sum": "tokens", "doc_id_count": "documents", "bytes_sum": "bytes"})
     root, folder = context.target.root(False), f"{context.attempt_path}/counted"
-    names = [f"{folder}/{name}-{unit['bucket']:05d}.parquet" for name in ("documents", "sums")]
+    names = [f"{folder}/{name}-{unit.bucket:05d}.parquet" for name in ("documents", "sums")]
     entry = write_table(root, names[0], table)
     write_table(root, names[1], sums.select(["path", "validation", "range", "tokens", "documents", "bytes"]))
-    return {
-        "files": [storage.join(root, name) for name in names],
-        "bucket": unit["bucket"],
-        "digest": entry.digest,
-        "held": held,
-        "least": str(least) if parts else "",
-    }
+    return Counted(
+        files=tuple(storage.join(root, name) for name in names),
+        bucket=unit.bucket,
+        digest=entry.digest,
+        held=held,
+        least=str(least) if parts else "",
+    )
 
 
-def _near_unit(unit: dict[str, Any], *, wanted: dict[str, int], context: StageContext) -> dict[str, Any]:
+def _near_unit(unit: BucketUnit, *, wanted: dict[str, int], context: StageContext) -> UnitResult:
     """The documents of one bucket that lie in the ranges where leaves end."""
-    table = storage.read_parquet(unit["files"][0])
+    table = storage.read_parquet(unit.path)
     place = np.right_shift(table.column("key").to_numpy(), np.uint64(64 - RANGE_BITS)).astype(np.int64)
     ends = np.array([wanted.get(path, -1) for path in table.column("path").to_pylist()], np.int64)
     mask = (place == ends) & ~table.column("validation").to_numpy(zero_copy_only=False).astype(np.bool_)
-    root, path = context.target.root(False), f"{context.attempt_path}/counted/ends-{unit['bucket']:05d}.parquet"
+    root, path = context.target.root(False), f"{context.attempt_path}/counted/ends-{unit.bucket:05d}.parquet"
     write_table(root, path, table.filter(pa.array(mask)).select(["path", "key", "doc_id", "tokens"]))
-    return {"files": [storage.join(root, path)]}
+    return UnitResult(files=(storage.join(root, path),))
 
 
-def _choose_unit(unit: dict[str, Any], *, takes: dict[str, Take], context: StageContext) -> dict[str, Any]:
-    table = storage.read_parquet(unit["files"][0]).combine_chunks()
+def _choose_unit(unit: BucketUnit, *, takes: dict[str, Take], context: StageContext) -> _Chosen:
+    table = storage.read_parquet(unit.path).combine_chunks()
     keys, doc_ids = table.column("key").to_numpy(), table.column("doc_id")
     paths = pc.dictionary_encode(table.column("path").combine_chunks()) if table.num_rows else None
     copies = np.zeros(table.num_rows, np.int64)
@@ -293,26 +319,23 @@ def _choose_unit(unit: dict[str, Any], *, takes: dict[str, Take], context: Stage
                 }
             )
     leaf_sums = {
-        name: [int((tokens * copies)[(codes == number) & ~held].sum()), int(tokens[codes == number].max())]
+        name: (int((tokens * copies)[(codes == number) & ~held].sum()), int(tokens[codes == number].max()))
         for number, name in enumerate(names)
     }
-    root, path = context.target.root(False), f"{context.attempt_path}/selection/bucket-{unit['bucket']:05d}.parquet"
-    entry = write_table(root, path, selection, bucket=unit["bucket"])
-    return {
-        "files": [storage.join(root, path)],
-        "entry": entry.model_dump(),
-        "leaves": leaf_sums,
-        "tokens": {
-            "train": int((tokens * copies)[~held].sum()),
-            "validation": int(tokens[held].sum()),
-        },
-        "bytes_in": int(sizes.sum()),
-        "bytes_kept": int(sizes[copies > 0].sum()),
-        "by_source": {
+    root, path = context.target.root(False), f"{context.attempt_path}/selection/bucket-{unit.bucket:05d}.parquet"
+    entry = write_table(root, path, selection, bucket=unit.bucket)
+    return _Chosen(
+        files=(storage.join(root, path),),
+        entry=entry,
+        leaves=leaf_sums,
+        tokens={"train": int((tokens * copies)[~held].sum()), "validation": int(tokens[held].sum())},
+        bytes_in=int(sizes.sum()),
+        bytes_kept=int(sizes[copies > 0].sum()),
+        by_source={
             source: {key: value for key, value in counter.items() if value or key != "rejected"}
             for source, counter in by_source.items()
         },
-    }
+    )
 
 
 __all__ = ["SELECTION_SCHEMA", "SPLITS", "Leaf", "Planned", "Take", "mix", "plan_mixture"]

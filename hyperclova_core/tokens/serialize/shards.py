@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets.manifest import FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import Layout, TableWriter, abandoned_on_error
 from hyperclova_core.foundation.errors import TransientError
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
-from hyperclova_core.tokens.serialize.staging import place_rows, unpacked
+from hyperclova_core.tokens.serialize.staging import StagedRun, place_rows, unpacked
 from hyperclova_core.tokens.special_tokens import id_type
 
 WINDOW_TOKENS = 1 << 21
@@ -58,19 +61,45 @@ class _Run:
     places: npt.NDArray[np.int64]
 
 
-def write_shard(unit: dict[str, Any], *, index: str, vocabulary: int, context: StageContext) -> dict[str, Any]:
+class ShardUnit(WorkUnit):
+    """A shard to write; `start`, `end` and `before` count the tokens of the split in the training order."""
+
+    name: str
+    split: str
+    low: int = Field(description="first range of the training order that it is cut from")
+    high: int = Field(description="last range")
+    before: int = Field(description="tokens before the first range")
+    start: int = Field(description="where its stretch of the corpus begins")
+    end: int = Field(description="where its stretch ends")
+    window: int = Field(description="tokens of a window of the check on the order")
+
+
+class WrittenShard(UnitResult):
+    """A shard that was written; one without documents has no files."""
+
+    name: str
+    split: str
+    prefix: str = Field("", description="its path relative to the output, without .bin")
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = Field(0, description="UTF-8 bytes of its documents' texts")
+    leaves: dict[str, int] = Field(default_factory=dict, description="leaf → tokens")
+    windows: dict[int, dict[str, int]] = Field(default_factory=dict, description="window → leaf → tokens")
+    shards: tuple[FileEntry, ...] = Field((), description=".bin and .idx")
+    provenance: FileEntry | None = None
+
+
+def write_shard(unit: ShardUnit, *, index: str, vocabulary: int, context: StageContext) -> WrittenShard:
     """Write one shard with its provenance.
 
     Args:
-        unit: `name`, the `split`, the ranges `low` to `high` of the training order it is cut from, tokens before them (`before`), and
-            the stretch of the corpus that is its own (`start`, `end`), in tokens; `window`: tokens of a window of the check.
         index: file with all runs.
     """
-    name, root = unit["name"], context.target.root(False)
+    name, root = unit.name, context.target.root(False)
     prefix = f"{context.attempt_path}/shards/{name}"
     runs, first, positions = _merged(index, unit, id_type(vocabulary))
     if not runs:  # a document that is longer than a stretch leaves the next one empty: there is no shard of that number
-        return {"files": [], "name": name, "split": unit["split"], "documents": 0}
+        return WrittenShard(name=name, split=unit.split)
     provenance = TableWriter(root, f"{prefix}.provenance.parquet", PROVENANCE_SCHEMA, layout=PROVENANCE_LAYOUT)
     windows: dict[int, dict[str, int]] = {}
     by_leaf: dict[str, int] = {}
@@ -95,22 +124,22 @@ def write_shard(unit: dict[str, Any], *, index: str, vocabulary: int, context: S
             )
             documents += count
             size += int(rows.column("bytes").to_numpy().sum())
-            _tally(rows.column("leaf"), lengths, (first + starts) // unit["window"], by_leaf, windows)
+            _tally(rows.column("leaf"), lengths, (first + starts) // unit.window, by_leaf, windows)
         provenance_entry = provenance.close()
     shards = writer.entries(root, prefix, documents)
-    return {
-        "files": [storage.join(root, entry.path) for entry in (*shards, provenance_entry)],
-        "name": name,
-        "split": unit["split"],
-        "prefix": prefix,
-        "documents": documents,
-        "tokens": writer.tokens,
-        "bytes": size,
-        "leaves": by_leaf,
-        "windows": {str(number): leaves for number, leaves in windows.items()},
-        "shards": [entry.model_dump() for entry in shards],
-        "provenance": provenance_entry.model_dump(),
-    }
+    return WrittenShard(
+        files=tuple(storage.join(root, entry.path) for entry in (*shards, provenance_entry)),
+        name=name,
+        split=unit.split,
+        prefix=prefix,
+        documents=documents,
+        tokens=writer.tokens,
+        bytes=size,
+        leaves=by_leaf,
+        windows=windows,
+        shards=tuple(shards),
+        provenance=provenance_entry,
+    )
 
 
 def _column(rows: pa.Table, name: str) -> pa.Array:
@@ -118,28 +147,28 @@ def _column(rows: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
 
 
-def _merged(index: str, unit: dict[str, Any], dtype: Any) -> tuple[list[_Run], int, npt.NDArray[np.int64]]:
+def _merged(index: str, unit: ShardUnit, dtype: Any) -> tuple[list[_Run], int, npt.NDArray[np.int64]]:
     """The runs cut to what is this shard's, its first token in the corpus, and the tokens before each document in it (and all)."""
-    low, high = unit["low"], unit["high"]
-    parts: list[tuple[dict[str, Any], int, int, int]] = []
-    for run in storage.read_json(index):
-        if run["split"] != unit["split"]:
+    low, high = unit.low, unit.high
+    parts: list[tuple[StagedRun, int, int, int]] = []
+    for run in (StagedRun.model_validate(said) for said in storage.read_json(index)):
+        if run.split != unit.split:
             continue
-        documents, tokens = unpacked(run["documents"]), unpacked(run["tokens"])
+        documents, tokens = unpacked(run.documents), unpacked(run.tokens)
         at, rows = int(documents[:low].sum()), int(documents[low : high + 1].sum())
         if rows:
             parts.append((run, at, rows, int(tokens[:low].sum())))
     if not parts:
-        return [], unit["start"], np.zeros(1, np.int64)
-    tables = [_rows(run["rows"], first, rows) for run, first, rows, _ in parts]
+        return [], unit.start, np.zeros(1, np.int64)
+    tables = [_rows(run.rows, first, rows) for run, first, rows, _ in parts]
     keys = np.concatenate([table.column("key").to_numpy() for table in tables])
     lengths = np.concatenate([table.column("tokens").to_numpy() for table in tables])
     order = np.argsort(keys, kind="stable")  # runs follow the buckets, so equal keys stay in the order of doc_id
     ordered = lengths[order]
-    starts = unit["before"] + np.cumsum(ordered) - ordered
-    inside = (starts >= unit["start"]) & (starts < unit["end"])
+    starts = unit.before + np.cumsum(ordered) - ordered
+    inside = (starts >= unit.start) & (starts < unit.end)
     if not inside.any():
-        return [], unit["start"], np.zeros(1, np.int64)
+        return [], unit.start, np.zeros(1, np.int64)
     place = np.full(len(order), -1, np.int64)
     place[order[inside]] = np.arange(int(inside.sum()))
     runs, at = [], 0
@@ -164,13 +193,13 @@ def _rows(path: str, first: int, count: int) -> pa.Table:
     return pa.ipc.open_file(source).read_all().slice(first, count)
 
 
-def _ids(run: dict[str, Any], dtype: Any) -> Any:
+def _ids(run: StagedRun, dtype: Any) -> Any:
     """The ids of a run.
 
     Raises:
         TransientError: some are lacking, because a machine stopped before they were on its disk.
     """
-    path, size = run["ids"], int(unpacked(run["tokens"]).sum()) * np.dtype(dtype).itemsize
+    path, size = run.ids, int(unpacked(run.tokens).sum()) * np.dtype(dtype).itemsize
     if storage.size(path) != size:
         raise TransientError(
             "A staged run of token ids is not whole",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -17,7 +17,7 @@ from pydantic import Field
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.dataset import Dataset
-from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
+from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
@@ -32,6 +32,10 @@ from hyperclova_core.tokens.mixture.composition import (
 from hyperclova_core.tokens.mixture.stage import SPLITS
 from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
+
+if TYPE_CHECKING:
+    from hyperclova_core.tokens.serialize.shards import ShardUnit, WrittenShard
+    from hyperclova_core.tokens.serialize.staging import StagedRun
 
 SIDE_FORMAT = 1
 
@@ -50,21 +54,21 @@ class SerializeConfig(Config):
 class Serialized:
     """What was written: shards in order, by split; sums by leaf over the training split."""
 
-    shards: list[dict[str, Any]]
+    shards: list[WrittenShard]
     leaves: dict[str, tuple[float, float, float]]
     pretokens: int
     missed: int
 
-    def of(self, split: str) -> list[dict[str, Any]]:
+    def of(self, split: str) -> list[WrittenShard]:
         """The shards of a split."""
-        return [shard for shard in self.shards if shard["split"] == split]
+        return [shard for shard in self.shards if shard.split == split]
 
     def windows(self) -> dict[int, dict[str, int]]:
         """Window of the training order → leaf → tokens."""
         found: dict[int, dict[str, int]] = {}
         for shard in self.of("train"):
-            for number, leaves in shard["windows"].items():
-                window = found.setdefault(int(number), {})
+            for number, leaves in shard.windows.items():
+                window = found.setdefault(number, {})
                 for leaf, tokens in leaves.items():
                     window[leaf] = window.get(leaf, 0) + tokens
         return found
@@ -84,43 +88,45 @@ def write_shards(
         tokenizer: its folder; facts: its `identity` and `vocabulary_size`.
         shard_tokens: tokens of a shard, about.
     """
-    from hyperclova_core.tokens.serialize.shards import write_shard
-    from hyperclova_core.tokens.serialize.staging import encode_unit
+    from hyperclova_core.tokens.serialize.shards import WrittenShard, write_shard
+    from hyperclova_core.tokens.serialize.staging import Encoded, EncodeUnit, encode_unit
 
     chosen = {} if selection is None else _by_bucket(selection, documents)
     entries = documents.table("documents").files
     units = [
-        {
-            "identity": {"checksum": entry.checksum, "selection": chosen.get(entry.bucket or 0, ("", ""))[1]},
-            "path": path,
-            "bucket": entry.bucket or 0,
-            "selection": chosen.get(entry.bucket or 0, ("", ""))[0],
-            "weight": entry.bytes,
-        }
+        EncodeUnit(
+            identity={"checksum": entry.checksum, "selection": chosen.get(entry.bucket or 0, ("", ""))[1]},
+            path=path,
+            bucket=entry.bucket or 0,
+            selection=chosen.get(entry.bucket or 0, ("", ""))[0],
+            weight=entry.bytes,
+        )
         for entry, path in zip(entries, documents.files(), strict=True)
     ]
     inner = context.for_workers()
     boot = storage.boot_of(context.target.root(False))
     encode = partial(encode_unit, tokenizer=tokenizer, boot=boot, context=inner)
-    staged, _ = run_units(context, encode, units, "encode")
-    runs = [run for result in staged for run in result["runs"]]
+    staged, _ = run_units(context, encode, units, "encode", Encoded)
+    runs = [run for result in staged for run in result.runs]
     index = storage.join(context.target.root(False), context.attempt_path, "staged", "index.json")
-    storage.write_json(index, runs)
-    context.scrap.folders.extend(sorted({index.rsplit("/", 1)[0], *(run["ids"].rsplit("/", 1)[0] for run in runs)}))
+    storage.write_json(index, [run.model_dump(mode="json") for run in runs])
+    context.scrap.folders.extend(sorted({index.rsplit("/", 1)[0], *(run.ids.rsplit("/", 1)[0] for run in runs)}))
     write = partial(write_shard, index=index, vocabulary=int(facts["vocabulary_size"]), context=inner)
-    shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens)]
-    for unit in shard_units:
-        unit["identity"] = {"shard": unit["name"], "start": unit["start"], "documents": [e.checksum for e in entries]}
-        unit["identity"]["selection"] = [chosen[bucket][1] for bucket in sorted(chosen)]
-    written, _ = run_units(context, write, shard_units, "shards")
+    read = {
+        "documents": [entry.checksum for entry in entries],
+        "selection": [chosen[bucket][1] for bucket in sorted(chosen)],
+    }
+    shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens, read)]
+    written, _ = run_units(context, write, shard_units, "shards", WrittenShard)
     leaves: dict[str, tuple[float, float, float]] = {}
     for run in runs:
-        for leaf, (tokens, squares, most) in run["leaves"].items() if run["split"] == "train" else ():
+        for leaf, (tokens, squares, most) in run.leaves.items() if run.split == "train" else ():
             before = leaves.get(leaf, (0, 0.0, 0))
             leaves[leaf] = (before[0] + tokens, before[1] + squares, max(before[2], most))
-    written = [shard for shard in written if shard["documents"]]
-    counts = [sum(result[name] for result in staged) for name in ("pretokens", "missed")]
-    return Serialized(written, leaves, *counts)
+    written = [shard for shard in written if shard.documents]
+    return Serialized(
+        written, leaves, sum(result.pretokens for result in staged), sum(result.missed for result in staged)
+    )
 
 
 def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, str]]:
@@ -137,11 +143,14 @@ def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, s
     return {entry.bucket or 0: (path, entry.checksum) for entry, path in zip(entries, paths, strict=True)}
 
 
-def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> list[dict[str, Any]]:
+def _shard_units(
+    split: str, runs: list[StagedRun], shard_tokens: int, read: Mapping[str, list[str]]
+) -> list[ShardUnit]:
     """Which ranges of the training order each shard is cut from."""
+    from hyperclova_core.tokens.serialize.shards import ShardUnit
     from hyperclova_core.tokens.serialize.staging import unpacked
 
-    mine = [unpacked(run["tokens"]) for run in runs if run["split"] == split]
+    mine = [unpacked(run.tokens) for run in runs if run.split == split]
     if not mine:
         return []
     sums = np.stack(mine).sum(axis=0)
@@ -153,17 +162,18 @@ def _shard_units(split: str, runs: list[dict[str, Any]], shard_tokens: int) -> l
         low = int(np.searchsorted(ends, start, side="right"))
         high = int(np.searchsorted(ends, end, side="left"))
         units.append(
-            {
-                "name": f"{split}-{number:05d}",
-                "split": split,
-                "low": low,
-                "high": high,
-                "before": int(ends[low] - sums[low]),
-                "start": start,
-                "end": end,
-                "window": window_tokens(total),
-                "weight": 4 * (end - start),
-            }
+            ShardUnit(
+                identity={"shard": f"{split}-{number:05d}", "start": start, **read},
+                name=f"{split}-{number:05d}",
+                split=split,
+                low=low,
+                high=high,
+                before=int(ends[low] - sums[low]),
+                start=start,
+                end=end,
+                window=window_tokens(total),
+                weight=4 * (end - start),
+            )
         )
     return units
 
@@ -183,24 +193,23 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
     train = written.of("train")
     emitted: dict[str, int] = {}
     for shard in train:
-        for leaf, tokens in shard["leaves"].items():
-            emitted[leaf] = emitted.get(leaf, 0) + tokens
+        for leaf, count in shard.leaves.items():
+            emitted[leaf] = emitted.get(leaf, 0) + count
     plan = inputs["mix"].manifest.info["plan"]
     composition = check_composition(plan, emitted, inputs["mix"].manifest.info["taken"])
-    order = check_windows(written.windows(), written.leaves, sum(shard["documents"] for shard in train))
+    order = check_windows(written.windows(), written.leaves, sum(shard.documents for shard in train))
     root, path = context.target.root(False), context.attempt_path
     storage.write_json(storage.join(root, path, "composition.json"), {"leaves": composition, "order": order})
     storage.write_bytes(storage.join(root, path, "composition.md"), table_of(composition, order).encode())
     storage.write_bytes(storage.join(root, path, "composition.svg"), chart_of(composition).encode())
-    shards = [FileEntry.model_validate(entry) for shard in written.shards for entry in shard["shards"]]
+    shards = [entry for shard in written.shards for entry in shard.shards]
     sides = []
     for shard in written.shards:
-        storage.write_json(storage.join(root, f"{shard['prefix']}.json"), side_of(shard, facts, context.seed))
-        sides.append(plain_file_entry(root, f"{shard['prefix']}.json"))
+        storage.write_json(storage.join(root, f"{shard.prefix}.json"), side_of(shard, facts, context.seed))
+        sides.append(plain_file_entry(root, f"{shard.prefix}.json"))
     kept = inputs["mix"].manifest.counters.kept
-    tokens, size = (
-        {split: sum(s[name] for s in written.of(split)) for split in SPLITS} for name in ("tokens", "bytes")
-    )
+    tokens = {split: sum(shard.tokens for shard in written.of(split)) for split in SPLITS}
+    size = {split: sum(shard.bytes for shard in written.of(split)) for split in SPLITS}
     counters = Counters(
         rows_in=kept,
         kept=kept,
@@ -210,7 +219,7 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
         },
     )
     info = {
-        "prefixes": {split: [shard["prefix"] for shard in written.of(split)] for split in SPLITS},
+        "prefixes": {split: [shard.prefix for shard in written.of(split)] for split in SPLITS},
         "tokens": tokens,
         "vocabulary_size": int(facts["vocabulary_size"]),
         "padded_vocabulary_size": facts["padded_vocabulary_size"],
@@ -221,22 +230,22 @@ def serialize(inputs: Mapping[str, Dataset], config: SerializeConfig, context: S
     }
     tables = {
         "shards": shards,
-        "provenance": [FileEntry.model_validate(shard["provenance"]) for shard in written.shards],
+        "provenance": [shard.provenance for shard in written.shards if shard.provenance is not None],
         "sides": sides,
         "report": [plain_file_entry(root, f"{path}/composition.{suffix}") for suffix in ("json", "md", "svg")],
     }
     return Artifact(tables, counters, info)
 
 
-def side_of(shard: Mapping[str, Any], facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def side_of(shard: WrittenShard, facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What lies beside a shard as `PREFIX.json`: whose ids they are, and how many."""
     return {
         "format": SIDE_FORMAT,
         "tokenizer": facts["identity"],
         "vocabulary_size": int(facts["vocabulary_size"]),
-        "documents": shard["documents"],
-        "tokens": shard["tokens"],
-        "bytes": shard["bytes"],
+        "documents": shard.documents,
+        "tokens": shard.tokens,
+        "bytes": shard.bytes,
         "seed": seed,
     }
 

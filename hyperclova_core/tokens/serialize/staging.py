@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.jit import compiled
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import BucketUnit, Record, UnitResult
 from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 from hyperclova_core.tokens.mixture.stage import SPLITS
 
@@ -68,7 +70,34 @@ def place_rows(source, starts, lengths, target, places):  # type: ignore[no-unty
             target[place + at] = source[start + at]
 
 
-def encode_unit(unit: dict[str, Any], *, tokenizer: str, boot: str, context: StageContext) -> dict[str, Any]:
+class EncodeUnit(BucketUnit):
+    """A bucket's documents, and which of them are in the corpus."""
+
+    selection: str = Field(description="the mix's file for the bucket; empty: all documents, once each")
+
+
+class StagedRun(Record):
+    """Encoded documents of one split of a bucket, sorted by the training order."""
+
+    split: str
+    ids: str = Field(description="file of the ids")
+    rows: str = Field(description="file of STAGED_SCHEMA, a row a document, in the same order")
+    tokens: str = Field(description="`packed`: tokens in each range of the training order")
+    documents: str = Field(description="`packed`: documents in each range")
+    leaves: dict[str, tuple[int, float, int]] = Field(
+        description="leaf → tokens, sum of squares of tokens, most tokens of a document"
+    )
+
+
+class Encoded(UnitResult):
+    """The runs of a bucket; pre-tokens it was cut into, and how many of them the memo did not know."""
+
+    runs: tuple[StagedRun, ...]
+    pretokens: int
+    missed: int
+
+
+def encode_unit(unit: EncodeUnit, *, tokenizer: str, boot: str, context: StageContext) -> Encoded:
     """Encode one file of documents: runs, each with its files and sums by split and range.
 
     Args:
@@ -78,11 +107,11 @@ def encode_unit(unit: dict[str, Any], *, tokenizer: str, boot: str, context: Sta
     boot = boot if boot == storage.boot_of(context.target.root(False)) else ""
     loaded, encoder = kept_encoder(tokenizer)
     held = _Held([], [], [])
-    runs: list[dict[str, Any]] = []
-    name = f"{context.attempt_path}/staged/bucket-{unit['bucket']:05d}"
+    runs: list[StagedRun] = []
+    name = f"{context.attempt_path}/staged/bucket-{unit.bucket:05d}"
     for batch, chosen in _chosen(unit):
         encoded = encoder.encode(batch.column("text"), loaded.eod)
-        _check(batch, chosen, encoded.lengths, unit["path"])
+        _check(batch, chosen, encoded.lengths, unit.path)
         held.ids.append(encoded.ids.copy())
         held.lengths.append(encoded.lengths.copy())
         held.rows.append(
@@ -106,21 +135,21 @@ def encode_unit(unit: dict[str, Any], *, tokenizer: str, boot: str, context: Sta
     if held.rows:
         runs += _put_down(held, f"{name}-{len(runs):05d}", context, durable=not boot)
     tally = encoder.tally
-    return {
-        "boot": boot,
-        "files": [path for run in runs for path in (run["ids"], run["rows"])],
-        "runs": runs,
-        "pretokens": tally.pretokens,
-        "missed": tally.missed,
-    }
+    return Encoded(
+        boot=boot,
+        files=tuple(path for run in runs for path in (run.ids, run.rows)),
+        runs=tuple(runs),
+        pretokens=tally.pretokens,
+        missed=tally.missed,
+    )
 
 
-def _chosen(unit: dict[str, Any]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+def _chosen(unit: EncodeUnit) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """Batches of the documents that are in the corpus, each with its rows of the selection (all of them once, without one)."""
     columns = ["doc_id", "source", "content_hash", "text"]
-    selection = storage.open_parquet(unit["selection"]) if unit["selection"] else None
+    selection = storage.open_parquet(unit.selection) if unit.selection else None
     parts = selection.iter_batches(batch_size=ROWS, use_threads=False) if selection else None
-    with storage.open_parquet(unit["path"]) as file:
+    with storage.open_parquet(unit.path) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
             if parts is None:
                 count = batch.num_rows
@@ -134,7 +163,7 @@ def _chosen(unit: dict[str, Any]) -> Iterator[tuple[pa.RecordBatch, pa.RecordBat
             if not chosen.column("doc_id").equals(batch.column("doc_id")):
                 raise DataError(
                     "The selection is not of these documents",
-                    where=unit["path"],
+                    where=unit.path,
                     why="its rows name others, or stand in another order",
                     remedy="run mix on this dataset again",
                 )
@@ -162,7 +191,7 @@ def _check(batch: pa.RecordBatch, chosen: pa.RecordBatch, lengths: npt.NDArray[n
         )
 
 
-def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> list[dict[str, Any]]:
+def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> list[StagedRun]:
     """Write a run a split: its ids in one file, its rows in another, both by key."""
     ids, lengths = np.concatenate(held.ids), np.concatenate(held.lengths)
     rows = pa.Table.from_batches(held.rows).combine_chunks()
@@ -213,14 +242,14 @@ def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> l
             writer.write_table(table, max_chunksize=1 << 16)
         places = range_of(keys)
         runs.append(
-            {
-                "split": which,
-                "ids": f"{path}.ids",
-                "rows": f"{path}.rows",
-                "tokens": packed(np.bincount(places, sizes, RANGES).astype(np.int64)),
-                "documents": packed(np.bincount(places, minlength=RANGES).astype(np.int64)),
-                "leaves": _sums(table),
-            }
+            StagedRun(
+                split=which,
+                ids=f"{path}.ids",
+                rows=f"{path}.rows",
+                tokens=packed(np.bincount(places, sizes, RANGES).astype(np.int64)),
+                documents=packed(np.bincount(places, minlength=RANGES).astype(np.int64)),
+                leaves=_sums(table),
+            )
         )
     return runs
 
@@ -235,12 +264,12 @@ def unpacked(text: str) -> npt.NDArray[np.int64]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8").astype(np.int64)
 
 
-def _sums(table: pa.Table) -> dict[str, list[float]]:
+def _sums(table: pa.Table) -> dict[str, tuple[int, float, int]]:
     """Leaf → tokens, sum of squares of tokens, most tokens of a document."""
     squares = pc.power(table.column("tokens").cast(pa.float64()), 2)
     sums = table.select(["leaf", "tokens"]).append_column("squares", squares).group_by("leaf")
     rows = sums.aggregate([("tokens", "sum"), ("squares", "sum"), ("tokens", "max")]).to_pylist()
-    return {row["leaf"]: [row["tokens_sum"], row["squares_sum"], row["tokens_max"]] for row in rows}
+    return {row["leaf"]: (row["tokens_sum"], row["squares_sum"], row["tokens_max"]) for row in rows}
 
 
 def training_keys(doc_ids: pa.Array | pa.ChunkedArray, seed: int, copy: int) -> npt.NDArray[np.uint64]:

@@ -23,6 +23,7 @@ from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry,
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit
 from hyperclova_core.tokens.mixture.plan import MixConfig, capacity, leaf_path, make_plan
@@ -69,12 +70,12 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
     (dataset,) = inputs.values()
     mixture = (config.mixture or MixConfig()).model_copy(update={"on_shortage": "respread", "max_epochs": 1.0})
     units = [
-        {"identity": {"checksum": e.checksum}, "path": path, "bucket": e.bucket or 0}
+        BucketUnit(identity={"checksum": e.checksum}, path=path, bucket=e.bucket or 0)
         for e, path in zip(dataset.table("documents").files, dataset.files(), strict=True)
     ]
     sizes: dict[str, Counter[str]] = {}
-    for result in run_units(context, partial(_leaf_bytes, config=mixture), units, "sizes")[0]:
-        for path, (size, documents) in result["bytes"].items():
+    for leaf_sizes in run_units(context, partial(_leaf_bytes, config=mixture), units, "sizes", _LeafSizes)[0]:
+        for path, (size, documents) in leaf_sizes.leaves.items():
             sizes.setdefault(path, Counter()).update(bytes=size, documents=documents)
     total = sum(counter["bytes"] for counter in sizes.values())
     if total == 0:
@@ -86,8 +87,8 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         )
     shares = sample_shares(sizes, config.sample_bytes, mixture)
     count = partial(_count_sample, shares=shares, mixture=mixture, config=config, context=context.for_workers())
-    results, _ = run_units(context, count, units, f"sample-{shares_identity(shares)}")
-    paths = [path for result in results for path in result["files"]]
+    results, _ = run_units(context, count, units, f"sample-{shares_identity(shares)}", _Sampled)
+    paths = [path for result in results for path in result.files]
     context.scrap.files.extend(paths)
     counted = (
         pa.concat_tables([storage.read_parquet(path) for path in paths])
@@ -95,7 +96,7 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
         .aggregate([("count", "sum")])
     )
     words, counts = counted.column("pretoken").combine_chunks(), counted.column("count_sum").to_numpy()
-    sample_bytes = sum(result["bytes"] for result in results)
+    sample_bytes = sum(result.text_bytes for result in results)
     details = {
         "sample_bytes": sample_bytes,
         "sources": {leaf_path(path.split("\x1f")): counter["bytes"] for path, counter in sorted(sizes.items())},
@@ -155,18 +156,29 @@ def shares_identity(shares: Mapping[str, float]) -> str:
     return fingerprint({path: f"{share:.9f}" for path, share in shares.items()})[:12]
 
 
-def _leaf_bytes(unit: dict[str, Any], *, config: MixConfig) -> dict[str, Any]:
-    sizes: dict[str, list[int]] = {}
-    with storage.open_parquet(unit["path"]) as file:
+class _LeafSizes(UnitResult):
+    """Leaf → (UTF-8 bytes of text, documents)."""
+
+    leaves: dict[str, tuple[int, int]]
+
+
+class _Sampled(UnitResult):
+    """The pre-tokens of the sampled documents are in its file."""
+
+    text_bytes: int
+
+
+def _leaf_bytes(unit: BucketUnit, *, config: MixConfig) -> _LeafSizes:
+    sizes: dict[str, tuple[int, int]] = {}
+    with storage.open_parquet(unit.path) as file:
         for batch in file.iter_batches(columns=["text", *COLUMNS]):
             table = pa.table(
                 {"path": paths_of(batch, config).cast(pa.string()), "bytes": pc.binary_length(batch.column("text"))}
             )
             for row in table.group_by("path").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
-                entry = sizes.setdefault(row["path"], [0, 0])
-                entry[0] += row["bytes_sum"]
-                entry[1] += row["bytes_count"]
-    return {"files": [], "bytes": sizes}
+                size, documents = sizes.get(row["path"], (0, 0))
+                sizes[row["path"]] = (size + row["bytes_sum"], documents + row["bytes_count"])
+    return _LeafSizes(leaves=sizes)
 
 
 def _sampled(batch: pa.RecordBatch, shares: Mapping[str, float], mixture: MixConfig, seed: int) -> pa.RecordBatch:
@@ -182,18 +194,18 @@ def _sampled(batch: pa.RecordBatch, shares: Mapping[str, float], mixture: MixCon
 
 
 def _count_sample(
-    unit: dict[str, Any],
+    unit: BucketUnit,
     *,
     shares: dict[str, float],
     mixture: MixConfig,
     config: TokenizerConfig,
     context: StageContext,
-) -> dict[str, Any]:
+) -> _Sampled:
     from hyperclova_core.tokens.tokenizer_training.learning import pre_tokenizer_of
 
     pre_tokenizer = pre_tokenizer_of(config.kind, config.digits)
     folded, size, held = [], 0, 0
-    with storage.open_parquet(unit["path"]) as file:
+    with storage.open_parquet(unit.path) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text", *COLUMNS]):
             text = _sampled(batch, shares, mixture, context.seed).column("text")
             size += int(pc.sum(pc.binary_length(text)).as_py() or 0)
@@ -208,9 +220,9 @@ def _count_sample(
         if folded
         else pa.table({"pretoken": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})
     )
-    root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit['bucket']:05d}.parquet"
+    root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit.bucket:05d}.parquet"
     write_table(root, path, table.sort_by("pretoken"))
-    return {"files": [storage.join(root, path)], "bytes": size}
+    return _Sampled(files=(storage.join(root, path),), text_bytes=size)
 
 
 def _folded(tables: list[pa.Table]) -> pa.Table:
@@ -222,7 +234,7 @@ def _report(
     dataset: Dataset,
     tokenizer: Any,
     context: StageContext,
-    units: list[dict[str, Any]],
+    units: list[BucketUnit],
     shares: dict[str, float],
     mixture: MixConfig,
 ) -> dict[str, Any]:
@@ -232,7 +244,7 @@ def _report(
     texts: dict[str, list[str]] = {}
     left = REPORTED_DOCUMENTS  # of the smallest ids, which are a random sample, however many files they lie in
     for unit in units:
-        with storage.open_parquet(unit["path"]) as file:
+        with storage.open_parquet(unit.path) as file:
             batch = next(file.iter_batches(batch_size=REPORTED_DOCUMENTS, columns=["text", *COLUMNS]), None)
         if batch is not None and left > 0:
             batch = batch.slice(0, left)

@@ -33,6 +33,7 @@ from hyperclova_core.foundation.datasets.manifest import read_manifest
 from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages.kinds import StageContext
+from hyperclova_core.foundation.stages.units import FileUnit, RowsResult
 
 
 def comparable(config: DeduplicateConfig) -> dict[str, Any]:
@@ -82,9 +83,9 @@ class Index:
         write_table(root, paths[0], pa.table({"value": wanted}))
         values_path = storage.join(root, paths[0])
         self.context.scrap.files.append(values_path)
-        units = [{"path": path, "part": part} for part, path in enumerate(self.files[table])]
+        units = [FileUnit(path=path, number=part) for part, path in enumerate(self.files[table])]
         work = partial(_scan_unit, table=table, column=column, values=values_path, context=self.context.for_workers())
-        found = [result["rows"] for result in self.context.engine.map_units(work, units) if result["rows"]]
+        found = [result.path for result in self.context.engine.map_units(work, units, RowsResult) if result.rows]
         self.context.scrap.files.extend(found)
         parts = [storage.read_parquet(path).cast(schema) for path in found]
         return pa.concat_tables(parts) if parts else schema.empty_table()
@@ -154,12 +155,12 @@ def files_of(dataset: Dataset) -> dict[str, list[str]]:
     return {name: [path for part in chain for path in part.files(name)] for name in INDEX}
 
 
-def _scan_unit(unit: dict[str, Any], *, table: str, column: str, values: str, context: StageContext) -> dict[str, Any]:
+def _scan_unit(unit: FileUnit, *, table: str, column: str, values: str, context: StageContext) -> RowsResult:
     wanted = storage.read_parquet(values).column("value").combine_chunks()
     schema = INDEX[table]
     low, high = wanted[0].as_py(), wanted[-1].as_py()
     found = []
-    with storage.open_parquet(unit["path"]) as file:
+    with storage.open_parquet(unit.path) as file:
         at = file.schema_arrow.get_field_index(column)
         for number in range(file.num_row_groups):
             limits = file.metadata.row_group(number).column(at).statistics
@@ -170,12 +171,12 @@ def _scan_unit(unit: dict[str, Any], *, table: str, column: str, values: str, co
             if pc.any(mask).as_py():
                 found.append(file.read_row_group(number, columns=schema.names).filter(mask))
     if not found:
-        return {"rows": None}
+        return RowsResult()
     rows = pa.concat_tables(found).combine_chunks()
-    rows = rows.append_column("part", pa.array([unit["part"]] * rows.num_rows, pa.int32()))
+    rows = rows.append_column("part", pa.array([unit.number] * rows.num_rows, pa.int32()))
     root, path = context.target.root(True), f"{context.attempt_path}/scans/{uuid.uuid4().hex}.parquet"
     write_table(root, path, rows)
-    return {"rows": storage.join(root, path)}
+    return RowsResult(path=storage.join(root, path), rows=rows.num_rows)
 
 
 def newest_rows(rows: pa.Table, key: str) -> pa.Table:

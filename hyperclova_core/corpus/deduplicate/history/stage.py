@@ -7,13 +7,14 @@ that reaches the first run leaves out what was removed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.history.index import comparable, newest_rows
@@ -23,6 +24,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
 
 ROWS_A_RUN = 1 << 21
@@ -82,18 +84,19 @@ def _merged(sources: list[dict[str, list[str]]], context: StageContext, whole: b
         ranges = max(1, -(-total // ROWS_A_RUN))
         members = [storage.join(context.target.root(False), entry.path) for entry in tables.get("members", [])]
         units = [
-            {
-                "identity": {"table": name, "range": number, "of": ranges, "files": files[name]},
-                "table": name,
-                "range": number,
-                "ranges": ranges,
-                "files": files[name],
-                "members": members if whole else None,
-            }
+            _MergeUnit(
+                identity={"table": name, "range": number, "of": ranges, "files": files[name]},
+                table=name,
+                range=number,
+                ranges=ranges,
+                files=tuple(files[name]),
+                members=tuple(members) if whole else None,
+            )
             for number in range(ranges)
         ]
-        results, _ = run_units(context, partial(_merge_unit, context=context.for_workers()), units, f"merge-{name}")
-        tables[name] = [FileEntry.model_validate(result["entry"]) for result in results]
+        merge = partial(_merge_unit, context=context.for_workers())
+        results, _ = run_units(context, merge, units, f"merge-{name}", _MergeResult)
+        tables[name] = [result.entry for result in results]
     return tables
 
 
@@ -102,22 +105,40 @@ def _rows(path: str) -> int:
         return int(file.metadata.num_rows)
 
 
-def _merge_unit(unit: dict[str, Any], *, context: StageContext) -> dict[str, Any]:
-    name, schema, order = unit["table"], INDEX[unit["table"]], INDEX_ORDER[unit["table"]]
-    low, high = _limits(schema.field(order[0]).type, unit["range"], unit["ranges"])
+class _MergeUnit(WorkUnit):
+    """A range of the key of one table of the index."""
+
+    table: str
+    range: int
+    ranges: int
+    files: tuple[str, ...] = Field(description="of all runs that are merged, oldest first")
+    members: tuple[str, ...] | None = Field(
+        description="the merged members, where rows that only say that something is gone may go; None: they stay"
+    )
+
+
+class _MergeResult(UnitResult):
+    """The merged range."""
+
+    entry: FileEntry
+
+
+def _merge_unit(unit: _MergeUnit, *, context: StageContext) -> _MergeResult:
+    name, schema, order = unit.table, INDEX[unit.table], INDEX_ORDER[unit.table]
+    low, high = _limits(schema.field(order[0]).type, unit.range, unit.ranges)
     parts = []
-    for number, path in enumerate(unit["files"]):
+    for number, path in enumerate(unit.files):
         rows = _between(path, order[0], low, high).select(schema.names).cast(schema)
         parts.append(rows.append_column("part", pa.array([number] * rows.num_rows, pa.int32())))
     table = pa.concat_tables(parts) if parts else schema.append(pa.field("part", pa.int32())).empty_table()
     if name in ("members", "labels", "forms"):
         table = newest_rows(table, order[0])
-    if unit["members"] is not None:
-        table = _without_the_dead(table, name, unit["members"])
+    if unit.members is not None:
+        table = _without_the_dead(table, name, unit.members)
     table = table.select(schema.names).sort_by([(column, "ascending") for column in order])
-    root, path = context.target.root(False), f"{context.attempt_path}/{name}/run-{unit['range']:05d}.parquet"
+    root, path = context.target.root(False), f"{context.attempt_path}/{name}/run-{unit.range:05d}.parquet"
     entry = write_table(root, path, table, layout=HASHES)
-    return {"files": [storage.join(root, path)], "entry": entry.model_dump()}
+    return _MergeResult(files=(storage.join(root, path),), entry=entry)
 
 
 def _limits(kind: pa.DataType, number: int, ranges: int) -> tuple[Any, Any]:
@@ -146,7 +167,7 @@ def _between(path: str, column: str, low: Any, high: Any) -> pa.Table:
     return table if high is None else table.filter(pc.less(table.column(column), high))
 
 
-def _without_the_dead(table: pa.Table, name: str, members: list[str]) -> pa.Table:
+def _without_the_dead(table: pa.Table, name: str, members: Sequence[str]) -> pa.Table:
     """Without removed documents, forms that no document has any more, and what belongs to those."""
     if name == "members":
         entombed = pc.equal(table.column("origin"), TOMBSTONE)

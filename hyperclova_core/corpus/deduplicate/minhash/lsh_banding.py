@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +30,9 @@ from hyperclova_core.foundation.stages.spark_frames import (
     grouped,
     matrix,
     part_of,
-    write_rows,
+    written_rows,
 )
+from hyperclova_core.foundation.stages.units import FileUnit, RowsResult
 
 PAIRS_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("size", pa.int64())])
 """A candidate; left = right with a `size`: a bucket above the cap, and its first node."""
@@ -89,20 +89,21 @@ def find_candidates(
     grouping = Grouping("bands", _explode, BANDS_SCHEMA, _once, BANDS_SCHEMA, ("key", "node"), settings)
     runs = _runs(grouped(context, sketches, grouping, rows, config.driver_rows, parts), parts, context)
     units = [
-        {"path": storage.join(context.target.root(False), entry.path), "number": number}
+        FileUnit(path=storage.join(context.target.root(False), entry.path), number=number)
         for number, entry in enumerate(runs.files)
     ]
     folder = storage.join(context.target.root(True), context.attempt_path, "materialized", "matched")
     context.scrap.folders.append(folder)
     assert context.engine is not None
     # the index's runs are looked through side by side; what they hold of the incoming documents' keys is little
-    mine = [str(unit["path"]) for unit in units]
-    lookups = [{"path": path, "number": number} for number, path in enumerate(index)]
-    hits = context.engine.map_units(partial(_lookup_unit, runs=mine, folder=folder), lookups)
-    old = [result["path"] for result in hits if result["rows"]]
-    found = context.engine.map_units(partial(_match_unit, index=old, settings=settings, folder=folder), units)
-    paths = sorted(result["path"] for result in found if result["rows"])
-    return Candidates(Written(context, PAIRS_SCHEMA, paths, sum(result["rows"] for result in found)), runs)
+    mine = [unit.path for unit in units]
+    lookups = [FileUnit(path=path, number=number) for number, path in enumerate(index)]
+    hits = context.engine.map_units(partial(_lookup_unit, runs=mine, folder=folder), lookups, RowsResult)
+    old = [result.path for result in hits if result.rows]
+    match = partial(_match_unit, index=old, settings=settings, folder=folder)
+    found = context.engine.map_units(match, units, RowsResult)
+    paths = sorted(result.path for result in found if result.rows)
+    return Candidates(Written(context, PAIRS_SCHEMA, paths, sum(result.rows for result in found)), runs)
 
 
 def _runs(sorted_rows: Written, parts: int, context: StageContext) -> Table:
@@ -119,24 +120,22 @@ def _runs(sorted_rows: Written, parts: int, context: StageContext) -> Table:
     return Table(files=tuple(sorted(entries, key=lambda entry: entry.path)))
 
 
-def _lookup_unit(unit: dict[str, Any], *, runs: list[str], folder: str) -> dict[str, Any]:
+def _lookup_unit(unit: FileUnit, *, runs: list[str], folder: str) -> RowsResult:
     """The rows of a run of the index that have a key of the incoming documents' runs."""
 
     def rows() -> Batches:
         for path in runs:
-            keys, nodes = rows_of_keys(unit["path"], storage.read_parquet(path, ["key"]).column("key").to_numpy())
+            keys, nodes = rows_of_keys(unit.path, storage.read_parquet(path, ["key"]).column("key").to_numpy())
             yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(nodes)], schema=BANDS_SCHEMA)
 
-    (made,) = write_rows(folder, f"old-{unit['number']:05d}", BANDS_SCHEMA, rows())
-    return dict(made.to_pylist()[0])
+    return written_rows(folder, f"old-{unit.number:05d}", BANDS_SCHEMA, rows())
 
 
-def _match_unit(unit: dict[str, Any], *, index: list[str], settings: BandSettings, folder: str) -> dict[str, Any]:
+def _match_unit(unit: FileUnit, *, index: list[str], settings: BandSettings, folder: str) -> RowsResult:
     def matched() -> Batches:
-        yield _match(storage.read_parquet(unit["path"]).cast(BANDS_SCHEMA), 0, settings, index)
+        yield _match(storage.read_parquet(unit.path).cast(BANDS_SCHEMA), 0, settings, index)
 
-    (made,) = write_rows(folder, f"pairs-{unit['number']:05d}", PAIRS_SCHEMA, matched())
-    return dict(made.to_pylist()[0])
+    return written_rows(folder, f"pairs-{unit.number:05d}", PAIRS_SCHEMA, matched())
 
 
 def _explode(path: str, settings: BandSettings) -> Batches:

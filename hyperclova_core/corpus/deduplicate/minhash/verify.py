@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
 from hyperclova_core.corpus.deduplicate.schemas import EDGES_SCHEMA, READ, TextPlace
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.document_schema import bucket_of
-from hyperclova_core.foundation.stages.kinds import StageContext
-from hyperclova_core.foundation.stages.spark_frames import Batches, matrix, write_rows
+from hyperclova_core.foundation.stages.kinds import StageContext, Unit
+from hyperclova_core.foundation.stages.spark_frames import Batches, matrix, written_rows
+from hyperclova_core.foundation.stages.units import FileUnit, RowsResult, WorkUnit
 
 MOST_SHINGLES = 1 << 16
 SHINGLES_SCHEMA = pa.schema([("node", pa.int64()), ("shingles", pa.binary())])
@@ -77,21 +79,20 @@ def signatures_of(sketches: Sequence[str], nodes: npt.NDArray[np.int64], context
         return SIGNATURES_SCHEMA.empty_table()
     wanted = pa.array(np.unique(nodes))
     work = partial(_signatures_unit, wanted=wanted, folder=_scratch(context, "signatures"))
-    found = _gathered(context, work, [{"path": path} for path in sketches], SIGNATURES_SCHEMA)
+    found = _gathered(context, work, [FileUnit(path=path) for path in sketches], SIGNATURES_SCHEMA)
     numbers = found.column("node").to_numpy()
     _, first = np.unique(numbers, return_index=True)
     return found.take(pa.array(first))
 
 
-def _signatures_unit(unit: dict[str, Any], *, wanted: pa.Array, folder: str) -> dict[str, Any]:
+def _signatures_unit(unit: FileUnit, *, wanted: pa.Array, folder: str) -> RowsResult:
     def rows() -> Batches:
-        with storage.open_parquet(unit["path"]) as file:
+        with storage.open_parquet(unit.path) as file:
             for batch in file.iter_batches(batch_size=16_384, columns=["node", "signature", "items"]):
                 mine = pc.and_(pc.is_in(batch.column("node"), value_set=wanted), pc.is_valid(batch.column("signature")))
                 yield batch.filter(pc.and_(mine, pc.is_null(batch.column("items")))).select(SIGNATURES_SCHEMA.names)
 
-    (made,) = write_rows(folder, uuid.uuid4().hex, SIGNATURES_SCHEMA, rows())
-    return dict(made.to_pylist()[0])
+    return written_rows(folder, uuid.uuid4().hex, SIGNATURES_SCHEMA, rows())
 
 
 def _scratch(context: StageContext, name: str) -> str:
@@ -100,9 +101,11 @@ def _scratch(context: StageContext, name: str) -> str:
     return folder
 
 
-def _gathered(context: StageContext, work: Any, units: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def _gathered(
+    context: StageContext, work: Callable[[Unit], RowsResult], units: Sequence[Unit], schema: pa.Schema
+) -> pa.Table:
     assert context.engine is not None
-    found = [result["path"] for result in context.engine.map_units(work, units) if result["rows"]]
+    found = [result.path for result in context.engine.map_units(work, units, RowsResult) if result.rows]
     parts = [storage.read_parquet(path).cast(schema) for path in found]
     return pa.concat_tables(parts).combine_chunks() if parts else schema.empty_table()
 
@@ -125,7 +128,7 @@ def shingles_of(
         if name in places:
             jobs[name, bucket_of(doc_id, len(places[name].files))][doc_id] = node
     units = [
-        {"paths": list(places[name].files[bucket]), "known": known, "cut": places[name].boilerplate}
+        _TextsUnit(paths=tuple(places[name].files[bucket]), known=known, cut=places[name].boilerplate)
         for (name, bucket), known in sorted(jobs.items())
     ]
     if not units:
@@ -137,14 +140,21 @@ def shingles_of(
     return {node: np.frombuffer(value.as_buffer(), np.uint64) for node, value in rows if value.is_valid}
 
 
-def _shingles_unit(unit: dict[str, Any], *, width: int, remaining: int, folder: str) -> dict[str, Any]:
-    def rows() -> Batches:
-        for path in unit["paths"]:
-            for documents in documents_of(path, list(unit["known"])):
-                yield shingles_in(documents, unit["known"], unit["cut"], width, remaining)
+class _TextsUnit(WorkUnit):
+    """Documents of one bucket whose texts are read again."""
 
-    (made,) = write_rows(folder, uuid.uuid4().hex, SHINGLES_SCHEMA, rows())
-    return dict(made.to_pylist()[0])
+    paths: tuple[str, ...] = Field(description="files where they may be")
+    known: dict[str, int] = Field(description="doc_id → node")
+    cut: str | None = Field(description="the table of lines that were cut from them")
+
+
+def _shingles_unit(unit: _TextsUnit, *, width: int, remaining: int, folder: str) -> RowsResult:
+    def rows() -> Batches:
+        for path in unit.paths:
+            for documents in documents_of(path, list(unit.known)):
+                yield shingles_in(documents, unit.known, unit.cut, width, remaining)
+
+    return written_rows(folder, uuid.uuid4().hex, SHINGLES_SCHEMA, rows())
 
 
 def jaccard(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> float:

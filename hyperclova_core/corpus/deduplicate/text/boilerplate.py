@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache, partial
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,6 +25,7 @@ from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.jit import compiled
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
+from hyperclova_core.foundation.stages.units import FileUnit, UnitResult
 
 BOILERPLATE_SCHEMA = pa.schema(
     [
@@ -219,8 +219,8 @@ def find_boilerplate(
     wanted = sorted(set(values["site_id"][chosen].tolist()))
     assert context.engine is not None
     work = partial(_names_unit, wanted=wanted)
-    found = context.engine.map_units(work, [{"path": path} for path in paths])
-    names = {int(number): name for result in found for number, name in result["names"].items()}
+    found = context.engine.map_units(work, [FileUnit(path=path) for path in paths], _Names)
+    names = {number: name for result in found for number, name in result.names.items()}
     lines = values["line"][chosen]
     table = pa.table(
         {
@@ -238,14 +238,20 @@ def find_boilerplate(
     )
 
 
-def _names_unit(unit: dict[str, Any], *, wanted: list[int]) -> dict[str, Any]:
+class _Names(UnitResult):
+    """Number of a site → its name."""
+
+    names: dict[int, str]
+
+
+def _names_unit(unit: FileUnit, *, wanted: list[int]) -> _Names:
     numbers, names = set(wanted), {}
-    with storage.open_parquet(unit["path"]) as file:
+    with storage.open_parquet(unit.path) as file:
         for documents in file.iter_batches(batch_size=8192, columns=["url", "source"]):
             for site in set(sites_of(documents)):
                 if site_number(site) in numbers:
-                    names[str(site_number(site))] = site
-    return {"names": names}
+                    names[site_number(site)] = site
+    return _Names(names=names)
 
 
 @lru_cache(maxsize=8)
