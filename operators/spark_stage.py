@@ -22,6 +22,7 @@ from operators.warehouse import as_airflow_error, configured_warehouse
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from hyperclova_core.foundation.warehouse import StageResult
     from hyperclova_core.jobs.spark.driver import SparkDriver
     from hyperclova_core.pipeline.recipe import Recipe
 
@@ -80,9 +81,9 @@ class SparkStageOperator(SparkSubmitOperator):
                 result = record_outcome(warehouse, run, self.stage, plan, outcome, started)
                 self.log.info(
                     "Reused: made by run %s at %s, digest %s",
-                    result["made_by"] or "(outside Airflow)",
-                    result["made_at"],
-                    result["digest"],
+                    result.made_by or "(outside Airflow)",
+                    result.made_at,
+                    result.digest,
                 )
                 return _brief(result)
         except HyperclovaError as error:
@@ -206,15 +207,15 @@ class _NoEngine:
         """Nothing was started."""
 
 
-def _brief(result: dict[str, Any]) -> dict[str, Any]:
-    counters = result["counters"]
+def _brief(result: StageResult) -> dict[str, Any]:
+    counters = result.counters
     return {
-        "stage": result["key"],
-        "digest": result["digest"],
-        "reused": result["reused"],
-        "rows_in": counters["rows_in"],
-        "kept": counters["kept"],
-        "rejected": counters["rejected"],
-        "quarantined": counters["quarantined"],
-        "seconds": result["seconds"],
+        "stage": result.key,
+        "digest": result.digest,
+        "reused": result.reused,
+        "rows_in": counters.rows_in,
+        "kept": counters.kept,
+        "rejected": counters.rejected,
+        "quarantined": counters.quarantined,
+        "seconds": result.seconds,
     }

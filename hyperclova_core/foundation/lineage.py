@@ -12,13 +12,17 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, ValidationError
+
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest_parts
+from hyperclova_core.foundation.records import Record
 from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 
@@ -47,14 +51,48 @@ BY_TOKENS = ("loss", "validation_loss")
 log = logging.getLogger(__name__)
 
 
-def record_event(warehouse: Warehouse, event: dict[str, Any]) -> None:
-    """Keep an event for delivery.
+class DatasetEntry(Record):
+    """A dataset as events name it."""
 
-    Keys: `run` (folder name), `name`, `status`, `started`, `ended` (seconds since 1970), `params`, `metrics`, `tags`,
-    `inputs` and `outputs` (lists of name, digest, uri, profile), `artifacts` (pairs of path and artifact folder).
-    """
+    name: str
+    digest: str
+    uri: str
+    profile: dict[str, int] = Field(default_factory=dict, description="rows and bytes, where they are known")
+
+
+class ModelEntry(Record):
+    """A model to register: a new version of `name`, with the files of `folder`."""
+
+    name: str
+    folder: str
+    tags: dict[str, str]
+
+
+class LineageEvent(Record):
+    """What MLflow shall know of a run: of one stage (a nested run), or of the whole (the parent run)."""
+
+    id: str = Field("", description="given when it is kept: the order of delivery, and what makes it arrive once")
+    run: str = Field(description="the run's folder name")
+    name: str | None = Field(description="the stage's key; None: the event is the parent run's")
+    status: str = Field(description="FINISHED, FAILED or RUNNING")
+    started: float = Field(description="seconds since 1970")
+    ended: float
+    params: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
+    inputs: tuple[DatasetEntry, ...] = ()
+    outputs: tuple[DatasetEntry, ...] = ()
+    artifacts: tuple[tuple[str, str], ...] = Field((), description="(file or folder, artifact folder)")
+    job_folder: str = Field("", description="of a training: its metrics.jsonl says what its own MLflow run may lack")
+    job_name: str = ""
+    model: ModelEntry | None = None
+
+
+def record_event(warehouse: Warehouse, event: LineageEvent) -> None:
+    """Keep an event for delivery."""
     order = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-    storage.write_json(storage.join(warehouse.uri, "lineage", "outbox", f"{order}.json"), {"id": order, **event})
+    kept = event.model_copy(update={"id": order}).model_dump(mode="json")
+    storage.write_json(storage.join(warehouse.uri, "lineage", "outbox", f"{order}.json"), kept)
 
 
 def deliver(warehouse: Warehouse) -> int:
@@ -72,9 +110,13 @@ def deliver(warehouse: Warehouse) -> int:
             if not _claimed(warehouse, name):
                 continue
             try:
-                event = storage.read_json(storage.join(outbox, name))
+                event = LineageEvent.model_validate(storage.read_json(storage.join(outbox, name)))
             except FileNotFoundError:
                 _release(warehouse, name)  # another machine has delivered it since it was listed
+                continue
+            except (DataError, ValidationError) as error:
+                log.error("A lineage event cannot be read, kept in lineage/refused/%s: %s", name, type(error).__name__)
+                _move(warehouse, name, "refused")
                 continue
             try:
                 _deliver_one(client, warehouse, event)
@@ -205,47 +247,42 @@ def parent_run(client: MlflowClient, run: RunFolder) -> tuple[str, str]:
     return str(ids["experiment_id"]), str(ids["parent_run_id"])
 
 
-def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: dict[str, Any]) -> None:
+def _deliver_one(client: MlflowClient, warehouse: Warehouse, event: LineageEvent) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    experiment, parent = parent_run(client, warehouse.run(event["run"]))
-    if event["name"] is None:
+    experiment, parent = parent_run(client, warehouse.run(event.run))
+    if event.name is None:
         target = parent
-    elif event.get("job_folder") and storage.exists(storage.join(event["job_folder"], "metrics.jsonl")):
+    elif event.job_folder and storage.exists(storage.join(event.job_folder, "metrics.jsonl")):
         target = _finish_history(client, event, experiment, parent)
     else:
-        known = client.search_runs([experiment], f"tags.`{EVENT_TAG}` = '{event['id']}'")
+        known = client.search_runs([experiment], f"tags.`{EVENT_TAG}` = '{event.id}'")
         if known:
             target = known[0].info.run_id
         else:
-            tags = {
-                "mlflow.parentRunId": parent,
-                "mlflow.runName": event["name"],
-                EVENT_TAG: event["id"],
-                **event.get("tags", {}),
-            }
-            target = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
+            tags = {"mlflow.parentRunId": parent, "mlflow.runName": event.name, EVENT_TAG: event.id, **event.tags}
+            target = client.create_run(experiment, start_time=int(event.started * 1000), tags=tags).info.run_id
     # a clock that was set back in between must not make a run that ends before it begins
-    stamp = int(max(event["started"], event["ended"]) * 1000)
+    stamp = int(max(event.started, event.ended) * 1000)
     client.log_batch(
         target,
-        metrics=[Metric(key, float(value), stamp, 0) for key, value in event.get("metrics", {}).items()],
-        tags=[RunTag(key, str(value)) for key, value in event.get("tags", {}).items()],
+        metrics=[Metric(key, value, stamp, 0) for key, value in event.metrics.items()],
+        tags=[RunTag(key, value) for key, value in event.tags.items()],
     )
-    params = [Param(f"stage.{key}", str(value)[:6000]) for key, value in event.get("params", {}).items()]
+    params = [Param(f"stage.{key}", value[:6000]) for key, value in event.params.items()]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(target, params=params[start : start + PARAMS_AT_ONCE])
-    datasets = [*_datasets(event.get("inputs", []), "input"), *_datasets(event.get("outputs", []), "output")]
+    datasets = [*_datasets(event.inputs, "input"), *_datasets(event.outputs, "output")]
     if datasets:
         client.log_inputs(target, datasets=datasets)
-    for path, folder in event.get("artifacts", []):
+    for path, folder in event.artifacts:
         _log_artifact(client, target, path, folder)
-    if event.get("model"):
-        _register_model(client, target, event["model"])
-    if event["status"] == "RUNNING":
+    if event.model is not None:
+        _register_model(client, target, event.model)
+    if event.status == "RUNNING":
         client.update_run(target, status="RUNNING")
     else:
-        client.set_terminated(target, status=event["status"], end_time=stamp)
+        client.set_terminated(target, status=event.status, end_time=stamp)
 
 
 def _log_artifact(client: MlflowClient, run_id: str, path: str, folder: str) -> None:
@@ -259,16 +296,16 @@ def _log_artifact(client: MlflowClient, run_id: str, path: str, folder: str) -> 
         client.log_artifacts(run_id, path, folder)
 
 
-def _finish_history(client: MlflowClient, event: dict[str, Any], experiment: str, parent: str) -> str:
+def _finish_history(client: MlflowClient, event: LineageEvent, experiment: str, parent: str) -> str:
     """The run that a training made itself (or one for it, if MLflow was away then), with the rows it could not send."""
-    delivery = storage.join(event["job_folder"], "mlflow.json")
+    delivery = storage.join(event.job_folder, "mlflow.json")
     if not storage.exists(delivery):
-        tags = {"mlflow.parentRunId": parent, "mlflow.runName": event.get("job_name", event["name"])}
-        made = client.create_run(experiment, start_time=int(event["started"] * 1000), tags=tags).info.run_id
+        tags = {"mlflow.parentRunId": parent, "mlflow.runName": event.job_name or event.name}
+        made = client.create_run(experiment, start_time=int(event.started * 1000), tags=tags).info.run_id
         storage.write_json(delivery, {"run_id": made, "rows": 0})
     record = storage.read_json(delivery)
     rows = [
-        json.loads(line) for line in storage.read_bytes(storage.join(event["job_folder"], "metrics.jsonl")).splitlines()
+        json.loads(line) for line in storage.read_bytes(storage.join(event.job_folder, "metrics.jsonl")).splitlines()
     ]
     if len(rows) > record["rows"]:
         send_rows(client, record["run_id"], rows[record["rows"] :])
@@ -276,19 +313,19 @@ def _finish_history(client: MlflowClient, event: dict[str, Any], experiment: str
     return str(record["run_id"])
 
 
-def _register_model(client: MlflowClient, run_id: str, model: dict[str, Any]) -> None:
+def _register_model(client: MlflowClient, run_id: str, model: ModelEntry) -> None:
     """A new version of the registered model, with the weights as the run's artifact; once a digest."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_registered_model(model["name"])
+        client.get_registered_model(model.name)
     except MlflowException:
-        client.create_registered_model(model["name"])
-    known = client.search_model_versions(f"name = '{model['name']}' and run_id = '{run_id}'")
+        client.create_registered_model(model.name)
+    known = client.search_model_versions(f"name = '{model.name}' and run_id = '{run_id}'")
     if not known:
-        _log_artifact(client, run_id, model["folder"], "model")
+        _log_artifact(client, run_id, model.folder, "model")
         source = f"{client.get_run(run_id).info.artifact_uri}/model"
-        client.create_model_version(model["name"], source, run_id=run_id, tags=model["tags"])
+        client.create_model_version(model.name, source, run_id=run_id, tags=model.tags)
 
 
 def send_rows(client: MlflowClient, run_id: str, rows: list[dict[str, Any]]) -> None:
@@ -307,16 +344,16 @@ def send_rows(client: MlflowClient, run_id: str, rows: list[dict[str, Any]]) -> 
         client.log_batch(run_id, metrics=metrics[start : start + 900])
 
 
-def _datasets(entries: list[dict[str, Any]], context: str) -> Iterator[DatasetInput]:
+def _datasets(entries: Sequence[DatasetEntry], context: str) -> Iterator[DatasetInput]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     for entry in entries:
         dataset = Dataset(
-            name=entry["name"],
-            digest=entry["digest"],
-            source_type="s3" if storage.is_remote(entry["uri"]) else "local",
-            source=json.dumps({"uri": entry["uri"]}),
-            profile=json.dumps(entry.get("profile", {})),
+            name=entry.name,
+            digest=entry.digest,
+            source_type="s3" if storage.is_remote(entry.uri) else "local",
+            source=json.dumps({"uri": entry.uri}),
+            profile=json.dumps(entry.profile),
         )
         yield DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
 
@@ -331,8 +368,3 @@ def _locked(uri: str) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def dataset_entry(name: str, digest: str, uri: str, profile: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A dataset as events name it."""
-    return {"name": name, "digest": digest, "uri": uri, "profile": dict(profile or {})}

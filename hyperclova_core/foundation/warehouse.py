@@ -18,10 +18,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import Field, ValidationError
+
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
+from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest_parts
+from hyperclova_core.foundation.records import Record
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,29 @@ class RunRecord:
                 why=str(error),
                 remedy="start the run anew: what its stages made is reused",
             ) from error
+
+
+class StageResult(Record):
+    """How a stage of a run ended."""
+
+    stage: str
+    key: str = Field("", description="its task's name: the stage's, or `train-SIZE`")
+    uri: str = Field(description="of its dataset")
+    fingerprint: str = ""
+    digest: str = ""
+    reused: bool = Field(False, description="the dataset was there before")
+    made_by: str = Field("", description="the run that made it; empty outside Airflow")
+    made_at: str = Field("", description="when it was committed")
+    seconds: float = 0.0
+    taken_over_units: int = Field(0, description="finished units of a killed attempt that were used")
+    counters: Counters = Counters()
+    result: dict[str, Any] | None = Field(None, description="what a training or an evaluation says of itself")
+    ended_at: str = ""
+
+    @property
+    def dropped(self) -> int:
+        """Documents that fell out, or could not be read."""
+        return sum(self.counters.rejected.values()) + sum(self.counters.quarantined.values())
 
 
 def _frozen(value: Any) -> Any:
@@ -153,22 +180,27 @@ class RunFolder:
         """Record where a long stage of this run writes: what changes there is a sign that the run lives."""
         storage.write_json(storage.join(self.uri, "begun", f"{key}.json"), {"uri": uri})
 
-    def finish_stage(self, key: str, result: dict[str, Any]) -> None:
+    def finish_stage(self, key: str, result: StageResult) -> None:
         """Record how a stage of this run ended."""
-        storage.write_json(storage.join(self.uri, "stages", f"{key}.json"), result)
+        storage.write_json(storage.join(self.uri, "stages", f"{key}.json"), result.model_dump(mode="json"))
 
-    def stage_result(self, key: str) -> dict[str, Any] | None:
-        """How a stage of this run ended, or None while it has not."""
+    def stage_result(self, key: str) -> StageResult | None:
+        """How a stage of this run ended, or None while it has not.
+
+        Raises:
+            DataError: another version recorded it.
+        """
         path = storage.join(self.uri, "stages", f"{key}.json")
-        if not storage.exists(path):
-            return None
-        value: dict[str, Any] = storage.read_json(path)
-        return value
+        return _stage_result(path) if storage.exists(path) else None
 
-    def stage_results(self) -> dict[str, dict[str, Any]]:
-        """All ended stages by key."""
+    def stage_results(self) -> dict[str, StageResult]:
+        """All ended stages by key.
+
+        Raises:
+            DataError: another version recorded one.
+        """
         names = storage.list_names(storage.join(self.uri, "stages"))
-        return {name.removesuffix(".json"): storage.read_json(storage.join(self.uri, "stages", name)) for name in names}
+        return {name.removesuffix(".json"): _stage_result(storage.join(self.uri, "stages", name)) for name in names}
 
     def dataset(self, key: str) -> Dataset:
         """The dataset a stage of this run ended with.
@@ -184,7 +216,19 @@ class RunFolder:
                 why="its result is not recorded",
                 remedy=f"run stage {key} first, or clear and re-run it in Airflow",
             )
-        return open_dataset(result["uri"])
+        return open_dataset(result.uri)
+
+
+def _stage_result(path: str) -> StageResult:
+    try:
+        return StageResult.model_validate(storage.read_json(path))
+    except ValidationError as error:
+        raise DataError(
+            "The record of this stage is not one that this version writes",
+            where=path,
+            why="; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()[:3]),
+            remedy="start the run anew: what its stages made is reused",
+        ) from error
 
 
 def safe_name(run_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import deliver, record_event
+from hyperclova_core.foundation.lineage import LineageEvent, deliver, record_event
 from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs import gpu_hours
@@ -21,13 +21,13 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     from hyperclova_core.pipeline.summary import summary_of, to_markdown
 
     deliver(warehouse)
-    warehouse.set_reference(f"runs/{run.name}", {key: result["uri"] for key, result in run.stage_results().items()})
+    warehouse.set_reference(f"runs/{run.name}", {key: result.uri for key, result in run.stage_results().items()})
     summary = summary_of(run)
     summary["curves"] = curves_address(run)
     storage.write_json(storage.join(run.uri, "summary.json"), summary)
     storage.write_bytes(storage.join(run.uri, "summary.md"), to_markdown(summary).encode())
-    artifacts = [[storage.join(run.uri, name), ""] for name in ("summary.json", "summary.md")]
-    artifacts += [[path, "waterfall"] for path in _report_files(run)]
+    artifacts = [(storage.join(run.uri, name), "") for name in ("summary.json", "summary.md")]
+    artifacts += [(path, "waterfall") for path in _report_files(run)]
     artifacts += [*_figures(warehouse, run), *_data_docs(run)]
     metrics = {"documents": float(summary["documents"]), "tokens": float(summary["tokens"].get("train", 0))}
     metrics.update(
@@ -47,25 +47,25 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     usage = usage_rows(run)
     if usage:
         metrics.update(gpu_hours.totals(usage))
-    artifacts += [[path, ""] for path in write_reports(run)]
+    artifacts += [(path, "") for path in write_reports(run)]
     record_event(
         warehouse,
-        {
-            "run": run.name,
-            "name": None,
-            "status": "FINISHED",
-            "started": run.record().started,
-            "ended": time.time(),
-            "metrics": metrics,
-            "tags": {"mlflow.note.content": _note(run, summary)},
-            "artifacts": artifacts,
-        },
+        LineageEvent(
+            run=run.name,
+            name=None,
+            status="FINISHED",
+            started=run.record().started,
+            ended=time.time(),
+            metrics=metrics,
+            tags={"mlflow.note.content": _note(run, summary)},
+            artifacts=tuple(artifacts),
+        ),
     )
     deliver(warehouse)
     return summary
 
 
-def _figures(warehouse: Warehouse, run: RunFolder) -> list[list[str]]:
+def _figures(warehouse: Warehouse, run: RunFolder) -> list[tuple[str, str]]:
     """The funnel and the lineage of a run, written into its folder: (path, artifact folder)."""
     from hyperclova_core.pipeline.funnel import funnel_of, funnel_svg
     from hyperclova_core.provenance.graph import graph_of
@@ -80,14 +80,14 @@ def _figures(warehouse: Warehouse, run: RunFolder) -> list[list[str]]:
     storage.write_json(storage.join(folder, "lineage.json"), graph.to_dict())
     storage.write_bytes(storage.join(folder, "lineage.html"), html(graph).encode())
     storage.write_bytes(storage.join(folder, "lineage.txt"), tree(graph).encode())
-    return [[storage.join(run.uri, name), ""] for name in ("funnel.json", "funnel.svg")] + [
-        [storage.join(folder, f"lineage.{suffix}"), "lineage"] for suffix in ("json", "html", "txt")
+    return [(storage.join(run.uri, name), "") for name in ("funnel.json", "funnel.svg")] + [
+        (storage.join(folder, f"lineage.{suffix}"), "lineage") for suffix in ("json", "html", "txt")
     ]
 
 
-def _data_docs(run: RunFolder) -> list[list[str]]:
+def _data_docs(run: RunFolder) -> list[tuple[str, str]]:
     docs = storage.join(run.uri, "gates", "gx", "uncommitted", "data_docs", "local_site")
-    return [[docs, "data_docs"]] if storage.exists(docs) else []
+    return [(docs, "data_docs")] if storage.exists(docs) else []
 
 
 def curves_address(run: RunFolder) -> str | None:
@@ -140,14 +140,14 @@ def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
     figures = _figures(warehouse, run) if run.stage_results() else []
     record_event(
         warehouse,
-        {
-            "run": run.name,
-            "name": None,
-            "status": "FAILED",
-            "started": run.record().started,
-            "ended": time.time(),
-            "tags": {"hyperclova.failure": reason[:500]},
-            "artifacts": [*figures, *_data_docs(run)],
-        },
+        LineageEvent(
+            run=run.name,
+            name=None,
+            status="FAILED",
+            started=run.record().started,
+            ended=time.time(),
+            tags={"hyperclova.failure": reason[:500]},
+            artifacts=(*figures, *_data_docs(run)),
+        ),
     )
     deliver(warehouse)

@@ -22,20 +22,21 @@ def funnel_of(run: RunFolder) -> list[dict[str, Any]]:
         result = run.stage_result(stage)
         if result is None:
             continue
-        counters = result["counters"]
-        lost = []
-        for what in ("rejected", "quarantined"):
-            sizes = counters.get(f"{what}_bytes", {})
-            for reason, number in counters[what].items():
-                label = reason if what == "rejected" else f"quarantined: {reason}"
-                lost.append({"reason": label, "documents": number, "bytes": sizes.get(reason)})
+        counters = result.counters
+        lost: list[dict[str, Any]] = []
+        for label, numbers, sizes in (
+            ("", counters.rejected, counters.rejected_bytes),
+            ("quarantined: ", counters.quarantined, counters.quarantined_bytes),
+        ):
+            for reason, number in numbers.items():
+                lost.append({"reason": f"{label}{reason}", "documents": number, "bytes": sizes.get(reason)})
         rows.append(
             {
                 "stage": stage,
-                "documents_in": counters["rows_in"],
-                "documents_kept": counters["kept"],
-                "bytes_in": counters["text_bytes_in"],
-                "bytes_kept": counters["text_bytes_kept"],
+                "documents_in": counters.rows_in,
+                "documents_kept": counters.kept,
+                "bytes_in": counters.text_bytes_in,
+                "bytes_kept": counters.text_bytes_kept,
                 "lost": sorted(lost, key=lambda item: (-item["documents"], item["reason"])),
             }
         )

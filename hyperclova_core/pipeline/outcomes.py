@@ -7,9 +7,9 @@ from typing import Any
 
 from hyperclova_core import __version__
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import dataset_entry, record_event
+from hyperclova_core.foundation.lineage import DatasetEntry, LineageEvent, ModelEntry, record_event
 from hyperclova_core.foundation.stages.runner import Outcome, StagePlan, input_references
-from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
+from hyperclova_core.foundation.warehouse import RunFolder, StageResult, Warehouse, now
 
 
 def record_outcome(
@@ -19,25 +19,24 @@ def record_outcome(
     plan: StagePlan,
     outcome: Outcome,
     started: float,
-) -> dict[str, Any]:
+) -> StageResult:
     """Record a stage's end in the run, and keep the event for MLflow."""
     manifest = outcome.dataset.manifest
-    made_by = str(outcome.dataset.attempt.get("run", ""))
-    result = {
-        "stage": manifest.stage,
-        "key": key,
-        "uri": outcome.dataset.uri,
-        "fingerprint": manifest.fingerprint,
-        "digest": manifest.digest,
-        "reused": outcome.reused,
-        "made_by": made_by,
-        "made_at": outcome.dataset.attempt.get("committed_at", ""),
-        "seconds": round(time.time() - started, 3),
-        "taken_over_units": outcome.taken_over,
-        "counters": manifest.counters.model_dump(),
-        "result": manifest.info.get("result"),
-        "ended_at": now(),
-    }
+    result = StageResult(
+        stage=manifest.stage,
+        key=key,
+        uri=outcome.dataset.uri,
+        fingerprint=manifest.fingerprint,
+        digest=manifest.digest,
+        reused=outcome.reused,
+        made_by=str(outcome.dataset.attempt.get("run", "")),
+        made_at=str(outcome.dataset.attempt.get("committed_at", "")),
+        seconds=round(time.time() - started, 3),
+        taken_over_units=outcome.taken_over,
+        counters=manifest.counters,
+        result=manifest.info.get("result"),
+        ended_at=now(),
+    )
     run.finish_stage(key, result)
     record_event(warehouse, _event(run, key, plan, outcome, result, started))
     return result
@@ -48,9 +47,9 @@ def _event(
     key: str,
     plan: StagePlan,
     outcome: Outcome,
-    result: dict[str, Any],
+    result: StageResult,
     started: float,
-) -> dict[str, Any]:
+) -> LineageEvent:
     manifest = outcome.dataset.manifest
     counters = manifest.counters
     metrics = {
@@ -60,60 +59,58 @@ def _event(
         "quarantined": sum(counters.quarantined.values()),
         "text_bytes_in": counters.text_bytes_in,
         "text_bytes_kept": counters.text_bytes_kept,
-        "seconds": result["seconds"],
+        "seconds": result.seconds,
         **{f"rejected_{reason}": number for reason, number in counters.rejected.items()},
         **{f"quarantined_{reason}": number for reason, number in counters.quarantined.items()},
         **counters.custom,
     }
     inputs = [
-        dataset_entry(name, reference.digest, reference.uri or name)
+        DatasetEntry(name=name, digest=reference.digest, uri=reference.uri or name)
         for name, reference in sorted(input_references(plan.request).items())
     ]
-    event: dict[str, Any] = {
-        "run": run.name,
-        "name": key,
-        "status": "FINISHED",
-        "started": started,
-        "ended": time.time(),
-        "params": {"version": manifest.stage_version, "fingerprint": manifest.fingerprint, **_flat(manifest.config)},
-        "metrics": {name: value for name, value in metrics.items() if value == value},
-        "tags": {
+    profile = {"rows": counters.kept, "bytes": counters.text_bytes_kept}
+    output = DatasetEntry(name=manifest.stage, digest=manifest.digest, uri=outcome.dataset.uri, profile=profile)
+    event = LineageEvent(
+        run=run.name,
+        name=key,
+        status="FINISHED",
+        started=started,
+        ended=time.time(),
+        params={"version": manifest.stage_version, "fingerprint": manifest.fingerprint, **_flat(manifest.config)},
+        metrics={name: value for name, value in metrics.items() if value == value},
+        tags={
             "hyperclova.stage": manifest.stage,
             "hyperclova.reused": str(outcome.reused).lower(),
-            "hyperclova.made_by": result["made_by"],
+            "hyperclova.made_by": result.made_by,
         },
-        "inputs": inputs,
-        "outputs": [
-            dataset_entry(
-                manifest.stage,
-                manifest.digest,
-                outcome.dataset.uri,
-                {"rows": counters.kept, "bytes": counters.text_bytes_kept},
-            )
-        ],
-        "artifacts": [],
-    }
+        inputs=tuple(inputs),
+        outputs=(output,),
+        artifacts=tuple(
+            (path, "") for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)
+        )
+        if manifest.stage in ("evaluate", "tokenizer", "mix", "serialize", "deduplicate")
+        else (),
+    )
     mine = outcome.dataset.attempt.get("run") == run.record().run_id
-    if manifest.stage == "train" and (mine or not outcome.reused):
-        event["job_folder"] = storage.join(outcome.dataset.uri, manifest.info["folder"])
-        event["job_name"] = f"train {key.removeprefix('train-')}"
-        event["metrics"] = {}  # the job's own run has them, each at its step
-        event["model"] = {
-            "name": f"hyperclova-{key.removeprefix('train-')}",
-            "folder": storage.join(outcome.dataset.uri, manifest.info["model"]),
-            "tags": {
-                "corpus_digest": plan.request.inputs["serialize"].manifest.digest,
-                "recipe": run.record().recipe_name,
-                "code_version": __version__,
-                "parent_run": run.name,
-                "digest": manifest.digest,
-            },
-        }
-    if manifest.stage in ("evaluate", "tokenizer", "mix", "serialize", "deduplicate"):
-        event["artifacts"] = [
-            [path, ""] for name in ("report", "plan") if name in manifest.tables for path in outcome.dataset.files(name)
-        ]
-    return event
+    if manifest.stage != "train" or (outcome.reused and not mine):
+        return event
+    size = key.removeprefix("train-")
+    model = ModelEntry(
+        name=f"hyperclova-{size}",
+        folder=storage.join(outcome.dataset.uri, manifest.info["model"]),
+        tags={
+            "corpus_digest": plan.request.inputs["serialize"].manifest.digest,
+            "recipe": run.record().recipe_name,
+            "code_version": __version__,
+            "parent_run": run.name,
+            "digest": manifest.digest,
+        },
+    )
+    # the job's own run has the metrics, each at its step
+    job_folder = storage.join(outcome.dataset.uri, manifest.info["folder"])
+    return event.model_copy(
+        update={"metrics": {}, "job_folder": job_folder, "job_name": f"train {size}", "model": model}
+    )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:

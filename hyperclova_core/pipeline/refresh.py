@@ -55,11 +55,7 @@ def publish_refresh(warehouse: Warehouse, run: RunFolder) -> CorpusVersion:
     recipe = recipe_of(run)
     selected = run.dataset("select")
     results = {key: run.stage_result(key) for key in CORPUS_STAGES}
-    drops = {
-        key: sum(result["counters"]["rejected"].values()) + sum(result["counters"]["quarantined"].values())
-        for key, result in results.items()
-        if result is not None
-    }
+    drops = {key: result.dropped for key, result in results.items() if result is not None}
     counters = selected.manifest.counters
     part = Part(
         kind="increment",

@@ -14,43 +14,42 @@ SHOWN_REASONS = 4
 def summary_of(run: RunFolder) -> dict[str, Any]:
     """Everything that the final table shows, as JSON."""
     results = run.stage_results()
-    ordered = [key for name in NODES for key in results if results[key]["stage"] == name]
+    ordered = [key for name in NODES for key in results if results[key].stage == name]
     sizes = run.record().sizes
     ordered.sort(
         key=lambda key: (
-            list(NODES).index(results[key]["stage"]),
+            list(NODES).index(results[key].stage),
             sizes.index(key[6:]) if key.startswith("train-") else 0,
         )
     )
-    stages = []
+    stages: list[dict[str, Any]] = []
     for key in ordered:
         result = results[key]
-        counters = result["counters"]
-        dropped = {
-            **counters["rejected"],
-            **{f"quarantined: {reason}": number for reason, number in counters["quarantined"].items()},
-        }
+        counters = result.counters
+        quarantined = {f"quarantined: {reason}": number for reason, number in counters.quarantined.items()}
+        dropped = {**counters.rejected, **quarantined}
         stages.append(
             {
                 "stage": key,
-                "in": counters["rows_in"],
-                "kept": counters["kept"],
-                "dropped": sum(dropped.values()),
+                "in": counters.rows_in,
+                "kept": counters.kept,
+                "dropped": result.dropped,
                 "reasons": dict(largest_first(dropped)),
-                "text_bytes_in": counters["text_bytes_in"],
-                "text_bytes_kept": counters["text_bytes_kept"],
-                "seconds": result["seconds"],
-                "reused": result["reused"],
-                "made_by": result["made_by"],
+                "text_bytes_in": counters.text_bytes_in,
+                "text_bytes_kept": counters.text_bytes_kept,
+                "seconds": result.seconds,
+                "reused": result.reused,
+                "made_by": result.made_by,
             }
         )
-    accuracies = ((results.get("evaluate") or {}).get("result") or {}).get("nsmc", {})
-    models = [_model(results[key]["result"], accuracies) for key in ordered if key.startswith("train-")]
+    evaluated = (results["evaluate"].result or {}) if "evaluate" in results else {}
+    accuracies = evaluated.get("nsmc", {})
+    models = [_model(results[key].result or {}, accuracies) for key in ordered if key.startswith("train-")]
     tokens = {}
     if "serialize" in results:
         tokens = {
             name.removeprefix("tokens_"): int(value)
-            for name, value in results["serialize"]["counters"]["custom"].items()
+            for name, value in results["serialize"].counters.custom.items()
             if name.startswith("tokens_")
         }
     return {
@@ -59,8 +58,8 @@ def summary_of(run: RunFolder) -> dict[str, Any]:
         "stages": stages,
         "tokens": tokens,
         "models": models,
-        "documents": results["select"]["counters"]["kept"] if "select" in results else 0,
-        "crossings": ((results.get("evaluate") or {}).get("result") or {}).get("crossings_in_words", []),
+        "documents": results["select"].counters.kept if "select" in results else 0,
+        "crossings": evaluated.get("crossings_in_words", []),
         "reused": sum(stage["reused"] for stage in stages),
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
     }

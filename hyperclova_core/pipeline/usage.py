@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import deliver, record_event
+from hyperclova_core.foundation.lineage import LineageEvent, deliver, record_event
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
 from hyperclova_core.jobs.failure_causes import Decision
 from hyperclova_core.jobs.gpu_hours import table, totals
@@ -87,10 +87,18 @@ def tell_decisions(warehouse: Warehouse, run: RunFolder) -> None:
     if not storage.exists(storage.join(run.uri, "run.json")):
         return
     paths = write_reports(run)
-    event = {"run": run.name, "name": None, "status": "RUNNING", "started": run.record().started}
     numbers = {"job_attempts_failed": float(sum(1 for _ in decision_rows(run))), **totals(usage_rows(run))}
     record_event(
-        warehouse, {**event, "ended": time.time(), "metrics": numbers, "artifacts": [[path, ""] for path in paths]}
+        warehouse,
+        LineageEvent(
+            run=run.name,
+            name=None,
+            status="RUNNING",
+            started=run.record().started,
+            ended=time.time(),
+            metrics=numbers,
+            artifacts=tuple((path, "") for path in paths),
+        ),
     )
     deliver(warehouse)
 

@@ -25,7 +25,7 @@ from hyperclova_core.foundation.datasets.manifest import (
     read_manifest,
 )
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import StageResult, Warehouse
 
 _PLACE = re.compile(r"(?:^|/)datasets/([^/]+)/([^/]+)/?$")
 MODEL_PREFIX = "hyperclova-"
@@ -105,7 +105,7 @@ def _resolve(warehouse: Warehouse, name: str) -> Resolved:
             "started_at": record.started_at,
         }
         read = {reference.uri for uri in _uris(results) for reference in _inputs(uri)}
-        last = [(key, result["uri"]) for key, result in results.items() if result["uri"] not in read]
+        last = [(key, result.uri) for key, result in results.items() if result.uri not in read]
         return ("run", name), last, facts
     if name.startswith(MODEL_PREFIX):
         trained = _trained(warehouse, f"train-{name.removeprefix(MODEL_PREFIX)}")
@@ -130,8 +130,8 @@ def _resolve(warehouse: Warehouse, name: str) -> Resolved:
     )
 
 
-def _uris(results: dict[str, dict[str, Any]]) -> list[str]:
-    return [result["uri"] for result in results.values()]
+def _uris(results: dict[str, StageResult]) -> list[str]:
+    return [result.uri for result in results.values()]
 
 
 def _inputs(uri: str) -> list[Any]:
@@ -147,7 +147,7 @@ def _trained(warehouse: Warehouse, key: str) -> str | None:
     for name in storage.list_names(storage.join(warehouse.uri, "refs", "runs")):
         result = warehouse.run(name.removesuffix(".json")).stage_result(key)
         if result:
-            found.append((result.get("ended_at", ""), result["uri"]))
+            found.append((result.ended_at, result.uri))
     return max(found)[1] if found else None
 
 

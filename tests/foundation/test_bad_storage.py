@@ -173,7 +173,7 @@ def test_a_clock_that_jumps_back_loses_no_event(tmp_path: Path, monkeypatch: pyt
     warehouse.run("r1").create(RunRecord("r1", {"name": "demo"}, code_version="0", started=1e9))
     record_event(warehouse, event("r1", "ingest"))
     monkeypatch.setattr("time.time_ns", lambda: 1)
-    record_event(warehouse, {**event("r1", "filter"), "started": 2e9, "ended": 1e9})
+    record_event(warehouse, event("r1", "filter", started=2e9, ended=1e9))
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     assert deliver(warehouse) == 2

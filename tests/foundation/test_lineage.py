@@ -8,29 +8,30 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hyperclova_core.foundation import lineage, storage
-from hyperclova_core.foundation.lineage import dataset_entry, deliver, record_event
+from hyperclova_core.foundation.lineage import DatasetEntry, LineageEvent, deliver, record_event
 from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
 from tests.object_store import FaultProxy
 
 
-def event(run: str, name: str | None, **parts: object) -> dict[str, object]:
+def event(run: str, name: str | None, **parts: Any) -> LineageEvent:
     digest = "0" * 32
-    return {
-        "run": run,
-        "name": name,
-        "status": "FINISHED",
-        "started": 1.0e9,
-        "ended": 1.0e9 + 5,
-        "params": {"a": 1},
-        "metrics": {"kept": 3},
-        "inputs": [dataset_entry("documents", digest, "somewhere")],
-        "outputs": [dataset_entry(name or "", digest, "there")] if name else [],
-        **parts,
-    }
+    made = LineageEvent(
+        run=run,
+        name=name,
+        status="FINISHED",
+        started=1.0e9,
+        ended=1.0e9 + 5,
+        params={"a": "1"},
+        metrics={"kept": 3},
+        inputs=(DatasetEntry(name="documents", digest=digest, uri="somewhere"),),
+        outputs=(DatasetEntry(name=name, digest=digest, uri="there"),) if name else (),
+    )
+    return made.model_copy(update=parts)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_events_wait_for_mlflow_and_arrive_once(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     record_event(warehouse, event("r1", "ingest"))
-    record_event(warehouse, event("r1", "filter", artifacts=[[str(tmp_path / "absent"), ""]]))
+    record_event(warehouse, event("r1", "filter", artifacts=((str(tmp_path / "absent"), ""),)))
     assert deliver(warehouse) == 0
     assert waiting(warehouse) == 2
 
@@ -224,11 +225,24 @@ def test_machines_that_begin_one_run_at_once_make_one_experiment_and_one_parent(
     assert searched([experiment.experiment_id]) == [], "the run of the one that came second is gone"
 
 
+def test_an_event_in_another_form_does_not_hold_up_the_next(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    storage.write_json(storage.join(warehouse.uri, "lineage", "outbox", "0.json"), {"run": "r1", "what": "else"})
+    record_event(warehouse, event("r1", "ingest"))
+    assert deliver(warehouse) == 1
+    assert waiting(warehouse) == 0
+    assert storage.list_names(storage.join(warehouse.uri, "lineage", "refused")) == ["0.json"]
+
+
 def test_no_parameter_is_cut_off(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)
-    record_event(warehouse, event("r1", "ingest", params={f"key{number:03d}": number for number in range(250)}))
+    record_event(warehouse, event("r1", "ingest", params={f"key{number:03d}": str(number) for number in range(250)}))
     assert deliver(warehouse) == 1
     client = lineage.connect(uri)
     experiment, _ = lineage.parent_run(client, warehouse.run("r1"))

@@ -18,7 +18,7 @@ from hyperclova_core.foundation.errors import DataError, TransientError
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import StageResult, Warehouse
 from tests.foundation.test_runner import KeepConfig, keep
 
 
@@ -68,7 +68,7 @@ def test_what_a_reference_reaches_stays_with_all_its_inputs(warehouse: Warehouse
 def test_a_recent_run_keeps_what_it_used(warehouse: Warehouse, portal: Dataset) -> None:
     made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
     age(warehouse, 10)
-    warehouse.run("now").finish_stage("keep", {"uri": made.uri})
+    warehouse.run("now").finish_stage("keep", StageResult(stage="keep", uri=made.uri))
     assert "unreferenced" not in kinds(warehouse)
 
 
@@ -213,7 +213,7 @@ def test_a_run_whose_training_lasts_longer_than_the_limit_keeps_its_stages(
     made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
     running = warehouse.target("train", "f" * 32)
     run = warehouse.run("long")
-    run.finish_stage("keep", {"uri": made.uri})
+    run.finish_stage("keep", StageResult(stage="keep", uri=made.uri))
     run.begin_stage("train-115k", running.uri)
     age(warehouse, 10)
     storage.write_bytes(storage.join(running.uri, "attempts", "job", "job.log"), b"step 7")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hyperclova_core.cli.main import cli
 from hyperclova_core.foundation.corpora.retention import find_garbage, remove
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.warehouse import RunRecord, Warehouse
+from hyperclova_core.foundation.warehouse import RunRecord, StageResult, Warehouse
 from hyperclova_core.pipeline.funnel import funnel_of, funnel_svg
 from hyperclova_core.provenance.graph import graph_of
 from hyperclova_core.provenance.pictures import html, tree
@@ -29,12 +29,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
     for dataset in made:
         run.finish_stage(
             dataset.manifest.stage,
-            {
-                "stage": dataset.manifest.stage,
-                "uri": dataset.uri,
-                "counters": dataset.manifest.counters.model_dump(),
-                "ended_at": "",
-            },
+            StageResult(stage=dataset.manifest.stage, uri=dataset.uri, counters=dataset.manifest.counters),
         )
     return warehouse
 
@@ -117,7 +112,9 @@ def test_the_command_prints_and_writes(warehouse: Warehouse, tmp_path: Path) -> 
 
 def test_the_funnel_adds_up(warehouse: Warehouse) -> None:
     run = warehouse.run("night")
-    run.finish_stage("filter", {**(run.stage_result("odd") or {}), "stage": "filter"})
+    odd = run.stage_result("odd")
+    assert odd is not None
+    run.finish_stage("filter", odd.model_copy(update={"stage": "filter"}))
     rows = {row["stage"]: row for row in funnel_of(run)}
     assert list(rows) == ["ingest", "filter"]
     row = rows["filter"]

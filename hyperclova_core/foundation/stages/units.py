@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry, Table
+from hyperclova_core.foundation.records import Record
 
 TASK_WEIGHT = 64 << 20
 """Bytes that a task reads at least, where there are more units than cores: a task costs a tenth of a second before it begins."""
-
-
-class Record(BaseModel):
-    """A value that crosses to another process: checked on arrival, and never changed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class WorkUnit(Record):

@@ -21,8 +21,9 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.records import Record
 from hyperclova_core.foundation.stages.kinds import StageContext
-from hyperclova_core.foundation.stages.units import BucketUnit, Record, UnitResult
+from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 from hyperclova_core.tokens.mixture.stage import SPLITS
 
