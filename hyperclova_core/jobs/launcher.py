@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+from hyperclova_core.jobs.end_on_signal import EndOnSignal
+
+# before what takes a second to import: a container's first process loses a signal that it has no handler for
+END = EndOnSignal() if __name__ == "__main__" else None
+
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,6 @@ from hyperclova_core.jobs.spec import TrainJobSpec, unpacked
 ATTEMPT_VARIABLE = "HYPERCLOVA_ATTEMPT"
 JOIN_SECONDS = 900
 """For all pods of a gang to come: an image of ten gigabytes is pulled meanwhile."""
-KILL_SECONDS = 10.0
-"""Beyond the grace time; the cluster's own is longer still (`render.STOP_SECONDS`)."""
 TOLD_CHARACTERS, TOLD_BYTES = 2000, 4000
 
 
@@ -77,39 +78,6 @@ def own_address(meeting: str, node: str) -> list[str]:
 def node_name() -> str:
     """This pod of the job, for names of files: several may write to one folder."""
     return f"node-{os.environ.get('HYPERCLOVA_NODE', '0')}"
-
-
-class EndOnSignal:
-    """Whether somebody asked the job to end, from the first moment on: a container's first process ignores a signal for which it has no handler,
-    and its devices would be held for the whole grace time."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._seconds = 0.0
-        self._timer: threading.Timer | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def pass_on_to(self, process: subprocess.Popen[bytes], grace_seconds: float) -> None:
-        """End this process when asked, or at once if that was meanwhile."""
-        self._process, self._seconds = process, grace_seconds + KILL_SECONDS
-        if self.asked:
-            self._end()
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        self._end()
-
-    def _end(self) -> None:
-        if self._process is None:
-            return
-        if self._timer is None:
-            # ranks that have not met yet wait in a call that no signal ends: the cause is to be told before the cluster kills us all
-            self._timer = threading.Timer(self._seconds, self._process.kill)
-            self._timer.daemon = True
-            self._timer.start()
-        self._process.terminate()
 
 
 def run(spec: TrainJobSpec, end: EndOnSignal | None = None) -> int:
@@ -192,11 +160,10 @@ def judge(spec: TrainJobSpec, raw: int, asked: bool) -> tuple[int, dict[str, Any
 
 def main() -> None:
     """Entry point."""
-    end = EndOnSignal()
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--spec", required=True)
     spec = TrainJobSpec.from_dict(unpacked(storage.read_bytes(arguments.parse_args().spec)))
-    sys.exit(run(spec, end))
+    sys.exit(run(spec, END))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 from aiohttp import web
 
-from tests.jobs.fake_kubelet import INDEX, Container, run_container
+from tests.jobs.fake_job_controller import JobController
+from tests.jobs.fake_kubelet import Container, run_container
 
 GROUPS = {
     "jobs": "batch/v1",
@@ -47,7 +49,11 @@ KINDS = {
     "podgroups": "PodGroup",
     "workloads": "Workload",
 }
+QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?")
 TICK = 0.05
+LEAVE_SECONDS = 0.5
+COLLECT_SECONDS = 0.3
 
 
 def stamp(nanoseconds: int | None = None, later: float = 0.0) -> str:
@@ -110,6 +116,9 @@ class FakeCluster:
         self.forgotten = 0
         """Resource versions below are not known any more: a watch from there is told 410."""
         self.ports: dict[str, int] = {}
+        self._jobs = JobController(self)
+        self._orphaned: dict[str, float] = {}
+        self._ended: dict[tuple[str, str], float] = {}
         self._version = 0
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -142,7 +151,6 @@ class FakeCluster:
 
         configuration = client.Configuration(host=self.url)
         configuration.api_key = {"authorization": "Bearer test"}
-        configuration.retries = False
         return client.ApiClient(configuration)
 
     def kubeconfig(self) -> str:
@@ -181,7 +189,7 @@ class FakeCluster:
         container.end_all()
 
     def disrupt(self, pod: str, reason: str = "PreemptionByScheduler") -> None:
-        """Take a pod away: a condition says why, its container has its grace time."""
+        """Take a pod away: a condition says why, its container has its grace time, and then it is no more."""
         with self._lock:
             item = self.objects["pods", "hyperclova", pod]
             item["status"].setdefault("conditions", []).append(
@@ -193,9 +201,7 @@ class FakeCluster:
                     "lastTransitionTime": stamp(),
                 }
             )
-        container = self.containers.get(("hyperclova", pod))
-        if container is not None:
-            container.process.terminate()
+            self.delete(("pods", "hyperclova", pod))
 
     def lose(self, pod: str) -> None:
         """A pod that is gone at once, with its node."""
@@ -205,13 +211,13 @@ class FakeCluster:
         if container is not None:
             container.end_all()
 
-    def freeze(self, node: str) -> None:
-        """A node that does not answer: the cluster asks its pods to end, and nobody does it."""
+    def freeze(self, node: str, ago: float = 0.0) -> None:
+        """A node that does not answer: the cluster asks its pods to end (so many seconds ago), and nobody does it."""
         with self._lock:
             self.frozen.add(node)
             for (plural, _, _), pod in self.objects.items():
                 if plural == "pods" and pod["spec"].get("nodeName") == node:
-                    pod["metadata"]["deletionTimestamp"] = stamp(later=_grace(pod))
+                    pod["metadata"]["deletionTimestamp"] = stamp(later=_grace(pod) - ago)
 
     def admit(self, job: str) -> None:
         """What Kueue does when there is room: the job is no longer suspended."""
@@ -386,7 +392,7 @@ class FakeCluster:
             if method == "DELETE" and name is None:
                 gone = self._list(namespace, plural, query)["items"]
                 for item in gone:
-                    self._delete((plural, namespace, item["metadata"]["name"]))
+                    self.delete((plural, namespace, item["metadata"]["name"]))
                 return 200, _status(200, "")
             if method == "POST":
                 return self._create(namespace, plural, body)
@@ -397,10 +403,10 @@ class FakeCluster:
                 return 200, copy.deepcopy(self.objects[key])
             if method == "PATCH":
                 _merge(self.objects[key], body)
-                self._touch(self.objects[key])
+                self.touch(self.objects[key])
                 return 200, copy.deepcopy(self.objects[key])
             if method == "DELETE":
-                self._delete(key)
+                self.delete(key)
                 return 200, _status(200, "")
         return 405, _status(405, "method not allowed")
 
@@ -429,12 +435,9 @@ class FakeCluster:
         name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{uuid.uuid4().hex[:5]}"
         if (plural, namespace, name) in self.objects:
             return 409, _status(409, f'{plural} "{name}" already exists')
-        if len(name) > 63:
-            return 422, _status(
-                422, f'{KINDS[plural]} "{name}" is invalid: metadata.name: must be no more than 63 characters'
-            )
-        if plural == "jobs" and body["spec"]["template"]["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
-            return 422, _status(422, "spec.template.spec.restartPolicy: Required value")
+        refused = refusal_of(plural, name, body)
+        if refused is not None:
+            return refused[0], _status(*refused)
         item = copy.deepcopy(body)
         item["metadata"] |= {
             "name": name,
@@ -447,29 +450,30 @@ class FakeCluster:
         if plural == "pods":
             item["status"] = {"phase": "Pending", "conditions": [], "podIP": "127.0.0.1"}
             item["metadata"].setdefault("labels", {})
-        self._touch(item)
+        self.touch(item)
         self.objects[plural, namespace, name] = item
         return 201, copy.deepcopy(item)
 
-    def _touch(self, item: dict[str, Any]) -> None:
+    def touch(self, item: dict[str, Any]) -> None:
+        """Another version of an object."""
         self._version += 1
         item["metadata"]["resourceVersion"] = str(self._version)
 
-    def _delete(self, key: tuple[str, str, str]) -> None:
+    def delete(self, key: tuple[str, str, str]) -> None:
+        """What a DELETE does: a pod that runs has its grace time, anything else is gone."""
         item = self.objects[key]
         uid = item["metadata"]["uid"]
         if key[0] == "pods":
             container = self.containers.get((key[1], key[2]))
-            if container is not None and container.process.poll() is None:
-                item["metadata"]["deletionTimestamp"] = stamp(later=_grace(item))
+            if (
+                container is not None and item["status"]["phase"] == "Running"
+            ):  # as long as its node has not said how it ended
+                item["metadata"].setdefault("deletionTimestamp", stamp(later=_grace(item)))
                 if item["spec"].get("nodeName") not in self.frozen:
                     container.process.terminate()
                 return
         del self.objects[key]
-        for other, owned in list(self.objects.items()):
-            owners = owned["metadata"].get("ownerReferences") or ()
-            if any(owner["uid"] == uid for owner in owners) and other in self.objects:
-                self._delete(other)
+        self._orphaned[uid] = time.monotonic()
 
     def _log(self, namespace: str, name: str, query: dict[str, str]) -> tuple[int, Any]:
         if ("pods", namespace, name) not in self.objects:
@@ -499,12 +503,13 @@ class FakeCluster:
     def _control(self) -> None:
         while not self._over.wait(TICK):
             with self._lock:
-                for (plural, namespace, _), item in list(self.objects.items()):
-                    if plural == "jobs":
-                        self._reconcile(namespace, item)
                 for (plural, namespace, name), item in list(self.objects.items()):
                     if plural == "pods":
                         self._try(namespace, name, item)
+                for (plural, namespace, _), item in list(self.objects.items()):
+                    if plural == "jobs":
+                        self._jobs.reconcile(namespace, item)
+                self._collect()
 
     def _try(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
         """A pod that the double cannot run says so by its state, as a node does."""
@@ -517,7 +522,21 @@ class FakeCluster:
                 "message": f"{type(error).__name__}: {error}",
             }
 
-    def _event(self, namespace: str, target: dict[str, Any], reason: str, message: str) -> None:
+    def _collect(self) -> None:
+        """The garbage collector comes some time after an owner has gone, and takes what was its own."""
+        now = time.monotonic()
+        for uid in [uid for uid, since in self._orphaned.items() if now - since > COLLECT_SECONDS]:
+            del self._orphaned[uid]
+            for key, owned in list(self.objects.items()):
+                owners = owned["metadata"].get("ownerReferences") or ()
+                if any(owner["uid"] == uid for owner in owners) and key in self.objects:
+                    self.delete(key)
+
+    def now(self) -> str:
+        """The cluster's time, as it writes it."""
+        return stamp()
+
+    def tell(self, namespace: str, target: dict[str, Any], reason: str, message: str) -> None:
         name = f"{target['metadata']['name']}.{reason}"
         self.objects["events", namespace, name] = {
             "apiVersion": "v1",
@@ -528,105 +547,6 @@ class FakeCluster:
             "message": message,
             "type": "Warning",
         }
-
-    def _reconcile(self, namespace: str, job: dict[str, Any]) -> None:
-        status, spec = job["status"], job["spec"]
-        if any(item["type"] in ("Complete", "Failed") for item in status.get("conditions", ())) or spec.get("suspend"):
-            return
-        status.setdefault("startTime", stamp())
-        name = job["metadata"]["name"]
-        mine = [
-            pod
-            for (plural, place, _), pod in self.objects.items()
-            if plural == "pods" and place == namespace and pod["metadata"]["labels"].get("job-name") == name
-        ]
-        made = {pod["metadata"]["labels"][INDEX]: pod for pod in mine}
-        known = status.setdefault("fakePods", [])
-        for pod in mine:
-            if pod["status"]["phase"] == "Failed":
-                self._fail(job, pod)
-                return
-        if [index for index in known if index not in made]:
-            self._finish(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
-            return
-        if len([pod for pod in mine if pod["status"]["phase"] == "Succeeded"]) == spec["completions"]:
-            self._finish(job, "Complete", "", "")
-            return
-        for index in range(spec["completions"]):
-            if str(index) not in made and self._may_make(namespace, job):
-                known.append(str(index))
-                self._make_pod(namespace, job, index)
-
-    def _may_make(self, namespace: str, job: dict[str, Any]) -> bool:
-        requests = job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
-        for resource, most in self.quota.items():
-            if int(requests.get(resource, 0)) > most:
-                self._event(
-                    namespace,
-                    job,
-                    "FailedCreate",
-                    f"Error creating: pods is forbidden: exceeded quota: compute, requested: {resource}={requests[resource]}, limited: {resource}={most}",
-                )
-                return False
-        return True
-
-    def _make_pod(self, namespace: str, job: dict[str, Any], index: int) -> None:
-        name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
-        template = copy.deepcopy(job["spec"]["template"])
-        labels = {**template["metadata"].get("labels", {}), "job-name": job["metadata"]["name"], INDEX: str(index)}
-        labels["batch.kubernetes.io/controller-uid"] = job["metadata"]["uid"]
-        annotations = {**template["metadata"].get("annotations", {}), INDEX: str(index)}
-        self.objects["pods", namespace, name] = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "uid": str(uuid.uuid4()),
-                "creationTimestamp": stamp(),
-                "labels": labels,
-                "annotations": annotations,
-                "ownerReferences": [{"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}],
-            },
-            "spec": {**template["spec"], "hostname": f"{job['metadata']['name']}-{index}"},
-            "status": {"phase": "Pending", "conditions": []},
-        }
-
-    def _fail(self, job: dict[str, Any], pod: dict[str, Any]) -> None:
-        """Failed by its podFailurePolicy, else by its backoff limit of nothing; its other pods are ended."""
-        code = next(
-            (
-                c["state"]["terminated"]["exitCode"]
-                for c in pod["status"].get("containerStatuses", ())
-                if "terminated" in c["state"]
-            ),
-            None,
-        )
-        disrupted = any(item["type"] == "DisruptionTarget" for item in pod["status"]["conditions"])
-        reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-        for number, rule in enumerate(job["spec"]["podFailurePolicy"]["rules"]):
-            by_code = code is not None and code in rule.get("onExitCodes", {}).get("values", ())
-            if by_code or (disrupted and rule.get("onPodConditions")):
-                reason = "PodFailurePolicy"
-                message = f"Container job for pod hyperclova/{pod['metadata']['name']} failed with exit code {code} matching FailJob rule at index {number}"
-                break
-        self._finish(job, "Failed", reason, message)
-        for (plural, place, name), other in list(self.objects.items()):
-            if (
-                plural == "pods"
-                and other["metadata"]["labels"].get("job-name") == job["metadata"]["name"]
-                and other["status"]["phase"] == "Running"
-            ):
-                container = self.containers.get((place, name))
-                if container is not None:
-                    container.process.terminate()
-
-    def _finish(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
-        job["status"].setdefault("conditions", []).append(
-            {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": stamp()}
-        )
-        job["status"]["completionTime"] = stamp()
-        self._touch(job)
 
     def _kubelet(self, namespace: str, name: str, pod: dict[str, Any]) -> None:
         status = pod["status"]
@@ -642,7 +562,7 @@ class FakeCluster:
             wanted = [volume["configMap"]["name"] for volume in pod["spec"].get("volumes", ()) if "configMap" in volume]
             missing = [config for config in wanted if ("configmaps", namespace, config) not in self.objects]
             if missing:  # a node waits for what it has to mount
-                self._event(namespace, pod, "FailedMount", f'configmap "{missing[0]}" not found')
+                self.tell(namespace, pod, "FailedMount", f'configmap "{missing[0]}" not found')
                 return
             self._start(namespace, name, pod)
         elif status["phase"] == "Running":
@@ -667,9 +587,14 @@ class FakeCluster:
             }
             status["containerStatuses"] = [{"name": "job", "state": {"terminated": ended}}]
             status["phase"] = "Succeeded" if code == 0 else "Failed"
-            self._touch(pod)
-            if pod["metadata"].get("deletionTimestamp"):
-                self.objects.pop(("pods", namespace, name), None)
+            self.touch(pod)
+            self._ended[namespace, name] = time.monotonic()
+        elif (
+            # how it ended is to be seen for a moment, then an evicted or deleted pod is no more
+            pod["metadata"].get("deletionTimestamp")
+            and time.monotonic() - self._ended.get((namespace, name), 0.0) > LEAVE_SECONDS
+        ):
+            self.objects.pop(("pods", namespace, name), None)
 
     def _schedule(self, pod: dict[str, Any]) -> bool:
         if pod["spec"].get("nodeName"):
@@ -731,7 +656,7 @@ class FakeCluster:
             "startTime": stamp(),
             "containerStatuses": [{"name": "job", "state": {"running": {"startedAt": stamp()}}}],
         }
-        self._touch(pod)
+        self.touch(pod)
 
     def _port_of(self, meeting: str) -> int:
         if meeting not in self.ports:
@@ -739,6 +664,35 @@ class FakeCluster:
                 probe.bind(("127.0.0.1", 0))
                 self.ports[meeting] = int(probe.getsockname()[1])
         return self.ports[meeting]
+
+
+def refusal_of(plural: str, name: str, body: dict[str, Any]) -> tuple[int, str] | None:
+    """Why a server does not take an object: 400 for what it cannot read, 422 for what may not be; None: it does."""
+    kind = KINDS[plural]
+    if plural in ("jobs", "pods", "services", "configmaps"):
+        try:
+            kubernetes_validate.validate(body, "1.36", strict=True)
+        except kubernetes_validate.ValidationError as error:
+            return 400, f"{kind} in version {body.get('apiVersion')!r} cannot be handled as a {kind}: {error.message}"
+    if len(name) > 63:
+        return 422, f'{kind} "{name}" is invalid: metadata.name: must be no more than 63 characters'
+    pod = body["spec"]["template"] if plural == "jobs" else body if plural == "pods" else None
+    if pod is None:
+        return None
+    if plural == "jobs" and pod["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
+        return 422, f'{kind} "{name}" is invalid: spec.template.spec.restartPolicy: Required value'
+    for key, value in [*body["metadata"].get("labels", {}).items(), *pod["metadata"].get("labels", {}).items()]:
+        if not LABEL_VALUE.fullmatch(value):
+            return 422, f'{kind} "{name}" is invalid: metadata.labels: Invalid value: {value!r} of {key}'
+    for container in pod["spec"]["containers"]:
+        for sizes in container.get("resources", {}).values():
+            for resource, quantity in sizes.items():
+                if not QUANTITY.fullmatch(str(quantity)):
+                    return 400, (
+                        f"{kind} in version {body.get('apiVersion')!r} cannot be handled as a {kind}: quantities must match the"
+                        f" regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$' ({resource}: {quantity})"
+                    )
+    return None
 
 
 def _status(code: int, message: str) -> dict[str, Any]:

@@ -110,12 +110,18 @@ def run_container(
         text=True,
         start_new_session=True,
         errors="replace",
+        preexec_fn=_as_process_1,
         cwd=local(body["workingDir"]) if "workingDir" in body else None,
     )
     container = Container(process, termination_log=str(termination), marker=marker)
     container.reader = threading.Thread(target=_read_lines, args=(container,), daemon=True)
     container.reader.start()
     return container
+
+
+def _as_process_1() -> None:
+    """A container's first process has no default for signals: one that it does not handle is lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _read_lines(container: Container) -> None:

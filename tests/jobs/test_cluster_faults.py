@@ -71,8 +71,7 @@ def test_the_next_attempt_waits_until_pods_of_a_deleted_job_have_ended(
     assert KubernetesBackend(Api(cluster.client())).submit(one)
     assert container.process.poll() is not None
     assert cluster.find("jobs", "job-one-a1") is not None
-    newest = cluster.pods()
-    assert all(pod["metadata"]["uid"] != item["metadata"]["uid"] for item in newest)
+    assert all(pod["metadata"]["uid"] != item["metadata"]["uid"] for item in cluster.pods("Running"))
 
 
 def test_a_pod_that_never_ends_is_named_and_nothing_runs_beside_it(
@@ -99,19 +98,18 @@ def test_attempts_go_on_counting_though_the_cluster_has_forgotten_them(
     assert ended(backend, one).attempt == 5
 
 
-def test_a_node_that_falls_silent_ends_the_attempt_and_is_avoided(cluster: FakeCluster, tmp_path: Path) -> None:
-    ahead = [timedelta(0)]
-    backend = KubernetesBackend(
-        Api(cluster.client(), sleep=lambda seconds: None), now=lambda: datetime.now(UTC) + ahead[0]
-    )
+def test_a_node_that_falls_silent_ends_the_attempt_and_is_avoided(
+    cluster: FakeCluster, backend: KubernetesBackend, tmp_path: Path
+) -> None:
     cluster.nodes = {"node-a": {"nvidia.com/gpu": 1}, "node-b": {"nvidia.com/gpu": 1}, "node-c": {"nvidia.com/gpu": 1}}
     one = job(tmp_path, processes=2, seconds=60, cluster={**TWO_PODS, "gpus_per_node": 1})
     backend.submit(one)
     pods = until(lambda: len(found := cluster.pods("Running")) == 2 and found)
     silent = pods[0]["spec"]["nodeName"]
+    until(lambda: all(cluster.containers["hyperclova", pod["metadata"]["name"]].lines for pod in pods))
     cluster.freeze(silent)
     assert backend.get(one).state == "running", "its grace time is not over"
-    ahead[0] = timedelta(seconds=300)
+    cluster.freeze(silent, ago=300)
     status = ended(backend, one)
     assert (status.exit_code, status.bad_nodes) == (72, (silent,)), status
     assert not [

@@ -246,7 +246,7 @@ def test_a_job_ends_well_and_is_adopted_while_it_runs_and_after(
     assert service is not None
     assert service["metadata"]["ownerReferences"][0]["name"] == "job-one-a1"
     backend.cancel(one)
-    assert cluster.find("services", "job-one-a1") is None, "what belongs to the job goes with it"
+    until(lambda: cluster.find("services", "job-one-a1") is None)  # what belongs to the job goes with it
 
 
 def test_another_specification_of_that_name_is_refused_with_what_differs(

@@ -114,7 +114,7 @@ def test_a_signal_before_the_jobs_processes_begin_ends_it_at_once(tmp_path: Path
     spec = TrainJobSpec("job", "time", {}, str(tmp_path / "job"), processes=0, grace_seconds=60)
     code = (
         "import json, os, signal, sys\n"
-        "from hyperclova_core.jobs.launcher import EndOnSignal, run\n"
+        "from hyperclova_core.jobs.end_on_signal import EndOnSignal\nfrom hyperclova_core.jobs.launcher import run\n"
         "from hyperclova_core.jobs.spec import TrainJobSpec\n"
         "end = EndOnSignal(); os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.exit(run(TrainJobSpec.from_dict(json.loads(sys.argv[1])), end))\n"
@@ -130,6 +130,16 @@ def test_a_signal_before_the_jobs_processes_begin_ends_it_at_once(tmp_path: Path
     assert ended.returncode == 143, ended.stderr
     told = json.loads((tmp_path / "job" / "exit.json").read_text())
     assert told["cause"]["what"] == "The job was asked to end before its processes began"
+
+
+def test_the_launcher_listens_before_it_imports_what_takes_time() -> None:
+    """It takes a second; a pod that is taken away in it would hold its devices for the whole grace time."""
+    command = [sys.executable, "-X", "importtime", "-m", "hyperclova_core.jobs.launcher"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False).stderr
+    order = [line.rpartition("|")[2].strip() for line in told.splitlines() if line.startswith("import time:")]
+    listens = order.index("hyperclova_core.jobs.end_on_signal")
+    assert order.index("argparse") > listens
+    assert not [name for name in order[:listens] if name.startswith(("pydantic", "hyperclova_core.foundation"))]
 
 
 def test_a_jobset_whose_pods_cannot_be_made_says_why_its_jobs_were_told() -> None:
