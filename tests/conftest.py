@@ -186,6 +186,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return ingested(tmp_path_factory.mktemp("portal"), *portal_sources())
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For workers side by side: a file's tests stay together, so that what a module makes is made once; so do those of the smoke run."""
     if not hasattr(config, "workerinput"):

@@ -45,7 +45,8 @@ ensure_environment() {
     local python; python=$(find_python)
     [ -x "$VENV/bin/python" ] || { echo "Making $VENV with $python"; "$python" -m venv "$VENV"; }
     echo "Installing from the lock (a few minutes)"
-    local pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt)
+    # modules are compiled when they are first imported: most of these packages' never are, and all of them take two minutes
+    local pip=("$VENV/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt)
     if [ -n "${TORCH_INDEX_URL:-}" ]; then
         # what torch needs in turn comes from wherever pip is told to look; its own index is put beside that, and torch's pin keeps its build
         PIP_EXTRA_INDEX_URL="$TORCH_INDEX_URL${PIP_EXTRA_INDEX_URL:+ $PIP_EXTRA_INDEX_URL}" "${pip[@]}" torch

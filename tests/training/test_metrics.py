@@ -102,6 +102,7 @@ def test_decisions_are_kept_up_to_the_checkpoint_and_go_with_the_run(uri: str, t
     first = opened(tmp_path, 0)
     first.decide({"event": "step skipped", "samples_read": 40})
     first.decide({"event": "step skipped", "samples_read": 80})
+    first.flush()  # and then it is killed
     second = opened(tmp_path, 5, samples=40)
     second.close()
     assert len((tmp_path / "out" / "decisions.jsonl").read_text().splitlines()) == 1
