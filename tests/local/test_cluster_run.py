@@ -97,18 +97,13 @@ def shown_by(cluster: FakeCluster, words: str) -> bool:
 @pytest.mark.timeout(1200)
 @pytest.mark.spark
 @pytest.mark.ranks
-def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
-    platform: Platform, cluster: FakeCluster
-) -> None:
+def test_the_dag_trains_on_a_cluster_whatever_happens_to_its_jobs(platform: Platform, cluster: FakeCluster) -> None:
+    """One run of two sizes: the first loses a pod and the triggerer, the second a person marks as failed, and clears again."""
     api = AirflowApi(platform.airflow_url, "admin", platform.password())
     run_id = api.trigger(DAG, {"recipe": "smoke-cluster", "backend": "kubernetes"})
-
-    until(lambda: shown_by(cluster, "step 40/") or api.run_state(DAG, run_id) == "failed", SECONDS)
-    cluster.disrupt(cluster.pods("Running")[1]["metadata"]["name"])
-    triggerer = json.loads((platform.home / "services" / "airflow-triggerer.json").read_text())
-    os.killpg(triggerer["pid"], signal.SIGKILL)
-    until(lambda: not is_alive(triggerer["pid"], triggerer["started"]))
-    assert start(platform), "the triggerer again: it finds an attempt that ended while nobody looked"
+    a_pod_and_the_triggerer_die(api, run_id, platform, cluster)
+    until(lambda: task_of(api, run_id, "train", 0)["state"] in ("success", "failed"), SECONDS)
+    a_person_marks_it_as_failed_and_clears_it(api, run_id, cluster)
 
     assert watch(api, run_id, SECONDS) == "success"
     run = Warehouse(str(platform.warehouse)).run(run_id)
@@ -120,27 +115,31 @@ def test_the_dag_trains_on_a_cluster_though_a_pod_and_the_triggerer_die(
     assert len(steps) == len(set(steps)) >= 234 // 5, "every line once, though a triggerer died in between"
     assert any(line.startswith("[rank 1] ") for line in lines)
     assert any(line.startswith("Decision: preempted") for line in lines)
+    assert usage.usage_of(run, "train-tiny-b")[-1]["code"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.spark
-@pytest.mark.ranks
-def test_a_task_that_a_person_marks_as_failed_ends_its_job(platform: Platform, cluster: FakeCluster) -> None:
-    api = AirflowApi(platform.airflow_url, "admin", platform.password())
-    run_id = api.trigger(DAG, {"recipe": "smoke-cluster", "backend": "kubernetes", "tokens": 4_000_000})
+def a_pod_and_the_triggerer_die(api: AirflowApi, run_id: str, platform: Platform, cluster: FakeCluster) -> None:
+    until(lambda: shown_by(cluster, "step 40/") or api.run_state(DAG, run_id) == "failed", SECONDS)
+    cluster.disrupt(cluster.pods("Running")[1]["metadata"]["name"])
+    triggerer = json.loads((platform.home / "services" / "airflow-triggerer.json").read_text())
+    os.killpg(triggerer["pid"], signal.SIGKILL)
+    until(lambda: not is_alive(triggerer["pid"], triggerer["started"]))
+    assert start(platform), "the triggerer again: it finds an attempt that ended while nobody looked"
+
+
+def a_person_marks_it_as_failed_and_clears_it(api: AirflowApi, run_id: str, cluster: FakeCluster) -> None:
+    """The task's job is ended with it; cleared, it trains anew and the run goes on."""
     until(lambda: cluster.pods("Running") or api.run_state(DAG, run_id) == "failed", SECONDS)
     job = until(lambda: cluster.pods("Running"))[0]["metadata"]["labels"]["job-name"]
-    until(lambda: api.tasks(DAG, run_id) and task_of(api, run_id, "train", 0)["state"] == "deferred", 60)
     # lines of ranks are shown by the triggerer alone: it has the job by then
     until(
-        lambda: any(line.startswith("[rank ") for line in lines_of(api, run_id, task_of(api, run_id, "train", 0))),
+        lambda: any(line.startswith("[rank ") for line in lines_of(api, run_id, task_of(api, run_id, "train", 1))),
         SECONDS,
     )
-    api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/0", {"new_state": "failed"})
+    api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/train/1", {"new_state": "failed"})
     until(lambda: cluster.find("jobs", job) is None, 60)
     of_job = lambda: [pod for pod in cluster.pods() if pod["metadata"]["labels"]["job-name"] == job]  # noqa: E731
     until(lambda: not of_job(), 150)
-    # the other size trains meanwhile: the whole run is ended
-    api._call("PATCH", f"/dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
-    until(lambda: not cluster.pods("Running"), 150)
+    until(lambda: api.run_state(DAG, run_id) == "failed", 60)
+    wanted = {"dag_run_id": run_id, "task_ids": [["train", 1]], "dry_run": False, "include_downstream": True}
+    api._call("POST", f"/dags/{DAG}/clearTaskInstances", {**wanted, "only_failed": False, "reset_dag_runs": True})

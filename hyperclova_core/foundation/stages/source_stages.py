@@ -1,6 +1,6 @@
-"""Running a source stage: one task a group of foreign files, then one task a bucket that gathers what belongs together.
+"""Running a source stage: one task a group of foreign files, then one task a range of buckets that gathers what belongs together.
 
-Texts go from task to task through staging files, sorted by bucket; none crosses to the JVM.
+Texts go from task to task through staging files (`exchange`), sorted by doc_id; none crosses to the JVM.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from hyperclova_core.foundation.datasets.document_schema import (
     QUARANTINE_SCHEMA,
     RAW_KEPT_BYTES,
     REJECTED_SCHEMA,
-    bucket_of,
 )
 from hyperclova_core.foundation.datasets.manifest import Table, file_checksum
 from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
+from hyperclova_core.foundation.stages.exchange import RangeUnit, buckets_of, exchange
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, StageDefinition, load_stage
-from hyperclova_core.foundation.stages.units import SourceFile, TablesResult, WorkUnit, table_of
+from hyperclova_core.foundation.stages.units import SourceFile, TablesResult, UnitResult, WorkUnit, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.foundation.storage import disk
 
@@ -54,11 +54,10 @@ class _ReadResult(TablesResult):
     staged_digest: tuple[str, ...]
 
 
-class _GatherUnit(WorkUnit):
-    """A bucket, and all that was staged."""
+class _Gathered(UnitResult):
+    """The tables of each bucket of a range, in order."""
 
-    bucket: int
-    staged: tuple[str, ...]
+    buckets: tuple[TablesResult, ...]
 
 
 def group_files(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
@@ -106,15 +105,11 @@ def run_source_stage(
         for index, group in enumerate(group_files(files))
     ]
     read, taken_read = run_units(context, partial(_read_unit, **shared), units, "read", _ReadResult)
-    staged = [path for result in read for path in result.staged]
-    digest = [result.staged_digest for result in read]
-    gather_units = [
-        _GatherUnit(identity={"bucket": bucket, "staged": digest}, bucket=bucket, staged=tuple(staged))
-        for bucket in range(context.buckets)
-    ]
-    gathered, taken_gathered = run_units(
-        context, partial(_gather_unit, context=context.for_workers()), gather_units, "gather", TablesResult
-    )
+    staged = [pair for result in read for pair in zip(result.staged, result.staged_digest, strict=True)]
+    waiting = exchange(context, staged, DOCUMENT_SCHEMA, context.buckets, "documents")
+    gather = partial(_gather_unit, context=context.for_workers())
+    ranges, taken_gathered = run_units(context, gather, waiting.units(), "gather", _Gathered)
+    gathered = [bucket for result in ranges for bucket in result.buckets]
     tally = merge_tallies(read)
     tally.kept = tally.text_bytes_kept = 0
     tally.merge(merge_tallies(gathered).counters())
@@ -135,15 +130,15 @@ def run_source_stage(
         "rejected": table_of([*read, *gathered], "rejected", True),
         "quarantine": table_of([*read, *gathered], "quarantine", True),
     }
-    context.scrap.files.extend(staged)
-    return tables, tally, taken_read + taken_gathered
+    context.scrap.files.extend(path for path, _ in staged)
+    return tables, tally, taken_read + waiting.taken_over + taken_gathered
 
 
 class _Staging:
-    """Documents of one unit, flushed as Parquet files sorted by bucket whenever enough text has gathered."""
+    """Documents of one unit, flushed as Parquet files sorted by doc_id whenever enough text has gathered."""
 
-    def __init__(self, root: str, path: str, buckets: int) -> None:
-        self._root, self._path, self._buckets = root, path, buckets
+    def __init__(self, root: str, path: str) -> None:
+        self._root, self._path = root, path
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self.paths: list[str] = []
@@ -161,13 +156,10 @@ class _Staging:
         if not self._batches:
             return
         table = pa.Table.from_batches(self._batches, DOCUMENT_SCHEMA).sort_by("doc_id")
-        bucket = pa.array(
-            [bucket_of(doc_id, self._buckets) for doc_id in table.column("doc_id").to_pylist()], pa.int32()
-        )
         path = f"{self._path}-{len(self.paths):04d}.parquet"
-        writer = TableWriter(self._root, path, pa.schema([*DOCUMENT_SCHEMA, pa.field("bucket", pa.int32())]))
+        writer = TableWriter(self._root, path, DOCUMENT_SCHEMA)
         with abandoned_on_error(writer):
-            for batch in table.append_column("bucket", bucket).to_batches():
+            for batch in table.to_batches():
                 writer.write(batch)
             entry = writer.close()
         self.paths.append(storage.join(self._root, path))
@@ -180,7 +172,7 @@ def _read_unit(unit: _ReadUnit, *, reference: str, config: dict[str, Any], conte
     settings = definition.config.model_validate(config)
     root = context.target.root(restricted=True)
     name = f"unit-{unit.index:05d}"
-    staging = _Staging(root, f"{context.attempt_path}/staging/{name}", context.buckets)
+    staging = _Staging(root, f"{context.attempt_path}/staging/{name}")
     rejected = TableWriter(root, f"{context.attempt_path}/rejected/{name}.parquet", REJECTED_SCHEMA)
     quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
     tally = Tally()
@@ -217,15 +209,14 @@ def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
         tally.see_quarantined(row["source"], row["reason"], row["raw_bytes"])
 
 
-def _gather_unit(unit: _GatherUnit, *, context: StageContext) -> TablesResult:
-    bucket, root = unit.bucket, context.target.root(restricted=True)
-    parts = [
-        storage.read_parquet(path, filters=[("bucket", "=", bucket)])
-        .select(DOCUMENT_SCHEMA.names)
-        .cast(DOCUMENT_SCHEMA)
-        for path in unit.staged
-    ]
-    table = pa.concat_tables(parts) if parts else DOCUMENT_SCHEMA.empty_table()
+def _gather_unit(unit: RangeUnit, *, context: StageContext) -> _Gathered:
+    buckets = tuple(_gather(bucket, table, context) for bucket, table in buckets_of(unit, DOCUMENT_SCHEMA))
+    return _Gathered(files=tuple(path for bucket in buckets for path in bucket.files), buckets=buckets)
+
+
+def _gather(bucket: int, table: pa.Table, context: StageContext) -> TablesResult:
+    """One document a doc_id: the tables of a bucket."""
+    root = context.target.root(restricted=True)
     kept, same, conflicts = _resolve(table)
     tally = Tally()
     paths = {name: bucket_path(context, name, bucket) for name in ("documents", "rejected", "quarantine")}
