@@ -22,6 +22,7 @@ settings.load_profile("shared machine")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HYPERCLOVA_STRICT_PAYLOADS"] = "1"
 os.environ["HYPERCLOVA_PSEUDONYM_KEY"] = "a key for tests, of no worth"
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files

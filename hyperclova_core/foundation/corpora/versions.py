@@ -289,9 +289,9 @@ def compact_parts(inputs: Mapping[str, Dataset], config: CompactConfig, context:
     """One documents dataset from all parts; superseded and removed documents are counted, and not kept anywhere."""
     assert context.engine is not None
     files = _part_files(inputs, list(config.kinds))
-    checksums = [[entry["checksum"] for entry in part["files"]] for part in files]
+    read = fingerprint([[entry["checksum"] for entry in part["files"]] for part in files])
     units = [
-        _CompactUnit(identity={"bucket": bucket, "buckets": context.buckets, "parts": checksums}, bucket=bucket)
+        _CompactUnit(identity={"bucket": bucket, "buckets": context.buckets, "parts": read}, bucket=bucket)
         for bucket in range(context.buckets)
     ]
     work = partial(_compact_unit, files=files, context=context.for_workers())

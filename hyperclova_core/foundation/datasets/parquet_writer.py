@@ -43,6 +43,10 @@ HASHES = Layout(rows=65_536, compression="none")
 """Hashes do not compress, and their rows are small."""
 
 
+PLAN = Layout(rows=1024)
+"""Lists of which each task reads its own part."""
+
+
 class TableWriter:
     """Writes one Parquet file of a table, streamed; `close` gives its manifest entry.
 

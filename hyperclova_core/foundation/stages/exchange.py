@@ -25,7 +25,7 @@ from pydantic import Field
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.document_schema import bucket_of
-from hyperclova_core.foundation.datasets.parquet_writer import write_table
+from hyperclova_core.foundation.datasets.parquet_writer import PLAN, write_table
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
@@ -123,7 +123,7 @@ def exchange(
     size = max(DIRECT_FILES, int(np.ceil(np.sqrt(len(files)))))
     units = [
         _GroupUnit(
-            identity={"rows": [digest for _, digest in files[first : first + size]], "ranges": ranges},
+            identity={"rows": fingerprint([digest for _, digest in files[first : first + size]]), "ranges": ranges},
             plan=listed,
             first=first,
             count=min(size, len(files) - first),
@@ -144,14 +144,14 @@ def _write_plan(context: StageContext, path: str, rows: Sequence[tuple[int, str]
     root = context.target.root(True)
     numbers, paths = [number for number, _ in rows], [path for _, path in rows]
     table = pa.table([pa.array(numbers, pa.int32()), pa.array(paths, pa.string())], schema=_PLAN_SCHEMA)
-    write_table(root, path, table)
+    write_table(root, path, table, layout=PLAN)
     address = storage.join(root, path)
     context.scrap.files.append(address)
     return address
 
 
 def _regroup_unit(unit: _GroupUnit, *, schema: pa.Schema, folder: str, context: StageContext) -> _Cells:
-    paths = storage.read_parquet(unit.plan, ["path"]).column("path").to_pylist()[unit.first : unit.first + unit.count]
+    paths = storage.read_rows(unit.plan, unit.first, unit.count).column("path").to_pylist()
     root = context.target.root(True)
     held: defaultdict[int, list[pa.RecordBatch]] = defaultdict(list)
     cells: dict[int, str] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +23,8 @@ from hyperclova_core.foundation.datasets.document_schema import (
     REJECTED_SCHEMA,
 )
 from hyperclova_core.foundation.datasets.manifest import Table, file_checksum
-from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error, write_table
+from hyperclova_core.foundation.datasets.parquet_writer import PLAN, TableWriter, abandoned_on_error, write_table
+from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.stages.exchange import RangeUnit, buckets_of, exchange
@@ -38,12 +40,16 @@ FILES_SCHEMA = pa.schema(
     [("source", pa.string()), ("name", pa.string()), ("bytes", pa.int64()), ("checksum", pa.string())]
 )
 """The foreign files a source stage read: the roots of the lineage."""
+_PLAN_SCHEMA = pa.schema([*FILES_SCHEMA, ("path", pa.binary())])
+"""A path is bytes: a file name need not be text."""
 
 
 class _ReadUnit(WorkUnit):
-    """Some files of one source, read by one task."""
+    """Some files of one source, in the order of the plan, read by one task."""
 
-    files: tuple[SourceFile, ...]
+    plan: str
+    first: int
+    count: int
     index: int
 
 
@@ -96,13 +102,17 @@ def run_source_stage(
         "config": config.model_dump(mode="json"),
         "context": context.for_workers(),
     }
+    plan, groups = _write_plan(files, context), group_files(files)
+    firsts = [0, *accumulate(len(group) for group in groups[:-1])]
     units = [
         _ReadUnit(
-            identity={"files": [[file.source, file.name, file.checksum] for file in group]},
-            files=tuple(group),
+            identity={"files": fingerprint([[file.source, file.name, file.checksum] for file in group])},
+            plan=plan,
+            first=first,
+            count=len(group),
             index=index,
         )
-        for index, group in enumerate(group_files(files))
+        for index, (first, group) in enumerate(zip(firsts, groups, strict=True))
     ]
     read, taken_read = run_units(context, partial(_read_unit, **shared), units, "read", _ReadResult)
     staged = [pair for result in read for pair in zip(result.staged, result.staged_digest, strict=True)]
@@ -132,6 +142,20 @@ def run_source_stage(
     }
     context.scrap.files.extend(path for path, _ in staged)
     return tables, tally, taken_read + waiting.taken_over + taken_gathered
+
+
+def _write_plan(files: Sequence[SourceFile], context: StageContext) -> str:
+    """The list of all files, for the tasks: a unit names its part of it."""
+    root, path = context.target.root(True), f"{context.attempt_path}/plan/files.parquet"
+    rows = [{**file.model_dump(), "path": os.fsencode(file.path)} for file in files]
+    write_table(root, path, pa.Table.from_pylist(rows, _PLAN_SCHEMA), layout=PLAN)
+    context.scrap.files.append(storage.join(root, path))
+    return storage.join(root, path)
+
+
+def _planned(unit: _ReadUnit) -> list[SourceFile]:
+    rows = storage.read_rows(unit.plan, unit.first, unit.count).to_pylist()
+    return [SourceFile.model_validate({**row, "path": os.fsdecode(row["path"])}) for row in rows]
 
 
 class _Staging:
@@ -177,7 +201,7 @@ def _read_unit(unit: _ReadUnit, *, reference: str, config: dict[str, Any], conte
     quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
     tally = Tally()
     with abandoned_on_error(rejected, quarantine):
-        for file in unit.files:
+        for file in _planned(unit):
             with storage.fetched(file.path) as path:
                 batches: Iterator[SourceBatch] = definition.function(
                     file.model_copy(update={"path": path}), settings, context

@@ -6,6 +6,8 @@ A record is named by the fingerprint of the stage's output, the phase and the un
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,6 +19,12 @@ from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import Result, StageContext, Unit
 from hyperclova_core.foundation.stages.units import WorkUnit
 
+PAYLOAD_BYTES = 10_000
+STRICT = "HYPERCLOVA_STRICT_PAYLOADS"
+"""Set to 1 by tests: what would be a warning is an error."""
+
+log = logging.getLogger(__name__)
+
 
 def run_units(
     context: StageContext, function: Callable[[Unit], Result], units: Sequence[Unit], phase: str, answer: type[Result]
@@ -27,6 +35,7 @@ def run_units(
     Files that were not synced (`UnitResult.boot`) count until the machine stops.
     """
     assert context.engine is not None
+    _check_payloads(units, phase)
     inner = context.for_workers()
     known = set(storage.list_names(storage.join(context.target.uri, "units")))
     results: list[Result | None] = []
@@ -39,6 +48,20 @@ def run_units(
     for index, result in zip(missing, made, strict=True):
         results[index] = result
     return [result for result in results if result is not None], len(units) - len(missing)
+
+
+def _check_payloads(units: Sequence[WorkUnit], phase: str) -> None:
+    """A unit names what it works on; a list that grows with the corpus lies in an object that it names, not in each unit.
+
+    Raises:
+        AssertionError: under test, one is larger than that.
+    """
+    largest = max((len(unit.model_dump_json()) for unit in (*units[:1], *units[-1:])), default=0)
+    if largest > PAYLOAD_BYTES:
+        message = f"A unit of phase {phase} takes {largest:,} bytes, more than {PAYLOAD_BYTES:,}"
+        if os.environ.get(STRICT) == "1":
+            raise AssertionError(message)
+        log.warning("%s: thousands of them are held by the driver", message)
 
 
 def _taken_over(record: str, context: StageContext, answer: type[Result]) -> Result | None:

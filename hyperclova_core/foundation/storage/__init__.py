@@ -287,6 +287,19 @@ def read_parquet(uri: str, columns: list[str] | None = None, filters: Any = None
     return pq.read_table(source, columns=columns, filters=filters, pre_buffer=is_remote(uri))
 
 
+def read_rows(uri: str, first: int, count: int) -> pa.Table:
+    """Some rows of a Parquet file, by their place; row groups that hold none of them are not read."""
+    with open_parquet(uri) as file:
+        groups: list[int] = []
+        ends = before = 0
+        for number in range(file.num_row_groups):
+            start, ends = ends, ends + file.metadata.row_group(number).num_rows
+            if start < first + count and ends > first:
+                before = before if groups else start
+                groups.append(number)
+        return file.read_row_groups(groups).slice(first - before, count)
+
+
 def open_binary(uri: str) -> io.RawIOBase | io.BufferedReader:
     """A file's bytes as a stream."""
     return io.BufferedReader(s3.Reader(uri), 1 << 20) if is_remote(uri) else local_path(uri).open("rb")

@@ -22,7 +22,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry, write_table
-from hyperclova_core.foundation.hashing import order_keys
+from hyperclova_core.foundation.hashing import fingerprint, order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
@@ -157,7 +157,8 @@ def _takes(
         ends[leaf.path] = (copies, missing, int(rows.column("range")[at].as_py()), before)
     wanted = {paths[name]: place for name, (_, missing, place, _) in ends.items() if missing}
     near = partial(_near_unit, wanted=wanted, context=context.for_workers())
-    units = [result.unit({"counts": result.digest, "wanted": wanted}) for result in counted]
+    ends_identity = fingerprint(wanted)
+    units = [result.unit({"counts": result.digest, "wanted": ends_identity}) for result in counted]
     found, _ = run_units(context, near, units, "ends", UnitResult)
     context.scrap.files.extend(path for result in found for path in result.files)
     border = pa.concat_tables([storage.read_parquet(result.files[0]) for result in found])
@@ -188,7 +189,7 @@ def mix(inputs: Mapping[str, Dataset], config: MixConfig, context: StageContext)
     """Plan the composition and say of every document how often it is in the corpus."""
     planned = plan_mixture(inputs["documents"], tokenizer_folder(inputs["tokenizer"]), config, context)
     choose = partial(_choose_unit, takes=planned.takes, context=context.for_workers())
-    identity = {name: [take.copies, take.last_key, take.last_doc] for name, take in planned.takes.items()}
+    identity = fingerprint({name: [take.copies, take.last_key, take.last_doc] for name, take in planned.takes.items()})
     units = [result.unit({"counts": result.digest, "takes": identity}) for result in planned.counted]
     chosen, _ = run_units(context, choose, units, "choose", _Chosen)
     root, path = context.target.root(False), context.attempt_path

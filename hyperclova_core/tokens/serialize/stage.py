@@ -20,6 +20,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.composition import (
@@ -112,10 +113,8 @@ def write_shards(
     storage.write_json(index, [run.model_dump(mode="json") for run in runs])
     context.scrap.folders.extend(sorted({index.rsplit("/", 1)[0], *(run.ids.rsplit("/", 1)[0] for run in runs)}))
     write = partial(write_shard, index=index, vocabulary=int(facts["vocabulary_size"]), context=inner)
-    read = {
-        "documents": [entry.checksum for entry in entries],
-        "selection": [chosen[bucket][1] for bucket in sorted(chosen)],
-    }
+    selected = [chosen[bucket][1] for bucket in sorted(chosen)]
+    read = fingerprint({"documents": [entry.checksum for entry in entries], "selection": selected})
     shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens, read)]
     written, _ = run_units(context, write, shard_units, "shards", WrittenShard)
     leaves: dict[str, tuple[float, float, float]] = {}
@@ -143,9 +142,7 @@ def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, s
     return {entry.bucket or 0: (path, entry.checksum) for entry, path in zip(entries, paths, strict=True)}
 
 
-def _shard_units(
-    split: str, runs: list[StagedRun], shard_tokens: int, read: Mapping[str, list[str]]
-) -> list[ShardUnit]:
+def _shard_units(split: str, runs: list[StagedRun], shard_tokens: int, read: str) -> list[ShardUnit]:
     """Which ranges of the training order each shard is cut from."""
     from hyperclova_core.tokens.serialize.shards import ShardUnit
     from hyperclova_core.tokens.serialize.staging import unpacked
@@ -163,7 +160,7 @@ def _shard_units(
         high = int(np.searchsorted(ends, end, side="left"))
         units.append(
             ShardUnit(
-                identity={"shard": f"{split}-{number:05d}", "start": start, **read},
+                identity={"shard": f"{split}-{number:05d}", "start": start, "read": read},
                 name=f"{split}-{number:05d}",
                 split=split,
                 low=low,

@@ -23,6 +23,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
+from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
@@ -80,41 +81,53 @@ def _merged(sources: list[dict[str, list[str]]], context: StageContext, whole: b
     files = {name: [path for source in sources for path in source[name]] for name in INDEX}
     tables: dict[str, list[FileEntry]] = {}
     for name in ("members", "forms", "bands", "edges", "labels"):
-        total = sum(_rows(path) for path in files[name])
+        plan, total = _plan(context, name, files[name])
         ranges = max(1, -(-total // ROWS_A_RUN))
-        members = [storage.join(context.target.root(False), entry.path) for entry in tables.get("members", [])]
+        identity = fingerprint(files[name])
         units = [
             _MergeUnit(
-                identity={"table": name, "range": number, "of": ranges, "files": files[name]},
+                identity={"table": name, "range": number, "of": ranges, "files": identity},
                 table=name,
+                plan=plan,
                 range=number,
                 ranges=ranges,
-                files=tuple(files[name]),
-                members=tuple(members) if whole else None,
             )
             for number in range(ranges)
         ]
-        merge = partial(_merge_unit, context=context.for_workers())
+        members = [storage.join(context.target.root(False), entry.path) for entry in tables.get("members", [])]
+        merge = partial(_merge_unit, members=members if whole else None, context=context.for_workers())
         results, _ = run_units(context, merge, units, f"merge-{name}", _MergeResult)
         tables[name] = [result.entry for result in results]
     return tables
 
 
-def _rows(path: str) -> int:
-    with storage.open_parquet(path) as file:
-        return int(file.metadata.num_rows)
+def _plan(context: StageContext, table: str, paths: Sequence[str]) -> tuple[str, int]:
+    """(address of the list of all files that are merged, oldest run first, with the least and greatest key of each; rows of all). A range opens
+    only those that overlap it."""
+    key = INDEX[table].field(INDEX_ORDER[table][0])
+    rows, total = [], 0
+    for number, path in enumerate(paths):
+        with storage.open_parquet(path) as file:
+            at = file.schema_arrow.get_field_index(key.name)
+            groups = [file.metadata.row_group(index).column(at).statistics for index in range(file.num_row_groups)]
+            total += file.metadata.num_rows
+            if file.metadata.num_rows:
+                first, last = min(group.min for group in groups), max(group.max for group in groups)
+                rows.append({"number": number, "path": path, "first": first, "last": last})
+    schema = pa.schema([("number", pa.int32()), ("path", pa.string()), ("first", key.type), ("last", key.type)])
+    root, name = context.target.root(True), f"{context.attempt_path}/merge-{table}.parquet"
+    write_table(root, name, pa.Table.from_pylist(rows, schema))
+    context.scrap.files.append(storage.join(root, name))
+    return storage.join(root, name), total
 
 
 class _MergeUnit(WorkUnit):
     """A range of the key of one table of the index."""
 
     table: str
+    plan: str = Field(description="the list of files (`_plan`)")
     range: int
     ranges: int
-    files: tuple[str, ...] = Field(description="of all runs that are merged, oldest first")
-    members: tuple[str, ...] | None = Field(
-        description="the merged members, where rows that only say that something is gone may go; None: they stay"
-    )
 
 
 class _MergeResult(UnitResult):
@@ -123,18 +136,25 @@ class _MergeResult(UnitResult):
     entry: FileEntry
 
 
-def _merge_unit(unit: _MergeUnit, *, context: StageContext) -> _MergeResult:
+def _merge_unit(unit: _MergeUnit, *, members: Sequence[str] | None, context: StageContext) -> _MergeResult:
+    """The newest rows of a range.
+
+    Args:
+        members: the merged members, where rows that only say that something is gone may go; None: they stay.
+    """
     name, schema, order = unit.table, INDEX[unit.table], INDEX_ORDER[unit.table]
     low, high = _limits(schema.field(order[0]).type, unit.range, unit.ranges)
     parts = []
-    for number, path in enumerate(unit.files):
-        rows = _between(path, order[0], low, high).select(schema.names).cast(schema)
-        parts.append(rows.append_column("part", pa.array([number] * rows.num_rows, pa.int32())))
+    for file in storage.read_parquet(unit.plan).to_pylist():
+        if (low is not None and file["last"] < low) or (high is not None and file["first"] >= high):
+            continue
+        rows = _between(file["path"], order[0], low, high).select(schema.names).cast(schema)
+        parts.append(rows.append_column("part", pa.array([file["number"]] * rows.num_rows, pa.int32())))
     table = pa.concat_tables(parts) if parts else schema.append(pa.field("part", pa.int32())).empty_table()
     if name in ("members", "labels", "forms"):
         table = newest_rows(table, order[0])
-    if unit.members is not None:
-        table = _without_the_dead(table, name, unit.members)
+    if members is not None:
+        table = _without_the_dead(table, name, members)
     table = table.select(schema.names).sort_by([(column, "ascending") for column in order])
     root, path = context.target.root(False), f"{context.attempt_path}/{name}/run-{unit.range:05d}.parquet"
     entry = write_table(root, path, table, layout=HASHES)
