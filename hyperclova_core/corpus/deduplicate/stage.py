@@ -30,7 +30,7 @@ def resources(config: DeduplicateConfig) -> dict[str, str]:
     return {"signatures": version, **checksums(config.decontaminate)}
 
 
-@corpus_stage("deduplicate", version="3", restricted=True, resources=resources)
+@corpus_stage("deduplicate", version="4", restricted=True, resources=resources)
 def deduplicate(inputs: Mapping[str, Dataset], config: DeduplicateConfig, context: StageContext) -> Decisions:
     """Decide for each document whether it survives; the best of a cluster by (published, tier, length, fewest
     invisible characters, earliest, doc_id) does.

@@ -238,23 +238,27 @@ def _grouped_in_spark(
 
 
 def grouped_chunks(batches: Batches, key: str, rows: int = 1 << 17) -> Iterator[pa.Table]:
-    """Tables of whole groups out of batches that are sorted by `key`: a group is never cut in two."""
+    """Tables of whole groups out of batches that are sorted by `key`: a group is never cut in two.
+
+    Of a group that does not end, twice as many rows are awaited each time: however long it is, its rows are looked at twice at most.
+    """
     waiting: list[pa.RecordBatch] = []
-    count = 0
+    count, enough = 0, rows
     for batch in batches:
         if batch.num_rows == 0:
             continue
         waiting.append(batch)
         count += batch.num_rows
-        if count < rows:
+        if count < enough:
             continue
         table = pa.Table.from_batches(waiting)
         values = table.column(key).to_numpy()
         end = int(np.flatnonzero(values != values[-1])[-1]) + 1 if values[0] != values[-1] else 0
         if end:
             yield table.slice(0, end)
-        waiting = table.slice(end).combine_chunks().to_batches() if end else waiting
+            waiting = table.slice(end).combine_chunks().to_batches()
         count = table.num_rows - end
+        enough = max(rows, 2 * count)
     if waiting:
         yield pa.Table.from_batches(waiting)
 

@@ -87,6 +87,48 @@ def test_a_chain_does_not_drop_its_far_end() -> None:
     assert assign(zeros, np.array([7, 8, 9]), np.stack([row, second, third]), *links, 0.5)[0].tolist() == [7, 7, 7]
 
 
+def test_a_long_chain_is_split_along_its_edges_in_a_moment() -> None:
+    """16,000 forms, each like the next alone: every second one is an anchor, whichever order the edges come in."""
+    count = 16_000
+    nodes = np.arange(count, dtype=np.int64)
+    signatures = np.tile(
+        np.arange(128, dtype=np.uint16), (count, 1)
+    )  # equal: compared with each other they would be one cluster
+    left, right = nodes[:-1], nodes[1:]
+    order = np.random.default_rng(1).permutation(count - 1)
+    zeros = np.zeros(count, np.int64)
+    edges = (zeros[:-1], left[order], right[order], np.full(count - 1, 0.8))
+    anchors, values = assign(zeros, nodes, signatures, *edges, 0.7)
+    assert anchors.tolist() == (nodes // 2 * 2).tolist()
+    assert set(values.tolist()) == {1.0, 0.8}
+    few = slice(0, 1000)
+    assert set(assign(zeros[few], nodes[few], signatures[few], *edges, 0.7)[0].tolist()) == {0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=30), st.integers(0, 3))
+def test_a_component_is_split_as_by_the_plain_rule(pairs: list[tuple[int, int]], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    nodes = generator.permutation(12).astype(np.int64)
+    signatures = generator.integers(0, 3, (12, 8)).astype(np.uint16)
+    edges = [(a, b, round(0.5 + 0.01 * n, 2)) for n, (a, b) in enumerate(pairs) if a != b]
+    zeros = np.zeros(12, np.int64)
+    left, right = (np.array([edge[at] for edge in edges], np.int64) for at in (0, 1))
+    values = np.array([edge[2] for edge in edges], np.float64)
+    found = assign(zeros, nodes, signatures, zeros[: len(edges)] if edges else left, left, right, values, 0.55)[0]
+    known = {frozenset(edge[:2]): edge[2] for edge in edges}
+    anchors: dict[int, int] = {}
+    for first, node in enumerate(nodes.tolist()):
+        if node in anchors:
+            continue
+        anchors[node] = node
+        for other in range(first + 1, 12):
+            name = int(nodes[other])
+            alike = float((signatures[first] == signatures[other]).mean())
+            if name not in anchors and known.get(frozenset((node, name)), alike) >= 0.55:
+                anchors[name] = node
+    assert found.tolist() == [anchors[node] for node in nodes.tolist()]
+
+
 def cluster_members(*rows: tuple[str, int, bool, str | None, bool]) -> pa.Table:
     """(doc_id, node, old, cluster, published)"""
     base = {"source": "s", "tier": 0, "length": 50, "invisible": 0, "earliest": 0, "origin": "o", "numbers": b""}
@@ -229,6 +271,15 @@ def test_boilerplate_is_cut_and_copies_are_not(tmp_path: Path) -> None:
     from hyperclova_core.foundation.datasets.document_schema import content_hash
 
     assert rows["p0"]["content_hash"] == content_hash(rows["p0"]["text"])
+
+
+def test_an_address_that_is_none_counts_for_its_source(tmp_path: Path) -> None:
+    texts: dict[str, object] = {
+        f"p{n}": {"text": f"{text(n, 30)}\n{FOOTER}", "url": "http://[not an address"} for n in range(25)
+    }
+    config = DeduplicateConfig(boilerplate=BoilerplateConfig(min_documents=20, min_share=0.1))
+    made = run(dataset(tmp_path, texts), tmp_path / "out", config).dataset
+    assert {row["site"] for row in made.read("boilerplate").to_pylist()} == {"s"}
 
 
 def test_lines_and_paragraphs_have_their_own_hashes() -> None:

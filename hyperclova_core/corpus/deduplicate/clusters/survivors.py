@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MEMBERS = "node long, anchor long, similarity double"
+MOST_COMPARED = 4096
+"""Nodes of a component whose signatures are all compared with each other."""
 
 
 def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, config: DeduplicateConfig) -> DataFrame:
@@ -322,7 +324,9 @@ def assign(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """(anchor, similarity to it) of each node; nodes come by component and, inside, by rank, edges by component.
 
-    Where an edge joins a node with the anchor, the edge's similarity counts, else that of the signatures.
+    Where an edge joins a node with the anchor, the edge's similarity counts, else that of the signatures. In a component of more than
+    `MOST_COMPARED` nodes edges alone count: signatures of all pairs would be quadratic, and what is alike shares an edge but for what
+    banding misses.
     """
     anchors, values = np.empty(nodes.size, np.int64), np.zeros(nodes.size, np.float64)
     taken = np.zeros(nodes.size, np.bool_)
@@ -339,16 +343,38 @@ def assign(
         place = {nodes[start]: start}
         for index in range(start, end):
             place[nodes[index]] = index
+        # each node's neighbours, one after the other, in the order of the edges
+        first_of = np.zeros(end - start + 1, np.int64)
+        for edge in range(edge_start, edge_end):
+            if left[edge] in place and right[edge] in place:
+                first_of[place[left[edge]] - start + 1] += 1
+                first_of[place[right[edge]] - start + 1] += 1
+        first_of = np.cumsum(first_of)
+        room = first_of[:-1].copy()
+        neighbours, weights = np.empty(first_of[-1], np.int64), np.empty(first_of[-1], np.float64)
+        for edge in range(edge_start, edge_end):
+            if left[edge] in place and right[edge] in place:
+                one, two = place[left[edge]] - start, place[right[edge]] - start
+                neighbours[room[one]], weights[room[one]] = two + start, similarities[edge]
+                room[one] += 1
+                neighbours[room[two]], weights[room[two]] = one + start, similarities[edge]
+                room[two] += 1
+        known[start:end] = -1.0
+        along_edges = end - start > MOST_COMPARED
         for first in range(start, end):
             if taken[first]:
                 continue
             anchors[first], values[first], taken[first] = nodes[first], 1.0, True
-            known[start:end] = -1.0
-            for edge in range(edge_start, edge_end):
-                if left[edge] == nodes[first] and right[edge] in place:
-                    known[place[right[edge]]] = similarities[edge]
-                elif right[edge] == nodes[first] and left[edge] in place:
-                    known[place[left[edge]]] = similarities[edge]
+            mine = range(first_of[first - start], first_of[first - start + 1])
+            for at in mine:
+                known[neighbours[at]] = weights[at]
+            if along_edges:
+                for at in mine:
+                    other = neighbours[at]
+                    if not taken[other] and known[other] >= threshold:
+                        anchors[other], values[other], taken[other] = nodes[first], known[other], True
+                    known[other] = -1.0
+                continue
             for other in range(first + 1, end):
                 if taken[other]:
                     continue
@@ -360,5 +386,7 @@ def assign(
                     value = same / signatures.shape[1]
                 if value >= threshold:
                     anchors[other], values[other], taken[other] = nodes[first], value, True
+            for at in mine:
+                known[neighbours[at]] = -1.0
         start, edge_start = end, edge_end
     return anchors, values

@@ -22,6 +22,7 @@ from hyperclova_core.corpus.deduplicate.schemas import CONTAINED_SCHEMA
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.sorted_lookup import among
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
 
@@ -115,13 +116,13 @@ def _explode(path: str, settings: FingerprintSettings) -> Batches:
     with storage.open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=8192, columns=["node", "length", "fingerprints", "items"]):
             keep = pc.and_(pc.is_valid(batch.column("fingerprints")), pc.is_null(batch.column("items")))
-            removed = pc.is_in(batch.column("node"), value_set=pa.array(_dropped(settings.dropped), pa.int64()))
-            yield _exploded(batch.filter(pc.and_(keep, pc.invert(removed))), settings.least)
+            stays = pa.array(~among(batch.column("node").to_numpy(), _dropped(settings.dropped)))
+            yield _exploded(batch.filter(pc.and_(keep, stays)), settings.least)
 
 
 @lru_cache(maxsize=2)
 def _dropped(path: str) -> npt.NDArray[np.int64]:
-    return storage.read_parquet(path).column("node").to_numpy()
+    return np.unique(storage.read_parquet(path).column("node").to_numpy())
 
 
 def _exploded(batch: pa.RecordBatch, least: int) -> pa.RecordBatch:

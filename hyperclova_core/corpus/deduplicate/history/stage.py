@@ -24,6 +24,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.sorted_lookup import among
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
 from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
@@ -201,6 +202,6 @@ def _without_the_dead(table: pa.Table, name: str, members: Sequence[str]) -> pa.
         for path in members:  # a column at a time, a file at a time: no more than a run is in memory
             rows = storage.read_parquet(path, ["node", "removed"])
             nodes = np.unique(rows.filter(pc.invert(rows.column("removed"))).column("node").to_numpy())
-            seen |= np.isin(distinct, nodes, assume_unique=True)
+            seen |= among(distinct, nodes)
         table = table.filter(pa.array(seen[places], pa.bool_()))
     return table

@@ -22,6 +22,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.manifest import Table
 from hyperclova_core.foundation.datasets.parquet_writer import HASHES, write_table
 from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.sorted_lookup import among
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.spark_frames import (
     Batches,
@@ -148,7 +149,7 @@ def _explode(path: str, settings: BandSettings) -> Batches:
         for batch in file.iter_batches(batch_size=8192, columns=["node", "signature", "items"]):
             batch = batch.filter(pc.and_(pc.is_valid(batch.column("signature")), pc.is_null(batch.column("items"))))
             nodes, first = np.unique(batch.column("node").to_numpy(), return_index=True)
-            fresh = ~np.isin(nodes, skip) if len(skip) else np.ones(len(nodes), np.bool_)
+            fresh = ~among(nodes, skip)
             fresh &= np.fromiter((node not in seen for node in nodes.tolist()), np.bool_, len(nodes))
             nodes, first = nodes[fresh], first[fresh]
             seen.update(nodes.tolist())
@@ -163,7 +164,7 @@ def _explode(path: str, settings: BandSettings) -> Batches:
 
 @lru_cache(maxsize=2)
 def _skipped(path: str | None) -> npt.NDArray[np.int64]:
-    return storage.read_parquet(path).column("node").to_numpy() if path else np.zeros(0, np.int64)
+    return np.unique(storage.read_parquet(path).column("node").to_numpy()) if path else np.zeros(0, np.int64)
 
 
 def _once(chunk: pa.Table, part: int, settings: BandSettings) -> pa.RecordBatch:

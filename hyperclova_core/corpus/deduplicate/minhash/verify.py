@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
-from hyperclova_core.corpus.deduplicate.schemas import EDGES_SCHEMA, READ, TextPlace
+from hyperclova_core.corpus.deduplicate.schemas import EDGES_SCHEMA, READ, Nodes, TextPlace
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.document_schema import bucket_of
+from hyperclova_core.foundation.sorted_lookup import among
 from hyperclova_core.foundation.stages.kinds import StageContext, Unit
 from hyperclova_core.foundation.stages.spark_frames import Batches, matrix, written_rows
 from hyperclova_core.foundation.stages.units import FileUnit, RowsResult, WorkUnit
@@ -77,7 +78,7 @@ def signatures_of(sketches: Sequence[str], nodes: npt.NDArray[np.int64], context
     """SIGNATURES_SCHEMA of some forms, each once, from the sketch files."""
     if not len(nodes):
         return SIGNATURES_SCHEMA.empty_table()
-    wanted = pa.array(np.unique(nodes))
+    wanted = np.unique(nodes)
     work = partial(_signatures_unit, wanted=wanted, folder=_scratch(context, "signatures"))
     found = _gathered(context, work, [FileUnit(path=path) for path in sketches], SIGNATURES_SCHEMA)
     numbers = found.column("node").to_numpy()
@@ -85,11 +86,12 @@ def signatures_of(sketches: Sequence[str], nodes: npt.NDArray[np.int64], context
     return found.take(pa.array(first))
 
 
-def _signatures_unit(unit: FileUnit, *, wanted: pa.Array, folder: str) -> RowsResult:
+def _signatures_unit(unit: FileUnit, *, wanted: Nodes, folder: str) -> RowsResult:
     def rows() -> Batches:
         with storage.open_parquet(unit.path) as file:
             for batch in file.iter_batches(batch_size=16_384, columns=["node", "signature", "items"]):
-                mine = pc.and_(pc.is_in(batch.column("node"), value_set=wanted), pc.is_valid(batch.column("signature")))
+                mine = pa.array(among(batch.column("node").to_numpy(), wanted))
+                mine = pc.and_(mine, pc.is_valid(batch.column("signature")))
                 yield batch.filter(pc.and_(mine, pc.is_null(batch.column("items")))).select(SIGNATURES_SCHEMA.names)
 
     return written_rows(folder, uuid.uuid4().hex, SIGNATURES_SCHEMA, rows())

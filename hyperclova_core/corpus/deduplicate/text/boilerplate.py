@@ -8,6 +8,7 @@ template, and comparison, not this, has to decide on it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache, partial
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, content_hash
 from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.jit import compiled
+from hyperclova_core.foundation.sorted_lookup import among
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.spark_frames import Batches, Grouping, grouped
 from hyperclova_core.foundation.stages.units import FileUnit, UnitResult
@@ -37,6 +39,8 @@ BOILERPLATE_SCHEMA = pa.schema(
     ]
 )
 _COUNTS = pa.schema([("line", pa.int64()), ("site_id", pa.int64()), ("documents", pa.int64())])
+_KEYED = pa.schema([("key", pa.int64()), *_COUNTS])
+"""Rows are brought together by line and site at once: a line that every site has is no hot key, nor are the sites' own counts."""
 BYTES_A_LINE = 100
 LINES_A_PART = 1 << 21
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -45,9 +49,18 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 def sites_of(documents: pa.RecordBatch) -> list[str]:
     """The site of each document: the host of its URL, else its source."""
     return [
-        (urlsplit(url).hostname if url and "://" in url else None) or source
+        (_host(url) if url and "://" in url else None) or source
         for url, source in zip(documents.column("url").to_pylist(), documents.column("source").to_pylist(), strict=True)
     ]
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except (
+        ValueError
+    ):  # such as `http://[`: a crawl has addresses that are none, and their documents count for their source
+        return None
 
 
 @lru_cache(maxsize=65_536)
@@ -153,14 +166,27 @@ def count_lines(
     """(site_id, line, documents) of lines and paragraphs that enough documents hold, counted once a document; `line` 0
     counts the documents of a site."""
     rows = text_bytes // BYTES_A_LINE
-    grouping = Grouping("lines", _explode, _COUNTS, _added_up, _COUNTS, ("line", "site_id"), config)
+    grouping = Grouping("lines", _explode, _KEYED, _added_up, _COUNTS, ("key", "line", "site_id"), config)
     return grouped(context, paths, grouping, rows, limit, max(1, -(-rows // LINES_A_PART))).table()
 
 
 def _explode(path: str, config: BoilerplateConfig) -> Batches:
+    totals: Counter[int] = Counter()
     with storage.open_parquet(path) as file:
         for documents in file.iter_batches(batch_size=4096, columns=["text", "url", "source"]):
-            yield _counted(documents, config)
+            sites = np.array([site_number(site) for site in sites_of(documents)], np.int64)
+            totals.update(sites.tolist())
+            yield _counted(documents.column("text"), sites, config)
+    # a site's documents are counted as its line 0
+    sites = np.array(sorted(totals), np.int64)
+    yield _keyed(np.zeros(len(sites), np.uint64), sites, np.array([totals[site] for site in sites.tolist()], np.int64))
+
+
+def _keyed(
+    lines: npt.NDArray[np.uint64], sites: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> pa.RecordBatch:
+    columns = (_key(sites, lines).view(np.int64), lines.view(np.int64), sites, counts)
+    return pa.RecordBatch.from_arrays([pa.array(values) for values in columns], schema=_KEYED)
 
 
 def _added_up(chunk: pa.Table, part: int, config: BoilerplateConfig) -> pa.RecordBatch:
@@ -179,23 +205,18 @@ def _sorted_pairs(
     return one[order], other[order]
 
 
-def _counted(documents: pa.RecordBatch, config: BoilerplateConfig) -> pa.RecordBatch:
-    sites = np.array([site_number(site) for site in sites_of(documents)], np.int64)
-    lines = Lines(documents.column("text"))
+def _counted(texts: pa.Array, sites: npt.NDArray[np.int64], config: BoilerplateConfig) -> pa.RecordBatch:
+    lines = Lines(texts)
     long = lines.letters >= config.min_letters
     block = (lines.paragraph_hash != 0) & np.append(True, np.diff(lines.paragraph) != 0)[: len(lines.paragraph)]
-    owners = np.concatenate([lines.text[long], lines.text[block], np.arange(len(sites))])
-    # a site's documents are counted as its line 0
-    values = np.concatenate([lines.hash[long], lines.paragraph_hash[block], np.zeros(len(sites), np.uint64)])
+    owners = np.concatenate([lines.text[long], lines.text[block]])
+    values = np.concatenate([lines.hash[long], lines.paragraph_hash[block]])
     owners, values = _sorted_pairs(owners, values)
     once = np.append(True, (owners[1:] != owners[:-1]) | (values[1:] != values[:-1]))[: len(owners)]
     where, values = _sorted_pairs(sites[owners[once]], values[once])
     first = np.flatnonzero(np.append(True, (where[1:] != where[:-1]) | (values[1:] != values[:-1]))[: len(where)])
     counts = np.diff(np.append(first, len(where)))
-    return pa.RecordBatch.from_arrays(
-        [pa.array(values[first].view(np.int64)), pa.array(where[first]), pa.array(counts.astype(np.int64))],
-        schema=_COUNTS,
-    )
+    return _keyed(values[first], where[first], counts.astype(np.int64))
 
 
 def find_boilerplate(
@@ -277,8 +298,8 @@ def without_boilerplate(
     if not len(lines.text):
         return texts, cut
     owner = sites[lines.text]
-    found = np.isin(_key(owner, lines.hash), keys) | (
-        (lines.paragraph_hash != 0) & np.isin(_key(owner, lines.paragraph_hash), keys)
+    found = among(_key(owner, lines.hash), keys) | (
+        (lines.paragraph_hash != 0) & among(_key(owner, lines.paragraph_hash), keys)
     )
     hits = np.unique(lines.text[found])
     if not len(hits):
