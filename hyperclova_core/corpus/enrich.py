@@ -54,7 +54,12 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
     for term in terms:
         popularity_raw = popularity_raw + term
     likes, dislikes = evidence("likes") + evidence("sympathy"), evidence("dislikes")
-    by_user = Window.partitionBy("source", "user_id")
+
+    def alone(name: str) -> Column:
+        """A key for rows that have none: what is not known of them is no group, and would be the largest one of all."""
+        return F.when(F.col(name).isNull(), F.col("doc_id"))
+
+    by_user = Window.partitionBy("source", "user_id", alone("user_id"))
     activity = F.when(F.col("user_id").isNull(), F.lit(0.0)).otherwise(F.log(F.count("*").over(by_user).cast("double")))
     reliability_raw = (
         config.accepted_weight * evidence("accepted")
@@ -67,11 +72,11 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
     rows = documents.withColumn("popularity_raw", F.when(F.size(known) > 0, F.round(popularity_raw, 9)))
     rows = rows.withColumn("reliability_raw", F.when(has_reliability, F.round(reliability_raw, 9)))
     for name in ("popularity", "reliability"):
-        ranked = Window.partitionBy("source", F.col(f"{name}_raw").isNull()).orderBy(f"{name}_raw")
+        ranked = Window.partitionBy("source", alone(f"{name}_raw")).orderBy(f"{name}_raw")
         rows = rows.withColumn(
             name, F.when(F.col(f"{name}_raw").isNotNull(), F.round(F.percent_rank().over(ranked), 6))
         )
-    in_thread = Window.partitionBy("source", "thread_id").orderBy(
+    in_thread = Window.partitionBy("source", "thread_id", alone("thread_id")).orderBy(
         F.col("published_at").asc_nulls_last(), "source_id", "doc_id"
     )
     turn = F.when(F.col("thread_id").isNotNull(), F.row_number().over(in_thread) - 1).cast("int")

@@ -7,13 +7,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from hyperclova_core.corpus.ingest.config import SourceConfig
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.errors import ConfigError, DataError, GateError
 from hyperclova_core.foundation.stages.engines import LocalEngine
-from hyperclova_core.foundation.stages.gates import GateConfig
+from hyperclova_core.foundation.stages.gates import GateConfig, seeded_sample
 from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, definition_of, document_stage
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
+from tests.conftest import ingested, write_lines
 
 
 class KeepConfig(Config):
@@ -182,3 +185,21 @@ def test_each_threshold_stops_what_is_beyond_it(
     assert words in error.value.why
     assert "010-5550" not in error.value.message()
     assert execute(plan_stage(request(portal, tmp_path, KeepConfig(), GateConfig())), LocalEngine()).reused
+
+
+def test_a_sample_reads_few_files_and_more_only_where_they_hold_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": str(n), "text": f"문서 {n} 번의 글입니다."} for n in range(2000)]
+    path = write_lines(tmp_path / "in.jsonl", rows)
+    made = ingested(tmp_path / "out", SourceConfig(name="blog", paths=(str(path),)), buckets=64)
+    opened: list[str] = []
+    original = storage.open_parquet
+    monkeypatch.setattr(storage, "open_parquet", lambda uri: opened.append(uri) or original(uri))
+    sample = seeded_sample(made, 200)
+    assert len(opened) == 16
+    assert 200 <= sample.num_rows <= 16 * 13
+    assert sample.column("doc_id").to_pylist() == seeded_sample(made, 200).column("doc_id").to_pylist()
+    opened.clear()
+    assert seeded_sample(made, 5000).num_rows == 2000, "all there are"
+    assert len(opened) == 64

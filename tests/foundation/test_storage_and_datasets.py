@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import parquet_writer
 from hyperclova_core.foundation.datasets.commit import commit
 from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters, Manifest, Table, content_digest
@@ -92,3 +94,21 @@ def test_the_bytes_of_a_table_do_not_depend_on_batches(tmp_path: Path) -> None:
         entries.append(writer.close())
     assert len({entry.checksum for entry in entries}) == 1
     assert len({entry.digest for entry in entries}) == 1
+
+
+def test_a_row_group_holds_bounded_text_however_the_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_writer, "GROUP_BYTES", 10_000)
+    texts = ["x" * (n * 37 % 4000) for n in range(200)]
+    table = pa.table({"doc_id": [f"{n:032x}" for n in range(200)], "text": texts})
+    entries = []
+    for number, size in enumerate((1, 7, 200)):
+        writer = parquet_writer.TableWriter(str(tmp_path), f"{number}.parquet", table.schema)
+        for batch in table.to_batches(max_chunksize=size):
+            writer.write(batch)
+        entries.append(writer.close())
+    assert len({(entry.checksum, entry.digest, entry.text_bytes) for entry in entries}) == 1
+    with pq.ParquetFile(tmp_path / "0.parquet") as file:
+        groups = [file.read_row_group(number).column("text").to_pylist() for number in range(file.num_row_groups)]
+    assert len(groups) > 20
+    assert all(sum(map(len, group[:-1])) < 10_000 for group in groups)
+    assert all(sum(map(len, group)) >= 10_000 for group in groups[:-1])

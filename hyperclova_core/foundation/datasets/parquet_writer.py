@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hyperclova_core.foundation import storage
@@ -43,6 +45,8 @@ HASHES = Layout(rows=65_536, compression="none")
 """Hashes do not compress, and their rows are small."""
 
 
+GROUP_BYTES = 64 << 20
+"""Text of a row group, at most, but for its last document: 4,096 documents of a megabyte would be 4 GB of memory in every task."""
 PLAN = Layout(rows=1024)
 """Lists of which each task reads its own part."""
 
@@ -50,7 +54,8 @@ PLAN = Layout(rows=1024)
 class TableWriter:
     """Writes one Parquet file of a table, streamed; `close` gives its manifest entry.
 
-    Bytes depend on the rows alone: rows are regrouped to fixed row groups, layout and schema are fixed.
+    Bytes depend on the rows alone: rows are regrouped to row groups of the layout's rows, or fewer where they hold `GROUP_BYTES` of text
+    before; layout and schema are fixed. So much is in memory, however long documents are.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class TableWriter:
         self._hasher = ContentHasher()
         self._group = layout.rows
         self._pending: list[pa.RecordBatch] = []
-        self._pending_rows = self._rows = self._text_bytes = 0
+        self._pending_rows = self._pending_bytes = self._rows = self._text_bytes = 0
         self._uri = storage.join(root, path)
         self._temporary = storage.temporary_for(self._uri)
         with storage.explained(self._uri):
@@ -81,28 +86,34 @@ class TableWriter:
             return
         batch = batch.select(self._schema.names).cast(self._schema)
         self._rows += batch.num_rows
+        sizes = np.zeros(batch.num_rows, np.int64)
         if "text" in self._schema.names:
-            import pyarrow.compute as pc
+            lengths = pc.fill_null(pc.binary_length(batch.column("text")), 0)
+            sizes = lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+            self._text_bytes += int(sizes.sum())
+        start = 0
+        while start < batch.num_rows:
+            room = self._group - self._pending_rows
+            held = self._pending_bytes + np.cumsum(sizes[start : start + room])
+            count = min(len(held), int(np.searchsorted(held, GROUP_BYTES)) + 1)
+            self._pending.append(batch.slice(start, count))
+            self._pending_rows += count
+            self._pending_bytes = int(held[count - 1])
+            start += count
+            if self._pending_rows == self._group or self._pending_bytes >= GROUP_BYTES:
+                self._flush()
 
-            self._text_bytes += int(pc.sum(pc.binary_length(batch.column("text"))).as_py() or 0)
-        self._pending.append(batch)
-        self._pending_rows += batch.num_rows
-        while self._pending_rows >= self._group:
-            self._flush(self._group)
-
-    def _flush(self, rows: int) -> None:
-        table = pa.Table.from_batches(self._pending, self._schema)
-        head = table.slice(0, rows).combine_chunks()
-        self._hasher.update(head)
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._pending, self._schema).combine_chunks()
+        self._hasher.update(table)
         with storage.explained(self._uri):
-            self._writer.write_table(head, row_group_size=self._group)
-        rest = table.slice(rows)
-        self._pending, self._pending_rows = rest.to_batches(), rest.num_rows
+            self._writer.write_table(table, row_group_size=self._group)
+        self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def close(self) -> FileEntry:
         """Finish the file, give it its name, and describe it."""
         if self._pending_rows:
-            self._flush(self._pending_rows)
+            self._flush()
         with storage.explained(self._uri):
             self._writer.close()
         size, checksum = os.path.getsize(self._temporary), file_checksum(self._temporary)
