@@ -32,7 +32,7 @@ demo-text: setup ## Gather the demo's Korean texts
 	@$(BIN)/hyperclova platform demo-text
 
 test: setup lint ## Linters and all tests, in two workers
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup lint ## Tests that start neither Spark nor ranks
 	@$(BIN)/python -m pytest -m "not spark and not ranks and not slow"

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
+from hyperclova_core.foundation.storage import s3
 from hyperclova_core.tokens.mixture.composition import check_composition, check_windows
 from hyperclova_core.tokens.mixture.leaves import share_limit, validation_keys
 from hyperclova_core.tokens.mixture.plan import MixConfig
@@ -30,6 +32,7 @@ from hyperclova_core.tokens.serialize.stage import SerializeConfig, serialize, s
 from hyperclova_core.tokens.serialize.staging import training_keys
 from hyperclova_core.tokens.tokenizer.tokenizer import Tokenizer, tokenizer_folder
 from hyperclova_core.tokens.tokenizer_training.stage import TokenizerConfig, train_tokenizer
+from tests.object_store import FaultProxy
 from tests.tokens.trained import trained
 
 MIX = MixConfig(budget_tokens=12_000, max_epochs=3, validation_share=0.1)
@@ -408,3 +411,27 @@ def test_a_damaged_index_is_said(tmp_path: Path) -> None:
         (tmp_path / "x.idx").write_bytes(content)
         with pytest.raises(DataError, match="damaged"):
             Shard(str(tmp_path / "x"))
+
+
+def test_a_shard_reads_its_own_rows_of_a_run_alone(
+    faults: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an object store, too: 160 rows of 40,000 were ten megabytes once."""
+    count = 40_000
+    columns: dict[str, Any] = {"key": range(count), "tokens": [7] * count, "copy": [0] * count, "bytes": [9] * count}
+    names = {name: [f"{name} {n:032x}" for n in range(count)] for name in ("doc_id", "source", "leaf", "content_hash")}
+    table = pa.table({**columns, **names}).select(staging.STAGED_SCHEMA.names).cast(staging.STAGED_SCHEMA)
+    path = "s3://warehouse/one.rows"
+    with (
+        storage.replacing(path) as temporary,
+        pa.OSFile(temporary, "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as file,
+    ):
+        file.write_table(table, max_chunksize=staging.ROWS_A_BATCH)
+    read: list[int] = []
+    original = s3.read
+    monkeypatch.setattr(s3, "read", lambda *asked: read.append(asked[2]) or original(*asked))
+    assert shards_module._rows(path, 20_400, 160).equals(table.slice(20_400, 160))
+    assert sum(read) < storage.size(path) / 10
+    for first, rows in ((0, 1), (1023, 2), (count - 1, 1), (0, count)):
+        assert shards_module._rows(path, first, rows).equals(table.slice(first, rows))

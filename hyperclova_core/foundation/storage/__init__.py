@@ -305,6 +305,11 @@ def open_binary(uri: str) -> io.RawIOBase | io.BufferedReader:
     return io.BufferedReader(s3.Reader(uri), 1 << 20) if is_remote(uri) else local_path(uri).open("rb")
 
 
+def open_ranges(uri: str) -> io.RawIOBase | io.BufferedReader:
+    """As `open_binary`, but of an object just those bytes are read that are asked for, by a request each: nothing is held beside them."""
+    return s3.Reader(uri) if is_remote(uri) else local_path(uri).open("rb")
+
+
 def scratch_folder(*parts: str) -> str:
     """A folder of this user on the local disk for what is on its way to or from an object store: HYPERCLOVA_SCRATCH,
     else below the system's temporary folder. What is lost there costs time, never data."""

@@ -21,7 +21,7 @@ from hyperclova_core.foundation.errors import TransientError
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 from hyperclova_core.tokens.serialize.megatron_format import ShardWriter
-from hyperclova_core.tokens.serialize.staging import StagedRun, place_rows, unpacked
+from hyperclova_core.tokens.serialize.staging import ROWS_A_BATCH, STAGED_SCHEMA, StagedRun, place_rows, unpacked
 from hyperclova_core.tokens.special_tokens import id_type
 
 WINDOW_TOKENS = 1 << 21
@@ -189,8 +189,12 @@ def _merged(index: str, unit: ShardUnit, dtype: Any) -> tuple[list[_Run], int, n
 
 
 def _rows(path: str, first: int, count: int) -> pa.Table:
-    source = pa.memory_map(str(storage.local_path(path))) if not storage.is_remote(path) else storage.open_binary(path)
-    return pa.ipc.open_file(source).read_all().slice(first, count)
+    """Some rows of a run: of its batches, `ROWS_A_BATCH` rows each, only those that hold them are read."""
+    source = storage.open_ranges(path) if storage.is_remote(path) else pa.memory_map(str(storage.local_path(path)))
+    with pa.ipc.open_file(source) as reader:
+        low, high = first // ROWS_A_BATCH, (first + count - 1) // ROWS_A_BATCH
+        batches = [reader.get_batch(number) for number in range(low, high + 1)]
+    return pa.Table.from_batches(batches, STAGED_SCHEMA).slice(first - low * ROWS_A_BATCH, count)
 
 
 def _ids(run: StagedRun, dtype: Any) -> Any:
@@ -209,7 +213,7 @@ def _ids(run: StagedRun, dtype: Any) -> Any:
         )
     if not storage.is_remote(path):
         return np.memmap(storage.local_path(path), dtype, "r")
-    return storage.open_binary(path)
+    return storage.open_ranges(path)
 
 
 def _read(ids: Any, first: int, count: int, dtype: Any) -> npt.NDArray[Any]:

@@ -32,6 +32,8 @@ RUN_TOKENS = 1 << 25
 RANGES = 1024
 """Parts of the training order that runs keep sums of: a shard is put together from whole ranges, and pieces of two."""
 ROWS = 4096
+ROWS_A_BATCH = 1024
+"""Rows of a run that are read at once: a shard wants few of each run, where there are many."""
 STAGED_SCHEMA = pa.schema(
     [
         ("key", pa.uint64()),
@@ -240,7 +242,7 @@ def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> l
             pa.OSFile(temporary, "wb") as sink,
             pa.ipc.new_file(sink, STAGED_SCHEMA) as writer,
         ):
-            writer.write_table(table, max_chunksize=1 << 16)
+            writer.write_table(table, max_chunksize=ROWS_A_BATCH)
         places = range_of(keys)
         runs.append(
             StagedRun(
