@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, corpus_stage
+from hyperclova_core.foundation.stages.percent_ranks import with_percent_rank
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -72,10 +73,7 @@ def enrich(documents: DataFrame, config: EnrichConfig, context: StageContext) ->
     rows = documents.withColumn("popularity_raw", F.when(F.size(known) > 0, F.round(popularity_raw, 9)))
     rows = rows.withColumn("reliability_raw", F.when(has_reliability, F.round(reliability_raw, 9)))
     for name in ("popularity", "reliability"):
-        ranked = Window.partitionBy("source", alone(f"{name}_raw")).orderBy(f"{name}_raw")
-        rows = rows.withColumn(
-            name, F.when(F.col(f"{name}_raw").isNotNull(), F.round(F.percent_rank().over(ranked), 6))
-        )
+        rows = with_percent_rank(rows, "source", (f"{name}_raw",), name, context).withColumn(name, F.round(name, 6))
     in_thread = Window.partitionBy("source", "thread_id", alone("thread_id")).orderBy(
         F.col("published_at").asc_nulls_last(), "source_id", "doc_id"
     )

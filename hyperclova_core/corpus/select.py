@@ -8,6 +8,7 @@ from pydantic import Field
 
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.stages.kinds import Decisions, StageContext, corpus_stage
+from hyperclova_core.foundation.stages.percent_ranks import with_group_size, with_percent_rank
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -34,12 +35,11 @@ def select(documents: DataFrame, config: SelectConfig, context: StageContext) ->
     A text that many published (a middle-sized cluster) is a little more worth keeping than one that nobody copied
     (FineWeb2's removal rates by cluster size): ln(cluster_size), at most ln 16, adds up to a tenth.
     """
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     raw = F.round(F.coalesce(F.col("signals")["quality_raw"], F.lit(0.0)), 9)
-    by_quality = Window.partitionBy("source").orderBy("quality_raw")
-    rows = documents.withColumn("quality_raw", raw).withColumn("quality", F.round(F.percent_rank().over(by_quality), 6))
+    rows = with_percent_rank(documents.withColumn("quality_raw", raw), "source", ("quality_raw",), "quality", context)
+    rows = rows.withColumn("quality", F.round("quality", 6))
     copies = (
         0.1
         * F.least(F.log(F.coalesce(F.col("cluster_size"), F.lit(1)).cast("double")), F.log(F.lit(16.0)))
@@ -50,10 +50,8 @@ def select(documents: DataFrame, config: SelectConfig, context: StageContext) ->
         total = total + F.when(F.col(name).isNotNull(), F.lit(weight) * F.col(name)).otherwise(F.lit(0.0))
         weights = weights + F.when(F.col(name).isNotNull(), F.lit(weight)).otherwise(F.lit(0.0))
     rows = rows.withColumn("score", F.round(total / weights, 9))
-    by_score = Window.partitionBy("source").orderBy("score", "doc_id")
-    rows = rows.withColumn("percentile", F.percent_rank().over(by_score)).withColumn(
-        "among", F.count("*").over(Window.partitionBy("source"))
-    )
+    rows = with_percent_rank(rows, "source", ("score", "doc_id"), "percentile", context)
+    rows = with_group_size(rows, "source", "among", context)
     keep = (F.col("percentile") >= config.min_percentile) | (F.col("among") < config.min_source_documents)
     bucket = (
         F.when(F.col("percentile") >= config.high_from, 2.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
@@ -12,8 +14,10 @@ from hyperclova_core.corpus.deduplicate.stage import deduplicate
 from hyperclova_core.corpus.enrich import EnrichConfig, enrich
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.corpus.select import SelectConfig, select
-from hyperclova_core.foundation.datasets.dataset import Dataset
+from hyperclova_core.foundation.datasets.dataset import Dataset, Target
+from hyperclova_core.foundation.stages import percent_ranks
 from hyperclova_core.foundation.stages.engines import SparkEngine
+from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.korean.hangul import comparison_form
 from tests.conftest import ingested, run_function, write_lines
 
@@ -43,9 +47,13 @@ def test_duplicates_of_the_portal_fall_to_one_survivor(
 
 
 @pytest.mark.spark
-def test_the_number_of_partitions_changes_no_byte(portal: Dataset, tmp_path: Path, spark_engine: SparkEngine) -> None:
+def test_neither_partitions_nor_the_way_to_percentiles_change_a_byte(
+    portal: Dataset, tmp_path: Path, spark_engine: SparkEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = defaultdict(set)
     for partitions in (1, 7, 40):
+        # by windows, and by counts in ranges as for a corpus that no window holds
+        monkeypatch.setattr(percent_ranks, "WINDOW_ROWS", 0 if partitions == 7 else 1 << 30)
         spark_engine.spark().conf.set("spark.sql.shuffle.partitions", str(partitions))
         folder = tmp_path / str(partitions)
         duplicates = run_function(deduplicate, DeduplicateConfig(), portal, folder / "d", spark_engine)
@@ -104,3 +112,53 @@ def test_an_empty_bucket_is_no_trouble(tmp_path: Path, spark_engine: SparkEngine
         run_function(deduplicate, DeduplicateConfig(), dataset, tmp_path / "d", spark_engine).manifest.counters.kept
         == 1
     )
+
+
+@pytest.mark.spark
+def test_percentiles_by_ranges_are_those_of_the_definition(
+    tmp_path: Path, spark_engine: SparkEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties, nulls, a source of one, and one whose values lie in several ranges."""
+    generator = np.random.default_rng(5)
+    count = 4000
+    source = np.where(np.arange(count) < 3500, "large", "small")
+    source[-1] = "alone"
+    value = np.round(generator.normal(size=count), 1)
+    known = generator.random(count) > 0.2
+    known[-1] = True
+    table = pa.table(
+        {
+            "doc_id": [f"{n:05d}" for n in range(count)],
+            "source": source,
+            "value": pa.array(value, mask=~known),
+        }
+    )
+    context = StageContext("t", "1", 0, 1, "a", Target(str(tmp_path)), "f", spark_engine, documents=count)
+    monkeypatch.setattr(percent_ranks, "WINDOW_ROWS", 0)
+    files: list[int] = []
+    original = percent_ranks.materialized
+    monkeypatch.setattr(
+        percent_ranks, "materialized", lambda *asked: files.append(len((made := original(*asked)).paths)) or made
+    )
+    session = spark_engine.spark()
+    adaptive = session.conf.get("spark.sql.adaptive.enabled")
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    session.conf.set("spark.sql.shuffle.partitions", "5")
+    try:
+        frame = session.createDataFrame(table)
+        found = percent_ranks.with_percent_rank(frame, "source", ("value",), "rank", context)
+        unique = percent_ranks.with_percent_rank(found, "source", ("value", "doc_id"), "place", context)
+        rows = unique.toArrow().sort_by("doc_id").to_pylist()
+    finally:
+        session.conf.set("spark.sql.adaptive.enabled", str(adaptive))
+        session.conf.set("spark.sql.shuffle.partitions", "3")
+    assert min(files) > 1, "one range proves little"
+    for name in ("large", "small", "alone"):
+        mine = [n for n in range(count) if source[n] == name and known[n]]
+        ordered = np.sort(value[mine])
+        for n in mine:
+            below = int(np.searchsorted(ordered, value[n]))
+            assert rows[n]["rank"] == (below / (len(mine) - 1) if len(mine) > 1 else 0.0)
+        places = sorted(rows[n]["place"] for n in mine)
+        assert places == [at / max(1, len(mine) - 1) for at in range(len(mine))]
+    assert all(rows[n]["rank"] is None and rows[n]["place"] is None for n in range(count) if not known[n])

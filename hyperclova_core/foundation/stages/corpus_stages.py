@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,9 @@ def run_corpus_stage(
     assert context.engine is not None
     dataset = inputs["documents"] if "documents" in inputs else next(iter(inputs.values()))
     given = inputs if definition.project is None else frame_of(dataset, definition, config, context)
-    decisions: Decisions = definition.function(given, config, context)
+    decisions: Decisions = definition.function(
+        given, config, replace(context, documents=dataset.table("documents").rows)
+    )
     rewrite = None if decisions.rewrite is None else (decisions.rewrite.reference, decisions.rewrite.argument)
     decided = _write_decisions(decisions, context, dataset)
     units = [

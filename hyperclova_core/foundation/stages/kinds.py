@@ -68,6 +68,8 @@ class StageContext:
     fingerprint: str
     engine: Engine | None = None
     scrap: Scrap = field(default_factory=Scrap)
+    documents: int = 0
+    """Rows of the input, where a stage is given a frame of them."""
 
     @property
     def attempt_path(self) -> str:
