@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Target
-from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine, grouped, tasks_for
+from hyperclova_core.foundation.stages import engines
+from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine, grouped, tasks_for, tried_again
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.units import TASK_WEIGHT, UnitResult, WorkUnit
 from hyperclova_core.foundation.stages.work_units import run_units
@@ -151,3 +152,27 @@ def test_results_of_shared_tasks_come_in_order_and_an_error_is_raised(spark_engi
     assert {result.task for result in found} == {0, 1}
     with pytest.raises(DataError, match="This one fails"):
         spark_engine.map_units(work, [unit.model_copy(update={"fails": 4}) for unit in units], NumberResult)
+
+
+def test_a_fault_that_passes_is_waited_for_and_one_that_stays_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperclova_core.foundation.errors import DataError, TransientError
+
+    waited: list[float] = []
+    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    left = [TransientError("busy"), TransientError("busy")]
+
+    def work(unit: Named) -> NameResult:
+        if left:
+            raise left.pop()
+        return NameResult(name=unit.name)
+
+    assert tried_again(work, UNITS[0]).name == "one"
+    assert waited == list(engines.WAITED_SECONDS)
+    left[:] = [TransientError("busy")] * 3
+    with pytest.raises(TransientError):
+        tried_again(work, UNITS[0])
+    left[:] = [DataError("wrong")]
+    waited.clear()
+    with pytest.raises(DataError):
+        tried_again(work, UNITS[0])
+    assert not waited, "what is wrong stays wrong"

@@ -77,8 +77,9 @@ def find_files(config: IngestConfig) -> list[SourceFile]:
     found: list[SourceFile] = []
     for source in sorted(config.sources, key=lambda item: item.name):
         files: dict[str, str] = {}
+        listed: dict[str, tuple[int, str]] = {}
         for pattern in source.paths:
-            files.update(_expand(pattern, source))
+            files.update(_expand(pattern, source, listed))
         if not files and not source.optional:
             raise DataError(
                 f"Source {source.name} has no files",
@@ -94,7 +95,7 @@ def find_files(config: IngestConfig) -> list[SourceFile]:
                     why="permission denied",
                     remedy=f"chmod u+r {path}",
                 )
-            found.append(describe_file(path, files[path], source.name))
+            found.append(describe_file(path, files[path], source.name, listed.get(path)))
     if found and not any(file.bytes for file in found):
         raise DataError(
             "All source files are empty", where=found[0].path, why="0 bytes in every file", remedy="check the export"
@@ -111,10 +112,10 @@ def find_files(config: IngestConfig) -> list[SourceFile]:
     return found
 
 
-def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
-    """Path → base folder (for relative names) of everything a pattern names."""
+def _expand(pattern: str, source: SourceConfig, listed: dict[str, tuple[int, str]]) -> dict[str, str]:
+    """Path → base folder (for relative names) of everything a pattern names; what a listing says of objects is put into `listed`."""
     if storage.is_remote(pattern):
-        return _expand_remote(pattern, source)
+        return _expand_remote(pattern, source, listed)
     path = storage.data_path(pattern.removeprefix("file://"))
     if os.path.isfile(path):
         return {path: os.path.dirname(path)}
@@ -129,16 +130,19 @@ def _expand(pattern: str, source: SourceConfig) -> dict[str, str]:
     raise _absent(path, source)
 
 
-def _expand_remote(pattern: str, source: SourceConfig) -> dict[str, str]:
+def _expand_remote(pattern: str, source: SourceConfig, listed: dict[str, tuple[int, str]]) -> dict[str, str]:
     fixed = posixpath.join(*_fixed_parts(pattern.removeprefix("s3://"), "/"))
     base = f"s3://{fixed}"
-    found = storage.list_files(base)
+    there = storage.list_versions(base)
+    listed.update(there)
+    found = list(there)
     if base != pattern.rstrip("/"):
         matching = re.compile(_translated(pattern))
         return {path: base for path in found if matching.match(path)}
     if found:
         return dict.fromkeys(_of_known_format(found, base, source), base)
     if storage.exists(pattern):
+        listed[pattern] = (storage.size(pattern), str(storage.version_of(pattern)))
         return {pattern: pattern.rpartition("/")[0]}
     if source.optional:
         return {}

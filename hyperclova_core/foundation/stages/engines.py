@@ -6,10 +6,11 @@ import heapq
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, from_dict
+from hyperclova_core.foundation.errors import ConfigError, HyperclovaError, TransientError, from_dict
 from hyperclova_core.foundation.stages.kinds import Result, Unit
 from hyperclova_core.foundation.stages.units import TASK_WEIGHT
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
+WAITED_SECONDS = (2.0, 8.0)
+"""Between tries of a unit whose fault may pass; requests have had tries of their own by then (`storage.retries`)."""
 SPARK_SETTINGS = {
     "spark.ui.enabled": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1024",
@@ -102,7 +105,8 @@ class SparkEngine(LocalEngine):
                 for task in batch.column(0).to_pylist():
                     for index, unit in json.loads(payload[task]):
                         try:
-                            result = {"value": function(kind.model_validate(unit)).model_dump(mode="json")}
+                            made = tried_again(function, kind.model_validate(unit))
+                            result = {"value": made.model_dump(mode="json")}
                         except HyperclovaError as error:
                             result = {"error": error.to_dict()}
                         yield pyarrow.RecordBatch.from_pydict({"index": [index], "result": [json.dumps(result)]})
@@ -114,6 +118,20 @@ class SparkEngine(LocalEngine):
             if "error" in result:
                 raise from_dict(result["error"])
         return [answer.model_validate(result["value"]) for result in results]
+
+
+def tried_again(function: Callable[[Unit], Result], unit: Unit) -> Result:
+    """`function` of a unit; what may pass by itself is waited for, so that one answer of a store that is busy does not end a stage.
+
+    Raises:
+        HyperclovaError: as the unit raised it, of a fault that passes the last time.
+    """
+    for seconds in WAITED_SECONDS:
+        try:
+            return function(unit)
+        except TransientError:
+            time.sleep(seconds)
+    return function(unit)
 
 
 def tasks_for(weights: Sequence[int], cores: int) -> int:

@@ -181,8 +181,7 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
 
 def _clear(context: StageContext) -> None:
     """Only after the commit: until then the next attempt may still take them over."""
-    for path in context.scrap.files:
-        storage.remove(path)
+    storage.remove_files(context.scrap.files)
     for folder in context.scrap.folders:
         storage.remove_tree(folder)
 

@@ -80,15 +80,21 @@ def group_files(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
     return groups
 
 
-def describe_file(path: str, base: str, source: str) -> SourceFile:
-    """A foreign file as the fingerprint sees it: its name below the source's folder, and its content."""
-    remote = storage.is_remote(path)
+def describe_file(path: str, base: str, source: str, listed: tuple[int, str] | None = None) -> SourceFile:
+    """A foreign file as the fingerprint sees it: its name below the source's folder, and its content.
+
+    Args:
+        listed: of an object: its bytes and what names its content (`storage.list_versions`), so that it need not be asked for.
+    """
+    if listed is not None:
+        size, checksum = listed
+        return SourceFile(path=path, name=path[len(base) :].lstrip("/"), source=source, bytes=size, checksum=checksum)
     return SourceFile(
         path=path,
-        name=path[len(base) :].lstrip("/") if remote else disk.readable_name(os.path.relpath(path, base)),
+        name=disk.readable_name(os.path.relpath(path, base)),
         source=source,
         bytes=storage.size(path),
-        checksum=storage.version_of(path) or file_checksum(path),
+        checksum=file_checksum(path),
     )
 
 

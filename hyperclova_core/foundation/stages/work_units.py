@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import Result, StageContext, Unit
 from hyperclova_core.foundation.stages.units import WorkUnit
 
+RECORDS_AT_ONCE = 16
 PAYLOAD_BYTES = 10_000
 STRICT = "HYPERCLOVA_STRICT_PAYLOADS"
 """Set to 1 by tests: what would be a warning is an error."""
@@ -38,10 +40,14 @@ def run_units(
     _check_payloads(units, phase)
     inner = context.for_workers()
     known = set(storage.list_names(storage.join(context.target.uri, "units")))
-    results: list[Result | None] = []
-    for unit in units:
-        record = _record_path(inner, phase, unit)
-        results.append(_taken_over(record, inner, answer) if record.rsplit("/", 1)[-1] in known else None)
+    results: list[Result | None] = [None] * len(units)
+    records = {index: _record_path(inner, phase, unit) for index, unit in enumerate(units)}
+    finished = [index for index, record in records.items() if record.rsplit("/", 1)[-1] in known]
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:  # a request or two each, on an object store
+        for index, taken in zip(
+            finished, pool.map(lambda index: _taken_over(records[index], inner, answer), finished), strict=True
+        ):
+            results[index] = taken
     missing = [index for index, result in enumerate(results) if result is None]
     run = partial(_run_and_record, function=function, context=inner, phase=phase, answer=answer)
     made = context.engine.map_units(run, [units[index] for index in missing], answer)

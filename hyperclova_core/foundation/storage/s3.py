@@ -414,6 +414,15 @@ def objects(uri: str) -> Iterator[tuple[str, int, float]]:
             yield f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["LastModified"].timestamp()
 
 
+def versions(uri: str) -> Iterator[tuple[str, int, str]]:
+    """(address, bytes, what names its content: size and entity tag) of all objects below a prefix, by its listing alone."""
+    bucket, _ = split(uri)
+    for page in _pages(uri, ""):
+        for item in page.get("Contents", []):
+            size = int(item["Size"])
+            yield f"s3://{bucket}/{item['Key']}", size, f"{size}-{item['ETag'].strip(chr(34))}"
+
+
 def unfinished_uploads(uri: str) -> Iterator[tuple[str, str, float]]:
     """(address, upload id, seconds since 1970 of its begin) of multipart uploads below a prefix that were never ended:
     no reader sees them, but they are stored."""
