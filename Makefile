@@ -17,7 +17,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast test-parallel test-k8s chart chart-package compose-up compose-down images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-tokenizers bench-train bench-parameters help
+.PHONY: run stop test test-fast test-parallel test-k8s chart chart-package compose-up compose-down images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-scale bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -74,6 +74,9 @@ bench-deduplicate: setup ## Deduplication beside datatrove, by size, by night (P
 
 bench-serialize: setup ## Encoder, whole jobs beside the usual ways, scaling (PARTS="kernel growth job scaling" BENCH_MB=100)
 	@$(BIN)/python benchmarks/serialize.py $(PARTS)
+
+bench-scale: setup ## The whole chain at several sizes: seconds, memory, exponents (BENCH_SIZES="100,400" SCALE_FILES=24)
+	@$(BIN)/python benchmarks/scale.py
 
 bench-tokenizers: setup ## Morpheme, byte and character BPE: the same small model on each (BENCH_MB=12 VOCABULARY=4096)
 	@$(BIN)/python benchmarks/tokenizer_kinds.py

@@ -1,0 +1,115 @@
+"""How the whole chain grows: ingest to serialize over made text of several sizes, each stage as the DAG runs it.
+
+    make bench-scale            (BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
+
+Prints, for each stage and size, seconds, megabytes a core second, and the most memory of all processes together; then the exponent of its
+time between the smallest and the largest size. A stage that is linear has an exponent of 1; one that is mostly start, less.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from deduplicate import CORES, PeakMemory, spark
+from made_corpus import documents_for, made_texts, planted_recall, sentence_pool
+
+from hyperclova_core.foundation.stages.runner import execute
+from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.pipeline.graph import SPARK_STAGES
+from hyperclova_core.pipeline.outcomes import record_outcome
+from hyperclova_core.pipeline.recipe import Recipe, validated
+from hyperclova_core.pipeline.run import prepare_run
+from hyperclova_core.pipeline.stage_requests import plan_key
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_sources(folder: Path, documents: int, files: int, pool: list[str]) -> float:
+    """Made documents in JSONL files; megabytes of text."""
+    folder.mkdir(parents=True)
+    total = 0
+    for number in range(files):
+        first, last = number * documents // files, (number + 1) * documents // files
+        with (folder / f"{number:05d}.jsonl").open("w", encoding="utf-8") as file:
+            for name, text in made_texts(range(first, last), pool):
+                total += len(text.encode())
+                row = {"id": name, "text": text, "user": f"u{len(name) * 7 + first % 97}", "likes": len(text) % 50}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return total / 1e6
+
+
+def recipe_for(sources: Path, megabytes: float) -> Recipe:
+    """The smallest recipe's settings over these files; a bucket holds about 64 MB."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "conf" / "smoke.yaml").read_text(encoding="utf-8"))
+    buckets = 2
+    while buckets * 64 < megabytes:
+        buckets *= 2
+    data |= {"name": "scale", "buckets": buckets}
+    data["ingest"] = {"sources": [{"name": "made", "paths": [str(sources)], "tier": "open", "license": "CC0-1.0"}]}
+    data["tokenizer"] = {"vocabulary_size": 8000, "sample_bytes": int(megabytes * 1e5)}
+    data["mix"] = {"budget_tokens": int(megabytes * 1e6 / 8), "on_shortage": "respread"}
+    return validated(data, "scale")
+
+
+def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict[str, tuple[float, float]]:
+    """Stage → (seconds, megabytes of memory at most) of a whole chain."""
+    size = write_sources(folder / "in", documents_for(megabytes, pool), files, pool)
+    warehouse = Warehouse(str(folder / "warehouse"))
+    run = prepare_run(warehouse, "scale", recipe_for(folder / "in", size), sizes=())
+    engine, found = spark(), {}
+    try:
+        for stage in SPARK_STAGES:
+            begun = time.time()
+            with PeakMemory() as memory:
+                plan = plan_key(warehouse, run, stage)
+                outcome = execute(plan, engine)
+            record_outcome(warehouse, run, stage, plan, outcome, begun)
+            used = time.time() - begun
+            found[stage] = (used, memory.peak)
+            rate = size / used / CORES
+            print(
+                f"{stage:<12} {size:7,.0f} MB {used:8.1f} s {rate:7.2f} MB/s a core {memory.peak:8,.0f} MB of memory",
+                flush=True,
+            )
+            if stage == "deduplicate":
+                print(f"             planted pairs found {planted_recall(outcome.dataset)}", flush=True)
+    finally:
+        engine.close()
+    return found
+
+
+def main() -> None:
+    """All sizes, then the exponents."""
+    os.environ.setdefault("HYPERCLOVA_PSEUDONYM_KEY", "a key for benchmarks, of no worth")
+    sizes = [float(part) for part in os.environ.get("BENCH_SIZES", "100,400").split(",")]
+    files, pool = int(os.environ.get("SCALE_FILES", "24")), sentence_pool()
+    made = []
+    for size in sizes:
+        folder = Path(tempfile.mkdtemp(prefix="hyperclova-bench-scale-"))
+        try:
+            made.append(measure(folder, size, files, pool))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    for stage in made[0]:
+        (first, few), (last, many) = made[0][stage], made[-1][stage]
+        exponent = math.log(last / first) / math.log(sizes[-1] / sizes[0])
+        print(
+            f"{stage:<12} time ~ size^{exponent:.2f}; memory {many / few:.2f} x, from {sizes[0]:g} to {sizes[-1]:g} MB"
+        )
+
+
+if __name__ == "__main__":
+    main()
