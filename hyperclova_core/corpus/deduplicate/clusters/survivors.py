@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MEMBERS = "node long, anchor long, similarity double"
-MOST_COMPARED = 4096
-"""Nodes of a component whose signatures are all compared with each other."""
+MOST_COMPARED = 256
+"""Anchors of a component that are compared with all of its nodes; those after them only with what shares an edge with them."""
 
 
 def split_components(labels: DataFrame, edges: DataFrame, forms: DataFrame, config: DeduplicateConfig) -> DataFrame:
@@ -324,9 +324,9 @@ def assign(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """(anchor, similarity to it) of each node; nodes come by component and, inside, by rank, edges by component.
 
-    Where an edge joins a node with the anchor, the edge's similarity counts, else that of the signatures. In a component of more than
-    `MOST_COMPARED` nodes edges alone count: signatures of all pairs would be quadratic, and what is alike shares an edge but for what
-    banding misses.
+    Where an edge joins a node with the anchor, the edge's similarity counts, else that of the signatures. That is done for the
+    first `MOST_COMPARED` anchors of a component (a template's copies, whose pairs are too many to be made, have one); a chain has an anchor every
+    few nodes, and comparing all of them with all would be quadratic: from then on edges alone count.
     """
     anchors, values = np.empty(nodes.size, np.int64), np.zeros(nodes.size, np.float64)
     taken = np.zeros(nodes.size, np.bool_)
@@ -360,7 +360,7 @@ def assign(
                 neighbours[room[two]], weights[room[two]] = one + start, similarities[edge]
                 room[two] += 1
         known[start:end] = -1.0
-        along_edges = end - start > MOST_COMPARED
+        compared = 0
         for first in range(start, end):
             if taken[first]:
                 continue
@@ -368,7 +368,8 @@ def assign(
             mine = range(first_of[first - start], first_of[first - start + 1])
             for at in mine:
                 known[neighbours[at]] = weights[at]
-            if along_edges:
+            compared += 1
+            if compared > MOST_COMPARED:
                 for at in mine:
                     other = neighbours[at]
                     if not taken[other] and known[other] >= threshold:
