@@ -1,8 +1,8 @@
 """How the whole chain grows: ingest to serialize over made text of several sizes, each stage as the DAG runs it.
 
-    make bench-scale            (BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
+    make bench-scale            (PARTS="chain lookups gather"; BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
 
-Prints, for each stage and size, seconds, megabytes a core second, and the most memory of all processes together; then the exponent of its
+`chain` prints, for each stage and size, seconds, megabytes a core second, and the most memory of all processes together; then the exponent of its
 time between the smallest and the largest size. A stage that is linear has an exponent of 1; one that is mostly start, less.
 """
 
@@ -15,9 +15,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,7 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from deduplicate import CORES, PeakMemory, spark
 from made_corpus import documents_for, made_texts, planted_recall, sentence_pool
 
-from hyperclova_core.foundation.stages.runner import execute
+from hyperclova_core.corpus.deduplicate.clusters.survivors import assign
+from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
+from hyperclova_core.corpus.ingest.stage import ingest
+from hyperclova_core.foundation.datasets.dataset import Target
+from hyperclova_core.foundation.sorted_lookup import among
+from hyperclova_core.foundation.stages import source_stages
+from hyperclova_core.foundation.stages.engines import LocalEngine
+from hyperclova_core.foundation.stages.kinds import definition_of
+from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
+from hyperclova_core.foundation.stages.spark_frames import grouped_chunks
 from hyperclova_core.foundation.warehouse import Warehouse
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.pipeline.outcomes import record_outcome
@@ -91,9 +104,56 @@ def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict
     return found
 
 
-def main() -> None:
+def lookups() -> None:
+    """Membership in ten million sorted values beside numpy's and pyarrow's; one key's rows in batches; a chain of forms."""
+    draw = np.random.default_rng(0)
+    known, wanted = np.unique(draw.integers(0, 1 << 62, 10_000_000)), draw.integers(0, 1 << 62, 100_000)
+    theirs, ours = seconds(lambda: np.isin(wanted, known)), seconds(lambda: among(wanted, known))
+    print(f"100,000 values in 1e7: numpy.isin {theirs:.2f} s, ours {ours:.3f} s = {theirs / ours:.0f} x as fast")
+    few, values = wanted[:8192], pa.array(known)
+    theirs = seconds(lambda: pc.is_in(pa.array(few), value_set=values))
+    ours = seconds(lambda: among(few, known))
+    print(f"a batch of 8,192 in 1e7: pyarrow's is_in {theirs:.2f} s, ours {ours:.4f} s = {theirs / ours:.0f} x as fast")
+    for rows in (500_000, 2_100_000):
+        batches = pa.table({"key": np.zeros(rows, np.int64)}).to_batches(max_chunksize=1024)
+        begun = time.perf_counter()
+        list(grouped_chunks(iter(batches), "key"))
+        used = time.perf_counter() - begun
+        print(f"{rows:,} rows of one key, in groups: {used:.3f} s")
+    count = 16_000
+    nodes, none = np.arange(count), np.zeros(count, np.int64)
+    signatures = draw.integers(0, 1 << 16, (count, 128)).astype(np.uint16)
+    edges = (none[:-1], nodes[:-1], nodes[1:], np.full(count - 1, 0.8))
+    assign(none[:2], nodes[:2], signatures[:2], *(part[:1] for part in edges), 0.7)  # compiled
+    print(f"a chain of {count:,} forms, split: {seconds(lambda: assign(none, nodes, signatures, *edges, 0.7)):.3f} s")
+
+
+def gather() -> None:
+    """300 files of 50 documents into 256 buckets, from reading to the commit."""
+    folder = Path(tempfile.mkdtemp(prefix="hyperclova-bench-gather-"))
+    try:
+        write_sources(folder / "in", 15_000, 300, sentence_pool(20_000))
+        patch = source_stages.GROUP_FILES
+        source_stages.GROUP_FILES = 1  # as many staged files as source files
+        config = IngestConfig(sources=(SourceConfig(name="made", paths=(str(folder / "in"),)),))
+        target = Target(str(folder / "out"))
+        request = StageRequest(definition_of(ingest), config, lambda _: target, files=find_files(config), buckets=256)
+        used = seconds(lambda: execute(plan_stage(request), LocalEngine()))
+        source_stages.GROUP_FILES = patch
+        print(f"300 staged files into 256 buckets: {used:.1f} s")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def chain() -> None:
     """All sizes, then the exponents."""
-    os.environ.setdefault("HYPERCLOVA_PSEUDONYM_KEY", "a key for benchmarks, of no worth")
     sizes = [float(part) for part in os.environ.get("BENCH_SIZES", "100,400").split(",")]
     files, pool = int(os.environ.get("SCALE_FILES", "24")), sentence_pool()
     made = []
@@ -109,6 +169,13 @@ def main() -> None:
         print(
             f"{stage:<12} time ~ size^{exponent:.2f}; memory {many / few:.2f} x, from {sizes[0]:g} to {sizes[-1]:g} MB"
         )
+
+
+def main() -> None:
+    """The parts named on the command line, or all."""
+    os.environ.setdefault("HYPERCLOVA_PSEUDONYM_KEY", "a key for benchmarks, of no worth")
+    for part in sys.argv[1:] or ["chain", "lookups", "gather"]:
+        {"chain": chain, "lookups": lookups, "gather": gather}[part]()
 
 
 if __name__ == "__main__":
