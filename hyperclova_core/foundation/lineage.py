@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,26 @@ class LineageEvent(Record):
     job_folder: str = Field("", description="of a training: its metrics.jsonl says what its own MLflow run may lack")
     job_name: str = ""
     model: ModelEntry | None = None
+
+
+def whole_run(
+    run: RunFolder,
+    status: str,
+    artifacts: Sequence[tuple[str, str]],
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> LineageEvent:
+    """What happened to a run as a whole, until now: an event for its parent run in MLflow."""
+    return LineageEvent(
+        run=run.name,
+        name=None,
+        status=status,
+        started=run.record().started,
+        ended=time.time(),
+        metrics=dict(metrics or {}),
+        tags=dict(tags or {}),
+        artifacts=tuple(artifacts),
+    )
 
 
 def record_event(warehouse: Warehouse, event: LineageEvent) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from typing import Any
 from urllib.parse import quote
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import LineageEvent, deliver, record_event
+from hyperclova_core.foundation.lineage import deliver, record_event, whole_run
 from hyperclova_core.foundation.secrets import without_credentials
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs import gpu_hours
@@ -48,19 +47,8 @@ def finish_run(warehouse: Warehouse, run: RunFolder) -> dict[str, Any]:
     if usage:
         metrics.update(gpu_hours.totals(usage))
     artifacts += [(path, "") for path in write_reports(run)]
-    record_event(
-        warehouse,
-        LineageEvent(
-            run=run.name,
-            name=None,
-            status="FINISHED",
-            started=run.record().started,
-            ended=time.time(),
-            metrics=metrics,
-            tags={"mlflow.note.content": _note(run, summary)},
-            artifacts=tuple(artifacts),
-        ),
-    )
+    note = {"mlflow.note.content": _note(run, summary)}
+    record_event(warehouse, whole_run(run, "FINISHED", artifacts, metrics, note))
     deliver(warehouse)
     return summary
 
@@ -138,16 +126,6 @@ def _report_files(run: RunFolder) -> list[str]:
 def fail_run(warehouse: Warehouse, run: RunFolder, reason: str) -> None:
     """Mark the parent run as failed in MLflow, with the funnel and lineage of what had ended by then."""
     figures = _figures(warehouse, run) if run.stage_results() else []
-    record_event(
-        warehouse,
-        LineageEvent(
-            run=run.name,
-            name=None,
-            status="FAILED",
-            started=run.record().started,
-            ended=time.time(),
-            tags={"hyperclova.failure": reason[:500]},
-            artifacts=(*figures, *_data_docs(run)),
-        ),
-    )
+    tags = {"hyperclova.failure": reason[:500]}
+    record_event(warehouse, whole_run(run, "FAILED", [*figures, *_data_docs(run)], tags=tags))
     deliver(warehouse)

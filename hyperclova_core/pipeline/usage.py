@@ -5,12 +5,11 @@ Each is made once or written whole under a name of its own, so two machines that
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.lineage import LineageEvent, deliver, record_event
+from hyperclova_core.foundation.lineage import deliver, record_event, whole_run
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse, now
 from hyperclova_core.jobs.failure_causes import Decision
 from hyperclova_core.jobs.gpu_hours import table, totals
@@ -88,18 +87,7 @@ def tell_decisions(warehouse: Warehouse, run: RunFolder) -> None:
         return
     paths = write_reports(run)
     numbers = {"job_attempts_failed": float(sum(1 for _ in decision_rows(run))), **totals(usage_rows(run))}
-    record_event(
-        warehouse,
-        LineageEvent(
-            run=run.name,
-            name=None,
-            status="RUNNING",
-            started=run.record().started,
-            ended=time.time(),
-            metrics=numbers,
-            artifacts=tuple((path, "") for path in paths),
-        ),
-    )
+    record_event(warehouse, whole_run(run, "RUNNING", [(path, "") for path in paths], numbers))
     deliver(warehouse)
 
 
