@@ -719,10 +719,14 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
             base[key] = copy.deepcopy(value)
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+PATIENCE = 300.0
+"""Seconds after which what is waited for is taken for lost. No measure of speed: a machine with other work may take its time."""
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait for something to be true; what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to be"
+        assert time.monotonic() < deadline, f"it did not come to be in {seconds:.0f} s"
         time.sleep(0.05)
     return found

@@ -52,4 +52,4 @@ def job(
 
 
 def ended(backend: KubernetesBackend, spec: TrainJobSpec) -> Any:
-    return until(lambda: (status := backend.get(spec)).state != "running" and status, 60)
+    return until(lambda: (status := backend.get(spec)).state != "running" and status)

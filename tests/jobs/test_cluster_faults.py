@@ -341,10 +341,10 @@ def test_pods_that_have_not_met_yet_end_within_their_grace_time(
     backend.submit(one)
     pod = until(lambda: cluster.pods("Running"))[0]["metadata"]["name"]
     container = cluster.containers["hyperclova", pod]
-    until(lambda: listens(container.process.pid), 60)  # torchrun's store: it waits for the other, which finds no node
+    until(lambda: listens(container.process.pid))  # torchrun's store: it waits for the other, which finds no node
     begun = time.monotonic()
     container.process.terminate()
-    until(lambda: container.process.poll() is not None, 40)
+    until(lambda: container.process.poll() is not None)
     assert time.monotonic() - begun < 1 + STOP_SECONDS
     assert container.process.returncode == 143
     assert json.loads(Path(container.termination_log).read_text())["exit_code"] == 143

@@ -658,12 +658,12 @@ def test_two_pods_really_train(cluster: FakeCluster, backend: KubernetesBackend,
         cluster=settings,
     )
     backend.submit(one)
-    until(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*/manifest.json")), 60)
+    until(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*/manifest.json")))
     cluster.disrupt(cluster.pods("Running")[1]["metadata"]["name"])
-    status = until(lambda: (found := backend.get(one)).state != "running" and found, 60)
+    status = until(lambda: (found := backend.get(one)).state != "running" and found)
     assert status.exit_code == 75, status
     backend.submit(one)
-    status = until(lambda: (found := backend.get(one)).state != "running" and found, 90)
+    status = until(lambda: (found := backend.get(one)).state != "running" and found)
     assert status.state == "succeeded", status
     lines = list(backend.tail(one).read())
     assert any("goes on after step" in line for line in lines), lines[-20:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from hyperclova_core.jobs.failure_causes import cause_of
 from hyperclova_core.jobs.launcher import command_of
 from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
-from tests.jobs.fake_cluster import BAD_SHARD
+from tests.jobs.fake_cluster import BAD_SHARD, until
 
 PROGRAM = """
 import argparse, json, signal, sys, time
@@ -46,14 +45,6 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def spec(program: str, folder: Path, **config: object) -> TrainJobSpec:
     output = str(folder / "job")
     return TrainJobSpec("job", program, {"output": output, **config}, output, processes=0, grace_seconds=5)
-
-
-def until(condition: object, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_job_that_ends_well(program: str, tmp_path: Path) -> None:

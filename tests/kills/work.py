@@ -194,7 +194,7 @@ def _kind(name: str) -> str:
     return "a unit record" if len(name.split(".")[0]) == 32 else name.split(".")[0]
 
 
-def killed_child(work: Callable[[], None], seconds: float = 60) -> bool:
+def killed_child(work: Callable[[], None], seconds: float = 300) -> bool:
     """Run in a forked child; whether it was killed (it may also end, when the point lies beyond its end)."""
     pid = os.fork()
     if pid == 0:
@@ -209,7 +209,7 @@ def killed_child(work: Callable[[], None], seconds: float = 60) -> bool:
     return wait_for(pid, seconds)
 
 
-def wait_for(pid: int, seconds: float = 60) -> bool:
+def wait_for(pid: int, seconds: float = 300) -> bool:
     """Whether a child ended by SIGKILL of its own or of the proxy; raises when it failed or hangs."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
