@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException
 
 from hyperclova_core.foundation import storage
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
 
 SUBMIT_SECONDS = 600
 LAST_LINES = 20
-PARTITIONS = "spark.sql.shuffle.partitions"
+
+
+class HistoryServerLink(BaseOperatorLink):
+    """From a task to its application in a Spark history server, where the recipe's `spark_cluster.history_server` names one."""
+
+    name = "Spark history"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The address, or nothing."""
+        return str(getattr(operator, "history_link", ""))
 
 
 class SparkStageOperator(SparkSubmitOperator):
@@ -46,6 +56,7 @@ class SparkStageOperator(SparkSubmitOperator):
 
     template_fields = (*SparkSubmitOperator.template_fields, "run_id")
     ui_color = "#dcebf7"
+    operator_extra_links = (HistoryServerLink(),)
 
     def __init__(
         self,
@@ -63,11 +74,12 @@ class SparkStageOperator(SparkSubmitOperator):
         self.kubernetes_conn_id = kubernetes_conn_id
         self.poll_seconds = poll_seconds
         self._driver: SparkDriver | None = None
+        self.history_link = ""
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Reuse or run the stage; what the next tasks and the UI may know of it."""
         from hyperclova_core.foundation.stages.runner import execute
-        from hyperclova_core.pipeline import spark_application
+        from hyperclova_core.pipeline import spark_application, spark_events
         from hyperclova_core.pipeline.outcomes import record_outcome
         from hyperclova_core.pipeline.stage_requests import plan_key, recipe_of
 
@@ -94,6 +106,7 @@ class SparkStageOperator(SparkSubmitOperator):
         told = dict(self.conf or {})
         self.conf: dict[str, Any] | None = {**SPARK_SETTINGS, **recipe.spark, **told}
         failure = spark_application.failure_path(run, self.stage)
+        server = recipe.spark_cluster.history_server if recipe.spark_cluster is not None else None
         try:
             if self._get_hook()._is_kubernetes:
                 self._on_cluster(recipe, plan.fingerprint, told, lambda: storage.remove(failure))
@@ -106,6 +119,10 @@ class SparkStageOperator(SparkSubmitOperator):
             if storage.exists(failure):
                 raise as_airflow_error(from_dict(storage.read_json(failure))) from error
             raise
+        finally:
+            application = spark_events.application_of(run, self.stage)
+            if server and application:
+                self.history_link = f"{server.rstrip('/')}/history/{application}/jobs/"
         ended = run.stage_result(self.stage)
         if ended is None:
             raise AirflowException(f"Stage {self.stage} ended without a result; see the application's log above")
@@ -133,6 +150,7 @@ class SparkStageOperator(SparkSubmitOperator):
                 why=f"connection {self._conn_id} leads to a cluster",
                 remedy="give at least spark_cluster.image, the pipeline image",
             )
+        told = pods.sized(told, recipe.spark)
         config = told.model_copy(
             update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
         )
@@ -146,8 +164,8 @@ class SparkStageOperator(SparkSubmitOperator):
                 for role, template in pods.templates(config, self.stage).items():
                     storage.write_json(storage.join(folder, f"{role}.json"), template)
                 own = pods.settings(config, name, self.stage, fingerprint, folder)
-                # sizes are what the recipe says of this cluster; a number of partitions is what it says of its data
-                chosen = {key: recipe.spark[key] for key in (PARTITIONS,) if key in recipe.spark}
+                # sizes are in `config` by now; a number of partitions is what the recipe says of its data
+                chosen = {key: recipe.spark[key] for key in (pods.PARTITIONS,) if key in recipe.spark}
                 place = place_of(self.kubernetes_conn_id, folder)
                 self.conf = {**SPARK_SETTINGS, **recipe.spark, **own, **chosen, **place.settings, **conf}
                 self.application = f"local://{config.application}"

@@ -7,9 +7,11 @@ attempt, and that the next was started, are noted in this order, before and afte
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backend import JobStatus
 from hyperclova_core.jobs.failure_causes import PREEMPTED, Decision, counted_as, decide
@@ -25,6 +27,7 @@ from hyperclova_core.pipeline.usage import (
     unfinished,
     usage_of,
 )
+from hyperclova_core.training.checkpoints.committed import steps_in
 
 if TYPE_CHECKING:
     from hyperclova_core.jobs.kubernetes.backend import KubernetesBackend
@@ -86,19 +89,24 @@ class Attempts:
             note_usage(self.run, self.key, status.usage)
 
     def follow(self, status: JobStatus) -> Decision:
-        """What follows an attempt that failed, noted in the run and in MLflow; the same answer however often it is asked."""
+        """What follows an attempt that failed, noted in the run and in MLflow; the same answer however often it is asked. The budget of
+        a cause begins anew with each newer checkpoint."""
         self.note(status)
         if status.attempt is not None:
             known = decided(self.run, self.key, status.attempt)
             if known is not None:
                 return known
         earlier = unfinished(self.run, self.key)
-        codes = [*(earlier[-1]["codes"] if earlier else ()), counted_as(int(status.exit_code or 1), status.cause)]
+        ended = counted_as(int(status.exit_code or 1), status.cause)
+        checkpoint = newest_checkpoint(self.spec)
+        # in weeks each kind of end comes more often than it may in a row: what counts is what came since training last got on
+        known_codes = earlier[-1]["codes"] if earlier and not _got_on(earlier, checkpoint) else ()
+        codes = [*known_codes, ended]
         decision = decide(codes, micro_batch_of(self.current()), status.bad_nodes)
-        if decision.again and self._always_short(codes):
+        if decision.again and self._always_short([*(row["codes"][-1] for row in earlier), ended]):
             why = f"taken away {SHORT_ENDS} times in a row within {SHORT_SECONDS:.0f} s: look at what takes it away"
             decision = replace(decision, again=False, why=why)
-        note_decision(self.run, self.key, status.attempt, codes, decision)
+        note_decision(self.run, self.key, status.attempt, codes, decision, checkpoint)
         tell_decisions(self.warehouse, self.run)
         return decision
 
@@ -107,6 +115,20 @@ class Attempts:
             return False
         rows = usage_of(self.run, self.key)[-SHORT_ENDS:]
         return len(rows) == SHORT_ENDS and all(row["running_seconds"] < SHORT_SECONDS for row in rows)
+
+
+def newest_checkpoint(spec: TrainJobSpec) -> int | None:
+    """The newest step of a training that is safe, as its folder says; None: none, or no training."""
+    if "train" not in spec.config:
+        return None
+    folder = spec.config.get("checkpoints") or storage.join(spec.output, "checkpoints")
+    return next(iter(steps_in(str(folder))), None)
+
+
+def _got_on(earlier: Sequence[Mapping[str, Any]], checkpoint: int | None) -> bool:
+    """Whether a checkpoint is newer than all that earlier decisions knew of: going back to one is no progress."""
+    known = [row["checkpoint"] for row in earlier if row.get("checkpoint") is not None]
+    return checkpoint is not None and checkpoint > max(known, default=-1)
 
 
 def micro_batch_of(spec: TrainJobSpec) -> int | None:

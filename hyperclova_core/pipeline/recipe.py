@@ -87,6 +87,11 @@ class Recipe(Config):
         gt=0,
         description="time to live of raw, rejected, quarantined and not yet de-identified data; `dataset gc` removes it",
     )
+    spark_preset: str | None = Field(
+        None,
+        description="laptop, 100gb, 1tb or 5tb (conf/spark), or a file: `buckets`, `spark` and sizes of `spark_cluster` for a corpus of such a size,"
+        " which count where the recipe says nothing",
+    )
     spark: dict[str, str] = Field(default_factory=dict, description="Spark settings of every application")
 
 
@@ -128,7 +133,42 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         ConfigError: naming each key that is wrong.
     """
     path = recipe_path(name)
-    return validated(apply_overrides(merged(_of_the_cluster(), load_yaml(path)), overrides), str(path))
+    told = apply_overrides(load_yaml(path), overrides)
+    installed = _of_the_cluster()
+    preset = told.get("spark_preset")
+    if preset is not None:
+        sizes = _preset(str(preset))
+        if not (installed.get("spark_cluster") or told.get("spark_cluster")):  # nothing to size
+            sizes.pop("spark_cluster", None)
+        installed = merged(installed, sizes)
+    return validated(merged(installed, told), str(path))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """What a preset says.
+
+    Raises:
+        ConfigError: there is none of this name, or it says more than a preset may.
+    """
+    folder = conf_folder() / "spark"
+    path = next((found for found in (folder / f"{name}.yaml", Path(name)) if found.is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"There is no Spark preset {name}",
+            where="spark_preset",
+            why=f"those that come with the platform are {', '.join(sorted(item.stem for item in folder.glob('*.yaml')))}",
+            remedy="name one of these, or the path of a YAML file",
+        )
+    found = load_yaml(path)
+    others = sorted(set(found) - {"buckets", "spark", "spark_cluster"})
+    if others:
+        raise ConfigError(
+            "A Spark preset says more than sizes",
+            where=str(path),
+            why=", ".join(others),
+            remedy="keep to `buckets`, `spark` and `spark_cluster`: the rest is the recipe's",
+        )
+    return found
 
 
 def _of_the_cluster() -> dict[str, Any]:

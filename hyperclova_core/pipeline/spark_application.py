@@ -18,6 +18,7 @@ from hyperclova_core.foundation.errors import HyperclovaError
 from hyperclova_core.foundation.lineage import deliver
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.pipeline import spark_events
 from hyperclova_core.pipeline.run import run_key
 from hyperclova_core.pipeline.stage_requests import recipe_of
 
@@ -40,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     warehouse = Warehouse(options.warehouse)
     run = warehouse.run(options.run)
-    engine = None
+    engine, events = None, spark_events.local_folder(run, options.stage)
     try:
-        engine = SparkEngine(recipe_of(run).spark)
-        engine.spark()
+        engine = SparkEngine({**spark_events.settings(events), **recipe_of(run).spark})
+        spark_events.note_application(run, options.stage, str(engine.spark().sparkContext.applicationId))
         threading.Thread(target=_warm_up, daemon=True).start()
         outcome = run_key(warehouse, run, options.stage, engine)
         counters = outcome.dataset.manifest.counters
@@ -71,6 +72,15 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if engine is not None:
             engine.close()
+            _keep(run, events, log)
+
+
+def _keep(run: RunFolder, events: str, log: logging.Logger) -> None:
+    """A stage that is done stays so where the store does not take the log of how."""
+    try:
+        spark_events.keep(run, events)
+    except HyperclovaError as error:
+        log.warning("The Spark event log stays on this machine, in %s: %s", events, error.message())
 
 
 def _warm_up() -> None:

@@ -17,12 +17,24 @@ from hyperclova_core.jobs.gpu_hours import table, totals
 KINDS = ("submitted", "usage", "decisions")
 
 
-def note_decision(run: RunFolder, key: str, attempt: int | None, codes: Sequence[int], decision: Decision) -> None:
-    """Keep what was decided after an attempt failed, with all that the next one needs to know."""
+def note_decision(
+    run: RunFolder,
+    key: str,
+    attempt: int | None,
+    codes: Sequence[int],
+    decision: Decision,
+    checkpoint: int | None = None,
+) -> None:
+    """Keep what was decided after an attempt failed, with all that the next one needs to know.
+
+    Args:
+        codes: what attempts ended with since training last got on; checkpoint: the newest step that is safe.
+    """
     row = {
         "attempt": attempt,
         "exit_code": codes[-1],
         "codes": list(codes),
+        "checkpoint": checkpoint,
         "again": decision.again,
         "why": decision.why,
         "changes": decision.changes,

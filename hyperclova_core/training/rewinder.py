@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.training.checkpoints.files import complete_checkpoints, remove_checkpoint, steps_in
+from hyperclova_core.training.checkpoints.committed import steps_in
+from hyperclova_core.training.checkpoints.files import complete_checkpoints, remove_checkpoint
 from hyperclova_core.training.checkpoints.save_and_load import RankPlacement, load_newest
 from hyperclova_core.training.config import SpikeConfig
 from hyperclova_core.training.engine.pipeline_engine import StepReport, TrainingEngine

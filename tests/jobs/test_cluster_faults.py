@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from hyperclova_core.foundation.errors import TransientError
-from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 from hyperclova_core.jobs.backend import JobStatus
 from hyperclova_core.jobs.gpu_hours import Usage
 from hyperclova_core.jobs.kubernetes import api as kubernetes_api
@@ -24,6 +25,7 @@ from hyperclova_core.jobs.kubernetes.manifests import STOP_SECONDS
 from hyperclova_core.jobs.kubernetes.rank_logs import RankLogs
 from hyperclova_core.jobs.kubernetes.state import State, ended_of, pods_of, state_of
 from hyperclova_core.pipeline.attempts import Attempts
+from hyperclova_core.pipeline.usage import decision_rows, unfinished
 from operators import train_job_trigger
 from tests.jobs.fake_cluster import FakeCluster, until
 from tests.jobs.programs import ended, job
@@ -319,6 +321,31 @@ def test_attempts_that_are_always_taken_away_at_once_end(tmp_path: Path) -> None
         usage = Usage("job-one", number, 1, 0.0, 20.0, 75).to_dict()
         told.append(attempts.follow(JobStatus("failed", 75, {}, attempt=number, usage=usage)).again)
     assert told[:5] == [True, True, True, True, False]
+
+
+def test_a_causes_budget_begins_anew_with_each_newer_checkpoint(tmp_path: Path) -> None:
+    """Weeks hold more broken links than three; three without a step between them are a broken machine."""
+    warehouse = Warehouse(str(tmp_path / "warehouse"))
+    checkpoints = tmp_path / "checkpoints"
+    config = {"train": {"size": {"parallel": {"micro_batch_size": 4}}}, "checkpoints": str(checkpoints)}
+    spec = replace(job(tmp_path), config={**job(tmp_path).config, **config})
+    attempts = Attempts(warehouse, warehouse.run("r"), "train-x", spec)
+    number = itertools.count(1)
+    lost = lambda: attempts.follow(JobStatus("failed", 72, {}, attempt=next(number))).again  # noqa: E731
+    for step in range(10, 80, 10):
+        (checkpoints / f"step-{step}").mkdir(parents=True)
+        assert lost(), "a folder without a manifest is no checkpoint"
+        (checkpoints / f"step-{step}" / "manifest.json").write_text("{}")
+        assert lost()
+    rows = unfinished(warehouse.run("r"), "train-x")
+    assert [len(row["codes"]) for row in rows[:5]] == [1, 1, 2, 1, 2]
+    (checkpoints / "step-70" / "manifest.json").unlink()  # training went back
+    assert [lost() for _ in range(3)] == [True, True, False]
+    assert "tried again 3 times" in decided_rows(warehouse.run("r"))[-1]
+
+
+def decided_rows(run: RunFolder) -> list[str]:
+    return [row["why"] for _, row in decision_rows(run)]
 
 
 def listens(pid: int) -> bool:

@@ -18,13 +18,15 @@ from pydantic import ValidationError
 
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
+from hyperclova_core.jobs.config import Toleration
 from hyperclova_core.jobs.kubernetes.api import Api
 from hyperclova_core.jobs.spark.driver import SparkDriver
 from hyperclova_core.jobs.spark.entry import command_of
-from hyperclova_core.jobs.spark.pods import SparkClusterConfig, driver_name, settings, templates
-from hyperclova_core.pipeline import spark_application
+from hyperclova_core.jobs.spark.pods import SparkClusterConfig, driver_name, settings, sized, templates
+from hyperclova_core.pipeline import spark_application, spark_events
 from hyperclova_core.pipeline.recipe import load_recipe
 from hyperclova_core.pipeline.run import prepare_run
+from operators.spark_stage import HistoryServerLink
 from tests.conftest import ROOT
 from tests.jobs.conftest import USED
 from tests.jobs.fake_cluster import FakeCluster, until
@@ -167,8 +169,9 @@ def operator(run_id: str) -> Any:
 @pytest.mark.spark
 def test_a_stage_runs_with_driver_and_executors_as_pods(place: tuple[FakeCluster, Path]) -> None:
     cluster, _ = place
-    prepared(cluster, "r", max_executors=1)
-    result = operator("r").execute({})
+    run = prepared(cluster, "r", max_executors=1, history_server="http://127.0.0.1:18081/")
+    task = operator("r")
+    result = task.execute({})
     assert result["kept"] > 0
     assert not result["reused"]
     pods = {name for _, name in cluster.containers}
@@ -181,6 +184,14 @@ def test_a_stage_runs_with_driver_and_executors_as_pods(place: tuple[FakeCluster
     assert cluster.find("pods", driver) is None, "its end was good: it is cleared away"
     until(lambda: not [pod for pod in cluster.pods() if pod["metadata"]["name"] in executors])
     assert operator("r").execute({})["reused"], "no driver is started for what is there"
+    application = spark_events.application_of(run, "ingest")
+    assert task.history_link == f"http://127.0.0.1:18081/history/{application}/jobs/"
+    assert HistoryServerLink().get_link(task, ti_key=None) == task.history_link
+    log = Path(run.uri, "spark-events", f"eventlog_v2_{application}")
+    assert [path for path in log.iterdir() if path.name.startswith("events_1_")], (
+        "for the history server, with all it did"
+    )
+    assert not list(log.glob("*.inprogress")), "and its end"
 
 
 @pytest.mark.slow
@@ -209,6 +220,40 @@ def test_a_second_try_adopts_the_driver_and_is_told_what_the_stage_said(
         Api(cluster.client()), CONFIG, driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest")
     ).adopt("f"), "it is cleared away"
     assert cluster.find("pods", driver_name(os.environ["HYPERCLOVA_WAREHOUSE"], "bad", "ingest")) is None
+
+
+def test_sizes_of_a_recipes_spark_section_are_those_of_the_pods() -> None:
+    """`spark.driver.memory: 16g` was silently the installation's 2g on a cluster (docs/scale.md)."""
+    told = {
+        "spark.driver.memory": "16g",
+        "spark.executor.cores": "2",
+        "spark.sql.shuffle.partitions": "9",
+        "spark.x": "y",
+    }
+    config = sized(CONFIG, told)
+    assert (config.driver_memory, config.executor_cores, config.driver_overhead) == ("16g", 2, CONFIG.driver_overhead)
+    made = settings(config, "n", "s", "f", "d")
+    assert made["spark.driver.memory"] == "16g"
+    assert made["spark.kubernetes.executor.limit.cores"] == "2"
+    with pytest.raises(ConfigError, match="driver_memory"):
+        sized(CONFIG, {"spark.driver.memory": "16 GB"})
+    with pytest.raises(ConfigError, match=r"spark_cluster") as caught:
+        sized(CONFIG, {"spark.kubernetes.namespace": "other"})
+    assert "spark.kubernetes.namespace" in str(caught.value)
+    sized(CONFIG, {"spark.kubernetes.namespace": CONFIG.namespace})
+
+
+def test_executors_may_be_on_nodes_that_are_taken_away_and_the_driver_is_not() -> None:
+    spot = {"key": "spot", "effect": "NoSchedule"}
+    config = CONFIG.model_copy(
+        update={"executor_node_selector": {"pool": "spot"}, "executor_tolerations": (Toleration(**spot),)}
+    )
+    made = templates(config, "ingest")
+    assert made["executor"]["spec"]["nodeSelector"] == {"pool": "spot"}
+    assert made["executor"]["spec"]["tolerations"][0]["key"] == "spot"
+    assert not {"nodeSelector", "tolerations"} & set(made["driver"]["spec"])
+    told = settings(config, "n", "s", "f", "d")
+    assert told["spark.decommission.enabled"] == told["spark.storage.decommission.shuffleBlocks.enabled"] == "true"
 
 
 def test_a_running_driver_that_does_something_else_is_refused(cluster: FakeCluster) -> None:

@@ -6,12 +6,15 @@ tolerations, commands and secrets are the templates', which Spark keeps. No secr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from hyperclova_core.foundation.config import parse
+from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.hashing import digest_parts
-from hyperclova_core.jobs.config import PodConfig
+from hyperclova_core.jobs.config import PodConfig, Toleration
 from hyperclova_core.jobs.kubernetes.manifests import (
     CONTAINER,
     SCRATCH,
@@ -31,6 +34,20 @@ PYTHON = "/opt/hyperclova/bin/python"
 NETWORK_POLICY_STEP = "org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep"
 
 
+PARTITIONS = "spark.sql.shuffle.partitions"
+SIZES = {
+    "spark.driver.cores": "driver_cores",
+    "spark.driver.memory": "driver_memory",
+    "spark.driver.memoryOverhead": "driver_overhead",
+    "spark.executor.cores": "executor_cores",
+    "spark.executor.memory": "executor_memory",
+    "spark.executor.memoryOverhead": "executor_overhead",
+    "spark.dynamicAllocation.minExecutors": "min_executors",
+    "spark.dynamicAllocation.maxExecutors": "max_executors",
+}
+"""Spark's names of what `spark_cluster` says of sizes: a recipe may say it in either way."""
+
+
 class SparkClusterConfig(PodConfig):
     """Image, size and place of a stage's driver and executors."""
 
@@ -46,6 +63,19 @@ class SparkClusterConfig(PodConfig):
     min_executors: int = Field(0, ge=0)
     max_executors: int = Field(8, ge=0, description="0: none, the driver does the work itself, on `driver_cores`")
     idle_seconds: int = Field(120, ge=1, description="an executor without work is given back after so long")
+    executor_node_selector: dict[str, str] = Field(
+        default_factory=dict,
+        description="beside `node_selector`: executors may be taken away at any moment, so spot nodes do for them; the driver's node should stay",
+    )
+    executor_tolerations: tuple[Toleration, ...] = Field(
+        (), description="beside `tolerations`, such as of spot nodes' taint"
+    )
+    executors_at_once: int = Field(20, ge=1, description="asked of the API server together")
+    history_server: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="a Spark history server that reads the runs' `spark-events`: tasks link to it",
+    )
     scratch: str = Field("100Gi", description="a pod's own disk, for /tmp and shuffles")
     deadline_seconds: int = Field(2 * 86_400, ge=60, description="of a stage, from its driver's start")
     python: str = Field(PYTHON, description="in the image")
@@ -58,6 +88,30 @@ class SparkClusterConfig(PodConfig):
         if self.min_executors > self.max_executors:
             raise ValueError(f"min_executors {self.min_executors} is more than max_executors {self.max_executors}")
         return self
+
+
+def sized(config: SparkClusterConfig, told: Mapping[str, str]) -> SparkClusterConfig:
+    """Pods with the sizes that a recipe's `spark` section says, by Spark's names: what a recipe says of its data counts.
+
+    Raises:
+        ConfigError: a size is in no form that a pod can have, or a setting is one that the cluster's pods decide.
+    """
+    changes = {SIZES[key]: value for key, value in told.items() if key in SIZES}
+    found = parse(SparkClusterConfig, {**config.model_dump(mode="json"), **changes}, "spark, on a cluster")
+    decided = settings(found, "", "", "", "")
+    others = sorted(
+        key
+        for key, value in told.items()
+        if key in decided and key not in {*SIZES, PARTITIONS} and value != decided[key]
+    )
+    if others:
+        raise ConfigError(
+            "Spark settings that a cluster's pods decide",
+            where=f"spark: {', '.join(others)}",
+            why="on Kubernetes they follow from the recipe's, or the installation's, `spark_cluster`",
+            remedy="say it there: image, namespace, accounts, sizes, executors, idle_seconds",
+        )
+    return found
 
 
 def driver_name(warehouse: str, run_id: str, stage: str) -> str:
@@ -117,8 +171,18 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
             "spark.dynamicAllocation.maxExecutors": str(config.max_executors),
             "spark.dynamicAllocation.executorIdleTimeout": f"{config.idle_seconds}s",
             # units share tasks as far as every core has some: those that are still to come count too
+            "spark.kubernetes.allocation.batch.size": str(config.executors_at_once),
+            # a node that is drained, or a spot node that is taken, gives its shuffled data to others before it goes
+            "spark.decommission.enabled": "true",
+            "spark.storage.decommission.enabled": "true",
+            "spark.storage.decommission.rddBlocks.enabled": "true",
+            "spark.storage.decommission.shuffleBlocks.enabled": "true",
+            "spark.executor.decommission.forceKillTimeout": "120s",
+            # what is lost with an executor is made again, as often as a cluster of spot nodes may need
+            "spark.task.maxFailures": "8",
+            "spark.stage.maxConsecutiveAttempts": "16",
             "spark.default.parallelism": str(config.max_executors * config.executor_cores),
-            "spark.sql.shuffle.partitions": str(2 * config.max_executors * config.executor_cores),
+            PARTITIONS: str(2 * config.max_executors * config.executor_cores),
         }
     else:
         found["spark.kubernetes.driver.master"] = f"local[{config.driver_cores}]"
@@ -131,6 +195,16 @@ def templates(config: SparkClusterConfig, stage: str) -> dict[str, dict[str, Any
         "driver": _template(config, stage, "spark-driver"),
         "executor": _template(config, stage, "spark-executor"),
     }
+
+
+def _of_executors(config: SparkClusterConfig) -> SparkClusterConfig:
+    """Where executors may be, beyond where the driver may."""
+    return config.model_copy(
+        update={
+            "node_selector": {**config.node_selector, **config.executor_node_selector},
+            "tolerations": (*config.tolerations, *config.executor_tolerations),
+        }
+    )
 
 
 def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[str, Any]:
@@ -174,7 +248,7 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
     }
     if component == "spark-driver":
         spec["activeDeadlineSeconds"] = config.deadline_seconds
-    spec |= placement_of(config)
+    spec |= placement_of(config if component == "spark-driver" else _of_executors(config))
     labels = {
         "app.kubernetes.io/name": "hyperclova",
         "app.kubernetes.io/component": component,

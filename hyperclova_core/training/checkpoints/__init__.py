@@ -1,1 +1,1 @@
-"""Checkpoints for any layout: files, reader, save_and_load, fence."""
+"""Checkpoints for any layout: committed, files, reader, save_and_load, fence."""

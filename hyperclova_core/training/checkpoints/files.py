@@ -16,12 +16,12 @@ from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.training.checkpoints.committed import MANIFEST, has_manifest, steps_in
 from hyperclova_core.training.health.watchdog import moved
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-MANIFEST = "manifest.json"
 _BLOCK = 1 << 22
 
 
@@ -36,14 +36,6 @@ def complete_checkpoints(folder: str, below: int | None = None) -> Iterator[dict
             record = usable(storage.join(folder, f"step-{step}"))
             if record is not None:
                 yield record
-
-
-def steps_in(folder: str) -> list[int]:
-    """Steps of all checkpoints that have a manifest, newest first, usable or not."""
-    steps = [int(name.removeprefix("step-")) for name in storage.list_names(folder) if name.startswith("step-")]
-    return [
-        step for step in sorted(steps, reverse=True) if storage.exists(storage.join(folder, f"step-{step}", MANIFEST))
-    ]
 
 
 def usable(base: str) -> dict[str, Any] | None:
@@ -94,7 +86,7 @@ def prune(folder: str, newest: int, keep_last: int, keep_every: int) -> None:
     """Remove what is older than the last ones kept, and what attempts that were killed left without a manifest."""
     steps = sorted(int(name.removeprefix("step-")) for name in storage.list_names(folder) if name.startswith("step-"))
     older = [step for step in steps if step <= newest]
-    complete = [step for step in older if storage.exists(storage.join(folder, f"step-{step}", MANIFEST))]
+    complete = [step for step in older if has_manifest(folder, step)]
     kept = {*complete[-keep_last:], *(step for step in complete if keep_every and step % keep_every == 0)}
     for step in older:
         if step not in kept:

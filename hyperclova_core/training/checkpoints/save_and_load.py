@@ -23,14 +23,13 @@ from safetensors.torch import save_file
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
+from hyperclova_core.training.checkpoints.committed import MANIFEST, steps_in
 from hyperclova_core.training.checkpoints.files import (
     FORMAT,
-    MANIFEST,
     checksum_of,
     forget_copies,
     prune,
     sizes_in,
-    steps_in,
     usable,
     verify_files,
 )
