@@ -6,7 +6,6 @@ whoever can reach MLflow delivers all events that wait. So MLflow being down nei
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.records import Record
 from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.foundation.storage import disk
 from hyperclova_core.foundation.warehouse import RunFolder, Warehouse
 
 if TYPE_CHECKING:
@@ -385,6 +385,5 @@ def _locked(uri: str) -> Iterator[None]:
     else:
         path = storage.local_path(uri)
         storage.make_folder(str(path.parent))
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with disk.one_at_a_time(path):
         yield

@@ -218,6 +218,9 @@ class JobConfig(Config):
 
     train: TrainConfig
     shards: tuple[str, ...] = Field(min_length=1, description="prefixes of training shards, in order; local or s3://")
+    shards_dataset: str | None = Field(
+        None, description="the dataset that they are of: its manifest says what they are, which would be read else"
+    )
     validation_shards: tuple[str, ...] = ()
     validation_provenance: tuple[str, ...] = Field(
         (),

@@ -21,7 +21,7 @@ from hyperclova_core.training.checkpoints.files import prune
 from hyperclova_core.training.checkpoints.save_and_load import RankPlacement, load_newest, save_checkpoint
 from hyperclova_core.training.config import JobConfig
 from hyperclova_core.training.data.samples import CorpusTooShortError, Samples
-from hyperclova_core.training.data.token_stream import TokenStream
+from hyperclova_core.training.data.token_stream import TokenStream, index_checksums
 from hyperclova_core.training.engine.engine import is_bf16, set_learning_rate
 from hyperclova_core.training.engine.pipeline_engine import StepReport, TrainingEngine
 from hyperclova_core.training.health.non_finite import find_first
@@ -57,7 +57,9 @@ class Training:
         self.job, self.config, self.engine, self._stop, self._watch = job, job.train, engine, stop, watch
         self.is_rank0 = dist.get_rank() == 0
         train = self.config
-        stream = TokenStream(job.shards, job.vocabulary, job.tokenizer_identity, int(job.cache_gigabytes * 1e9))
+        # one rank looks whose shards they are: thousands of ranks that did would ask the store millions of times
+        tokenizer = job.tokenizer_identity if self.is_rank0 else None
+        stream = TokenStream(job.shards, job.vocabulary, tokenizer, int(job.cache_gigabytes * 1e9))
         stream.check(dist.get_rank(), dist.get_world_size())
         self.samples = Samples(stream, train.sequence_length, train.seed, train.shuffle_window)
         if self.samples.count < train.global_batch_size:
@@ -76,12 +78,13 @@ class Training:
         self.step, self.offset = 0, 0
         self.loss = math.nan
         self.held: ValidationResult | None = None
-        self.rewinder = Rewinder(train.spikes, engine, self.folder, self.place, watch)
+        self.rewinder = Rewinder(train.spikes, engine, self.fence, self.place, watch)
         engine.accept = self._accept
         if job.resume != "never":
             record = load_newest(engine, self.folder, self.place, must=job.resume == "must")
             if record is not None:
                 self._restore(record)
+        self.fence.check()
         if self.is_rank0 and self.step:  # what a killed attempt left
             prune(self.folder, self.step, train.keep_last, train.keep_every)
         self.reporter = StepReporter(job, self.plan, engine, self.step, self._read(), self.folder)
@@ -105,9 +108,7 @@ class Training:
                 "mathematics": train.reproducibility_key(),
                 "bf16": is_bf16(train),
                 "vocabulary": [self.job.vocabulary, self.job.padded_vocabulary],
-                "shards": self.broadcast_from_rank0(
-                    lambda: [file_checksum(f"{prefix}.idx") for prefix in self.job.shards]
-                ),
+                "shards": self.broadcast_from_rank0(self._index_checksums),
                 "ids": self.broadcast_from_rank0(stream.identity),
             }
         )
@@ -122,6 +123,17 @@ class Training:
             identity,
             math.floor(train.read_samples * (1 - train.decay_share)) if train.schedule == "wsd" else None,
         )
+
+    def _index_checksums(self) -> list[str]:
+        """Of the shards' indexes: as their dataset's manifest says, or read."""
+        job = self.job
+        known = index_checksums(job.shards_dataset) if job.shards_dataset is not None else {}
+        found = []
+        for prefix in job.shards:
+            self._watch.moved(f"identity of {prefix}")
+            path = f"{prefix}.idx"
+            found.append(known[path] if path in known else file_checksum(path))
+        return found
 
     def broadcast_from_rank0(self, find: Callable[[], Any]) -> Any:
         """What the first rank finds; the others need not read for it."""
@@ -290,10 +302,9 @@ class Training:
     def save(self) -> None:
         """Save a checkpoint of where training stands."""
         self._watch.moved(f"saving after step {self.step}")
-        self.fence.check()
         save_checkpoint(
             self.engine,
-            self.folder,
+            self.fence,
             self.place,
             {
                 "step": self.step,

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.training.checkpoints.committed import steps_in
+from hyperclova_core.training.checkpoints.fence import Fence
 from hyperclova_core.training.checkpoints.files import complete_checkpoints, remove_checkpoint
 from hyperclova_core.training.checkpoints.save_and_load import RankPlacement, load_newest
 from hyperclova_core.training.config import SpikeConfig
@@ -26,9 +27,10 @@ class Rewinder:
     """
 
     def __init__(
-        self, config: SpikeConfig, engine: TrainingEngine, folder: str, place: RankPlacement, watch: Watchdog
+        self, config: SpikeConfig, engine: TrainingEngine, fence: Fence, place: RankPlacement, watch: Watchdog
     ) -> None:
-        self._config, self._engine, self._folder, self._place, self._watch = config, engine, folder, place, watch
+        self._config, self._engine, self._fence, self._place, self._watch = config, engine, fence, place, watch
+        self._folder = fence.folder
         self._guard = SpikeGuard(config)
         self.spike: Spike | None = None
         self.skipped = 0
@@ -92,6 +94,7 @@ class Rewinder:
             return None
         record = load_newest(self._engine, self._folder, self._place, must=True, below=begun)
         assert record is not None
+        self._fence.check()
         if is_rank0:
             for later in steps_in(self._folder):
                 if later > int(record["step"]):

@@ -36,6 +36,7 @@ def job_config(
     return JobConfig(
         train=config,
         shards=tuple(shard_prefixes(shards, "train")),
+        shards_dataset=shards.uri,
         validation_shards=tuple(shard_prefixes(shards, "validation")),
         validation_provenance=tuple(f"{prefix}.provenance.parquet" for prefix in shard_prefixes(shards, "validation")),
         tokenizer=tokenizer_folder(inputs["tokenizer"]),

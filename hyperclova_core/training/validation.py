@@ -90,9 +90,8 @@ class Validation:
     def __init__(self, job: JobConfig, data_rank: int) -> None:
         train = job.train
         self._job, self._rank = job, data_rank
-        self.stream = TokenStream(
-            job.validation_shards, job.vocabulary, job.tokenizer_identity, int(job.cache_gigabytes * 1e9)
-        )
+        tokenizer = job.tokenizer_identity if dist.get_rank() == 0 else None
+        self.stream = TokenStream(job.validation_shards, job.vocabulary, tokenizer, int(job.cache_gigabytes * 1e9))
         self.samples = Samples(self.stream, train.sequence_length, train.seed, 1)
         self._sources = Sources(self.stream, job.validation_provenance) if job.validation_provenance else None
         at_once = train.size.parallel.micro_batch_size * train.size.parallel.data

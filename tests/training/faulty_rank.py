@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,20 @@ def kill_in_step(number: int) -> None:
 def supersede(number: int) -> None:
     """Another attempt begins elsewhere, on the same folder."""
     at_step(number, lambda training: storage.write_json(training.fence._path, {"attempt": "other", "began_at": "now"}))
+
+
+def supersede_in_save(number: int) -> None:
+    """Another attempt begins elsewhere while this one writes its second checkpoint."""
+    before, saves = save_and_load.checksum_of, []
+
+    def checksum(path: str) -> str:
+        saves.append(path)
+        if len(saves) == number and mine():
+            folder = Path(path).parents[1]
+            storage.write_json(str(folder / "attempt.json"), {"attempt": "other", "began_at": "now"})
+        return before(path)
+
+    save_and_load.checksum_of = checksum
 
 
 def kill_in_file(number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -224,12 +225,36 @@ def test_an_attempt_that_others_believe_dead_ends_before_it_writes(
 
 
 @pytest.mark.ranks
+def test_an_attempt_that_is_superseded_while_it_saves_deletes_and_completes_nothing(
+    ranks: Ranks, shards: list[str], tmp_path: Path
+) -> None:
+    """Writing takes minutes: the newest checkpoint, which the next attempt may be reading, stays."""
+    config = job(shards, tmp_path, parallel={"data": 2}, train={**HOW, "checkpoint_every": 2, "keep_last": 1})
+    stopped = run(ranks, config, "supersede_in_save:2", well=False)
+    assert stopped.codes == [75, 75]
+    assert stopped.steps_saved == [2], "step 4 has no manifest, and step 2 was not removed for it"
+    first = json.loads((tmp_path / "checkpoints" / "step-2" / "manifest.json").read_text())
+    assert not run(ranks, config).codes[0]
+    newest = read_checkpoint(str(tmp_path))
+    assert newest["attempt"] not in ("other", first["attempt"])
+    assert all(entry["file"].endswith(f"-{newest['attempt']}.safetensors") for entry in newest["files"])
+    left = {path.name for path in Path(newest["folder"]).iterdir()}
+    assert left == {"manifest.json", *(entry["file"] for entry in newest["files"])}
+
+
+def file_of(folder: Path, step: int) -> Path:
+    """The second rank's file of a checkpoint that one attempt wrote."""
+    (found,) = (folder / "checkpoints" / f"step-{step}").glob("pipeline-000-tensor-000-data-001-*.safetensors")
+    return found
+
+
+@pytest.mark.ranks
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_taken(
     saved: dict[str, Outcome], ranks: Ranks, shards: list[str], tmp_path: Path
 ) -> None:
     folder = from_step_5(saved["1x1x2"], tmp_path)
     shutil.copytree(saved["1x1x2"].folder / "checkpoints" / "step-10", folder / "checkpoints" / "step-10")
-    path = folder / "checkpoints" / "step-10" / "pipeline-000-tensor-000-data-001.safetensors"
+    path = file_of(folder, 10)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
@@ -238,7 +263,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_taken(
     assert "A checkpoint is damaged" in found.log
     assert found.losses == saved["1x1x2"].losses[5:]
     for step in (5, 10):
-        path = folder / "checkpoints" / f"step-{step}" / "pipeline-000-tensor-000-data-001.safetensors"
+        path = file_of(folder, step)
         data = bytearray(path.read_bytes())
         data[-5] ^= 1
         path.write_bytes(data)
@@ -252,11 +277,11 @@ def test_checkpoints_that_lost_a_file_are_no_reason_to_start_anew(
     saved: dict[str, Outcome], ranks: Ranks, shards: list[str], tmp_path: Path
 ) -> None:
     folder = from_step_5(saved["1x1x2"], tmp_path)
-    (folder / "checkpoints" / "step-5" / "pipeline-000-tensor-000-data-001.safetensors").unlink()
+    file_of(folder, 5).unlink()
     ended = run(ranks, job(shards, folder, parallel={"data": 2}, train=HOW), well=False)
     assert 65 in ended.codes
     assert ended.causes[0]["what"] == "There is no checkpoint to go on from"
-    assert "pipeline-000-tensor-000-data-001.safetensors is not" in ended.log
+    assert re.search(r"pipeline-000-tensor-000-data-001-\w{12}\.safetensors is not", ended.log)
 
 
 @pytest.mark.ranks

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +126,17 @@ def test_shards_in_s3_are_read_through_a_bounded_cache(
         for suffix in ("bin", "idx"):
             storage.write_bytes(f"{target}.{suffix}", Path(f"{prefix}.{suffix}").read_bytes())
         remote.append(target)
+        storage.write_json(f"{target}.json", {"tokenizer": "t"})
     local = TokenStream(shards, VOCABULARY)
-    far = TokenStream(remote, VOCABULARY)
+    object_store.set_plan()
+    with ThreadPoolExecutor(4) as pool:  # as many ranks of one machine, which begin together
+        far, *_ = pool.map(lambda _: TokenStream(remote, VOCABULARY), range(4))
+    asked = Counter(method.decode() for method, path in object_store.seen)
+    assert asked["GET"] <= 4 + len(shards), "a listing a rank, and each index once for all of them"
+    assert asked["HEAD"] <= len(shards), "nothing is asked of an object by itself, but what fetching it needs"
+    TokenStream(remote, VOCABULARY, "t")
+    with pytest.raises(DataError, match="another tokenizer"):
+        TokenStream(remote, VOCABULARY, "other")
     assert far.identity() == local.identity()
     assert (far.slice(0, far.tokens) == local.slice(0, local.tokens)).all()
     cache = BlockCache(str(tmp_path), 0, block_bytes=1000)

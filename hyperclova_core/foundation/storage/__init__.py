@@ -340,20 +340,28 @@ def scratch_folder(*parts: str) -> str:
     return str(folder)
 
 
-def localized(uri: str) -> str:
-    """A local path with a file's bytes: the file itself, or a copy of the object's present version, kept in scratch."""
+def localized(uri: str, version: str | None = None) -> str:
+    """A local path with a file's bytes: the file itself, or a copy of the object's present version, kept in scratch, which one process of the
+    machine fetches for all.
+
+    Args:
+        version: of the object, where it is known (`list_versions`); else it is asked for.
+    """
     if not is_remote(uri):
         return str(local_path(uri))
-    name = hashlib.blake2b(f"{uri} {s3.version_of(uri)}".encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(f"{uri} {version or s3.version_of(uri)}".encode(), digest_size=16).hexdigest()
     target = Path(scratch_folder("copies", name), uri.rsplit("/", 1)[-1])
-    if not target.exists():
-        temporary = disk.beside(target)
-        try:
-            with explained(str(target)):
-                s3.download(uri, str(temporary))
-            disk.install(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    if target.exists():
+        return str(target)
+    with disk.one_at_a_time(target.with_name(f".{target.name}.lock")):
+        if not target.exists():
+            temporary = disk.beside(target)
+            try:
+                with explained(str(target)):
+                    s3.download(uri, str(temporary))
+                disk.install(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
     return str(target)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
@@ -119,12 +119,18 @@ class Shard:
 
     Args:
         open_ids: gives the ids of a `.bin` by its address and type; without it they are memory-mapped, an object fetched first.
+        stored: address → (bytes, version) of objects, from a listing: none is asked for by itself then.
     """
 
-    def __init__(self, prefix: str, open_ids: Callable[[str, Any], Any] | None = None) -> None:
-        path = f"{prefix}.idx"
+    def __init__(
+        self,
+        prefix: str,
+        open_ids: Callable[[str, Any], Any] | None = None,
+        stored: Mapping[str, tuple[int, str]] | None = None,
+    ) -> None:
+        path, stored = f"{prefix}.idx", stored or {}
         try:
-            local = storage.localized(path)
+            local = storage.localized(path, stored[path][1] if path in stored else None)
             head: Any = np.memmap(local, np.uint8, "r") if storage.size(local) else np.zeros(0, np.uint8)
         except OSError as error:
             raise DataError(
@@ -156,7 +162,7 @@ class Shard:
                 remedy="serialize again",
             ) from error
         path = f"{prefix}.bin" if open_ids is not None else storage.localized(f"{prefix}.bin")
-        size = storage.size(path)
+        size = stored[path][0] if path in stored else storage.size(path)
         width = np.dtype(kind).itemsize
         expected = int(self.offsets[-1]) + int(self.lengths[-1]) * width if sequences else 0
         if size != expected:

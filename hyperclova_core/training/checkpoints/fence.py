@@ -16,20 +16,28 @@ from hyperclova_core.foundation.errors import PreemptedError
 from hyperclova_core.foundation.warehouse import now
 
 FILE = "attempt.json"
+NAME_LETTERS = 12
 
 
 class Fence:
-    """An attempt's hold of a folder of checkpoints, for all its ranks together."""
+    """An attempt's hold of a folder of checkpoints, for all its ranks together.
+
+    Attributes:
+        attempt: what names it, in its checkpoints' manifests and files: two attempts never write to one file.
+    """
 
     def __init__(self, folder: str) -> None:
-        self._path, self._me = storage.join(folder, FILE), uuid.uuid4().hex
+        told: list[Any] = [uuid.uuid4().hex[:NAME_LETTERS] if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(told, src=0)
+        self.folder, self.attempt = folder, str(told[0])
+        self._path = storage.join(folder, FILE)
         if dist.get_rank() == 0:
             storage.make_folder(folder)
-            storage.write_json(self._path, {"attempt": self._me, "began_at": now()})
+            storage.write_json(self._path, {"attempt": self.attempt, "began_at": now()})
         dist.barrier()
 
     def check(self) -> None:
-        """Before something is written; a read of a few bytes by the first rank.
+        """Before something is written or deleted, by all ranks together; a read of a few bytes by the first.
 
         Raises:
             PreemptedError: on all ranks, when another attempt has begun.
@@ -49,4 +57,4 @@ class Fence:
         if not storage.exists(self._path):
             return None
         held = storage.read_json(self._path)
-        return None if held.get("attempt") == self._me else str(held.get("began_at", "an unknown time"))
+        return None if held.get("attempt") == self.attempt else str(held.get("began_at", "an unknown time"))

@@ -1,12 +1,11 @@
 """Checkpoints as files: which there are, which can be used, which go; on disk, or in S3 with one copy a machine.
 
-checkpoints/step-40/pipeline-000-tensor-001-data-000.safetensors   what that rank's optimizer holds, one-dimensional
+checkpoints/step-40/pipeline-000-tensor-001-data-000-ATTEMPT.safetensors   what that rank's optimizer holds, one-dimensional
 checkpoints/step-40/manifest.json                                  written last: without it the checkpoint is not there
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.storage import disk
 from hyperclova_core.training.checkpoints.committed import MANIFEST, has_manifest, steps_in
 from hyperclova_core.training.health.watchdog import moved
 
@@ -102,11 +102,14 @@ def remove_checkpoint(base: str) -> None:
 def verify_files(record: Mapping[str, Any], part: int = 0, parts: int = 1, first: str | None = None) -> None:
     """Compare checksums of every `parts`-th file; where ranks have files of their own, of that.
 
+    Args:
+        first: this rank's name, as its file's entry has it.
+
     Raises:
         DataError: one differs.
     """
     files = record["files"]
-    mine = [entry for entry in files if entry["file"] == first]
+    mine = [entry for entry in files if entry.get("rank") == first]
     if len(files) != parts or not mine:
         mine = files[part::parts]
     for entry in mine:
@@ -136,8 +139,7 @@ def at_hand(base: str, name: str) -> str:
     if not storage.is_remote(base):
         return str(storage.local_path(path))
     copy = Path(_copies(base), name)
-    with open(f"{copy}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with disk.one_at_a_time(Path(f"{copy}.lock")):
         if not copy.exists():
             moved(f"fetching {name}")
             with storage.fetched(path) as fetched:

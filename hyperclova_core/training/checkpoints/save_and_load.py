@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
 from hyperclova_core.training.checkpoints.committed import MANIFEST, steps_in
+from hyperclova_core.training.checkpoints.fence import Fence
 from hyperclova_core.training.checkpoints.files import (
     FORMAT,
     checksum_of,
@@ -61,28 +62,31 @@ class RankPlacement:
     stable_until: int | None = None
 
     @property
-    def file(self) -> str:
-        """This rank's file in a checkpoint."""
-        return f"pipeline-{self.pipeline_rank:03d}-tensor-{self.tensor_rank:03d}-data-{self.data_rank:03d}.safetensors"
+    def rank_name(self) -> str:
+        """Which part of a checkpoint is this rank's."""
+        return f"pipeline-{self.pipeline_rank:03d}-tensor-{self.tensor_rank:03d}-data-{self.data_rank:03d}"
 
 
 def save_checkpoint(
-    engine: Any, folder: str, place: RankPlacement, state: Mapping[str, Any], keep_last: int, keep_every: int
+    engine: Any, fence: Fence, place: RankPlacement, state: Mapping[str, Any], keep_last: int, keep_every: int
 ) -> str:
     """Save on all ranks, make the checkpoint complete on the first, and remove those that are not to be kept; its folder.
 
     Args:
+        fence: of the folder; asked before the first change, and again (writing may have taken minutes) before the manifest and what is removed.
         state: what training needs to go on: `step`, `data_offset`, the windows of the spike guard, the last losses.
 
     Raises:
         TransientError: the disk is full; checkpoints that were complete stay.
+        PreemptedError: another attempt has begun.
     """
-    base = storage.join(folder, f"step-{state['step']}")
+    fence.check()
+    base = storage.join(fence.folder, f"step-{state['step']}")
     if dist.get_rank() == 0:
         storage.remove(storage.join(base, MANIFEST))  # of the same step, from before training went back
     dist.barrier()
     tensors, fragments = _fragments(engine, place)
-    path = storage.join(base, place.file)
+    path = storage.join(base, f"{place.rank_name}-{fence.attempt}.safetensors")
     storage.make_folder(base)
     temporary = storage.temporary_for(path)
     try:
@@ -96,7 +100,8 @@ def save_checkpoint(
     finally:
         Path(temporary).unlink(missing_ok=True)
     entry = {
-        "file": place.file,
+        "file": path.rsplit("/", 1)[-1],
+        "rank": place.rank_name,
         "bytes": size,
         "checksum": checksum,
         "tensor_rank": place.tensor_rank,
@@ -104,11 +109,13 @@ def save_checkpoint(
     }
     entries: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
     dist.gather_object(entry, entries or None)
+    fence.check()
     if dist.get_rank() == 0:
         _refuse_unshared(base, entries)
         record = {
             "format": FORMAT,
             "identity": place.identity,
+            "attempt": fence.attempt,
             "stable_until": place.stable_until,
             "layout": dict(place.layout),
             "model": place.model.model_dump(mode="json"),
@@ -119,7 +126,9 @@ def save_checkpoint(
             "files": entries,
         }
         storage.write_bytes(storage.join(base, MANIFEST), json.dumps(record).encode())
-        prune(folder, int(state["step"]), keep_last, keep_every)
+        for stray in set(sizes_in(base)) - {entry["file"] for entry in entries} - {MANIFEST}:  # of an attempt that died
+            storage.remove(storage.join(base, stray))
+        prune(fence.folder, int(state["step"]), keep_last, keep_every)
     dist.barrier()
     return base
 
@@ -194,7 +203,7 @@ def load_newest(
         if record is None:
             continue
         refuse_other(record, place)
-        sound = _agreed(partial(verify_files, record, dist.get_rank(), dist.get_world_size(), place.file))
+        sound = _agreed(partial(verify_files, record, dist.get_rank(), dist.get_world_size(), place.rank_name))
         loaded = sound and _agreed(partial(_load, engine, record, place))
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             forget_copies(base)

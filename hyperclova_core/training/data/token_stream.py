@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import threading
@@ -17,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets.manifest import read_manifest
 from hyperclova_core.foundation.errors import DataError
-from hyperclova_core.foundation.storage import s3
+from hyperclova_core.foundation.storage import disk, s3
 from hyperclova_core.tokens.serialize.megatron_format import Shard
 from hyperclova_core.training.health.watchdog import moved
 
@@ -26,6 +26,7 @@ BLOCK_BYTES = 8 << 20
 READ_AHEAD = 2
 HELD_BLOCKS = 4
 MOST_WAITING, LOCKS = 16, 64
+OPENED_AT_ONCE = 16
 CHECKED_AT_ONCE = 1 << 22
 IDENTITY_BLOCKS, IDENTITY_TOKENS = 64, 4096
 
@@ -73,8 +74,7 @@ class BlockCache:
         path = Path(self.folder, f"{name}-{number}")
         if (kept := _kept(path)) is not None:
             return kept
-        with open(Path(self.folder, f".{name}-{number % LOCKS}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one rank of the machine fetches, the others find it there
+        with disk.one_at_a_time(Path(self.folder, f".{name}-{number % LOCKS}.lock")):  # the other ranks find it there
             if (kept := _kept(path)) is not None:
                 return kept
             return self._fetch(uri, number, size, path)
@@ -120,9 +120,10 @@ def _kept(path: Path) -> bytes | None:
 class RemoteIds:
     """The ids of a `.bin` in S3, read like an array by slices."""
 
-    def __init__(self, uri: str, kind: Any, cache: BlockCache) -> None:
+    def __init__(self, uri: str, kind: Any, cache: BlockCache, stored: tuple[int, str] | None = None) -> None:
         self.dtype = np.dtype(kind)
-        self._uri, self._cache, self._tag, self._size = uri, cache, storage.version_of(uri) or "", storage.size(uri)
+        self._size, self._tag = stored or (storage.size(uri), storage.version_of(uri) or "")
+        self._uri, self._cache = uri, cache
         self._held: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -168,23 +169,24 @@ class TokenStream:
     def __init__(
         self, prefixes: Sequence[str], vocabulary: int, tokenizer: str | None = None, cache_bytes: int = 8 << 30
     ) -> None:
-        cache = None
-        if any(storage.is_remote(prefix) for prefix in prefixes):
+        cache, stored = None, _listed(prefixes)
+        if stored:
             cache = BlockCache(storage.scratch_folder("tokens"), cache_bytes)
         self.vocabulary, self.cache = vocabulary, cache
         self.prefixes = list(prefixes)
-        if tokenizer is not None:
-            for prefix in prefixes:
+
+        def opened(prefix: str) -> Shard:
+            if tokenizer is not None:
                 _refuse_other_tokenizer(prefix, tokenizer)
-        self.shards = [
-            Shard(
-                prefix,
-                (lambda uri, kind: RemoteIds(uri, kind, cache))
-                if cache is not None and storage.is_remote(prefix)
-                else None,
-            )
-            for prefix in prefixes
-        ]
+            if cache is None or not storage.is_remote(prefix):
+                return Shard(prefix)
+            return Shard(prefix, lambda uri, kind: RemoteIds(uri, kind, cache, stored.get(uri)), stored)
+
+        self.shards: list[Shard] = []
+        with ThreadPoolExecutor(OPENED_AT_ONCE if cache is not None else 1, "shards") as pool:
+            for prefix, shard in zip(self.prefixes, pool.map(opened, self.prefixes), strict=True):
+                moved(f"opened {prefix}")  # an index may be fetched first: thousands of them take minutes
+                self.shards.append(shard)
         for shard in self.shards:
             if isinstance(shard.ids, np.memmap):  # a plain view of it: slices of a memmap take twice as long
                 shard.ids = np.asarray(shard.ids)
@@ -286,6 +288,24 @@ class TokenStream:
             why="the shard was written with another tokenizer, or is damaged",
             remedy="serialize the corpus with the tokenizer that training is given",
         )
+
+
+def index_checksums(dataset: str) -> dict[str, str]:
+    """Address → checksum of the indexes of a committed dataset's shards: one read, however many there are."""
+    manifest = read_manifest(dataset)
+    tables = manifest.tables.values() if manifest is not None else ()
+    return {
+        storage.join(dataset, entry.path): entry.checksum
+        for table in tables
+        for entry in table.files
+        if entry.path.endswith(".idx")
+    }
+
+
+def _listed(prefixes: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Address → (bytes, version) of what lies beside shards in S3: a request a thousand objects, none for each."""
+    folders = sorted({prefix.rpartition("/")[0] for prefix in prefixes if storage.is_remote(prefix)})
+    return {path: found for folder in folders for path, found in storage.list_versions(folder).items()}
 
 
 def _refuse_other_tokenizer(prefix: str, tokenizer: str) -> None:
