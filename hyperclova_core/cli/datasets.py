@@ -8,7 +8,7 @@ import click
 
 from hyperclova_core.cli.runs import default_warehouse
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.corpora.retention import DEFAULT_DAYS, find_garbage, remove
+from hyperclova_core.foundation.corpora.retention import DEFAULT_DAYS, WAIT_SECONDS, collect, find_garbage
 from hyperclova_core.foundation.datasets.dataset import open_dataset
 from hyperclova_core.foundation.datasets.manifest import MANIFEST
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError
@@ -140,8 +140,15 @@ def release(name: str, warehouse: str) -> None:
     help="Time to live of raw, rejected, quarantined and not yet de-identified data."
     "  [default: `retention_days` of the recipe that made it]",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=WAIT_SECONDS,
+    show_default=True,
+    help="Seconds between marking what may go and looking again, so that a run which takes it over meanwhile keeps it.",
+)
 @click.option("--yes", is_flag=True, help="Delete; without it only show.")
-def gc(warehouse: str, older_than: float, restricted_days: float | None, yes: bool) -> None:
+def gc(warehouse: str, older_than: float, restricted_days: float | None, wait: float, yes: bool) -> None:
     """Remove attempts never committed, versions that no name in refs/ reaches, and data past its time to live."""
     opened = open_warehouse(warehouse)
     found = find_garbage(opened, older_than, restricted_days)
@@ -151,7 +158,11 @@ def gc(warehouse: str, older_than: float, restricted_days: float | None, yes: bo
     if not found:
         click.echo("Nothing to remove")
     elif yes:
-        click.echo(f"Removed {remove(opened, found):,} bytes")
+        click.echo(f"Marked; looking again in {wait:.0f} s")
+        freed, kept = collect(opened, found, lambda: find_garbage(opened, older_than, restricted_days), wait)
+        for item in kept:
+            click.echo(f"{'kept':<16}{item.uri}  (in use by now)")
+        click.echo(f"Removed {freed:,} bytes")
     if yes and (freed := storage.clear_scratch(older_than)):
         click.echo(f"Removed {freed:,} bytes of scratch on this machine")
     if found and not yes:

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from hyperclova_core.cli.main import cli
 from hyperclova_core.foundation import storage
-from hyperclova_core.foundation.corpora.retention import find_garbage, remove
+from hyperclova_core.foundation.corpora.retention import Garbage, collect, find_garbage, remove
+from hyperclova_core.foundation.datasets import removal_mark
 from hyperclova_core.foundation.datasets.dataset import Dataset, open_dataset
 from hyperclova_core.foundation.errors import DataError, TransientError
 from hyperclova_core.foundation.stages.engines import LocalEngine
@@ -149,8 +150,46 @@ def test_the_command_shows_first_and_deletes_with_yes(warehouse: Warehouse, port
     assert "unreferenced" in shown.output
     assert "--yes" in shown.output
     open_dataset(made.uri)
-    assert "Removed" in CliRunner().invoke(cli, [*arguments, "--yes"]).output
+    assert "Removed" in CliRunner().invoke(cli, [*arguments, "--yes", "--wait", "0"]).output
+    assert not Path(made.uri).exists(), "nor does the mark stay"
     assert "Nothing to remove" in CliRunner().invoke(cli, arguments).output
+
+
+def test_a_run_that_takes_over_what_gc_has_found_keeps_it(warehouse: Warehouse, portal: Dataset) -> None:
+    """Between the look and the deletion a run may begin to use a dataset that nothing had used for days."""
+    first, second = (execute(plan_stage(stage(warehouse, portal, modulus=m)), LocalEngine()).dataset for m in (4, 8))
+    age(warehouse, 10)
+    found = find_garbage(warehouse)
+    assert {item.uri for item in found if item.kind == "unreferenced"} == {first.uri, second.uri}
+
+    def meanwhile() -> list[Garbage]:
+        warehouse.run("now").finish_stage("keep", StageResult(stage="keep", uri=first.uri))
+        with pytest.raises(TransientError, match="being removed"):
+            plan_stage(stage(warehouse, portal, modulus=8))
+        return find_garbage(warehouse)
+
+    freed, kept = collect(warehouse, found, meanwhile, wait_seconds=0)
+    assert freed > 0
+    assert [item.uri for item in kept if item.kind == "unreferenced"] == [first.uri]
+    assert not Path(second.uri).exists()
+    open_dataset(first.uri).verify(checksums=True)
+    assert plan_stage(stage(warehouse, portal, modulus=4)).committed, "its mark is gone"
+    assert not plan_stage(stage(warehouse, portal, modulus=8)).committed, "it is made anew"
+
+
+def test_a_mark_binds_nobody_long_before_or_after_its_time(warehouse: Warehouse, portal: Dataset) -> None:
+    made = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset
+    removal_mark.mark(made.uri, time.time() + 600)
+    assert plan_stage(stage(warehouse, portal)).committed, "it will be seen when gc looks again"
+    removal_mark.mark(made.uri, time.time() - 2 * removal_mark.VALID_SECONDS)
+    assert plan_stage(stage(warehouse, portal)).committed, "of a gc that died"
+    age(warehouse, 10)
+    found = find_garbage(warehouse)
+    removal_mark.mark(made.uri, time.time())
+    assert [item.files for item in find_garbage(warehouse)] == [item.files for item in found], "and is no sign of life"
+    late = lambda: removal_mark.mark(made.uri, time.time() - removal_mark.VALID_SECONDS) or find_garbage(warehouse)  # noqa: E731
+    freed, kept = collect(warehouse, [item for item in found if item.kind == "unreferenced"], late, wait_seconds=0)
+    assert (freed, [item.uri for item in kept]) == (0, [made.uri]), "deleting that begins too late does not begin"
 
 
 def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal: Dataset) -> None:

@@ -1,21 +1,23 @@
 """What may go: attempts that were never committed, versions that no reference reaches, data past its time to live.
 
-`find_garbage` only looks; `remove` deletes what it found. Nothing that changed within the last days is touched: a stage
-that runs now looks like an attempt never committed. A dataset's manifest goes first, so no reader sees half of it.
+`find_garbage` only looks; `collect` marks what it found, waits, looks again and deletes what is garbage still, so that a run which takes an old
+dataset over in between keeps it. Nothing that changed within the last days is touched: a stage that runs now looks like an attempt never
+committed. A dataset's manifest goes first, so no reader sees half of it.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
-import uuid
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hyperclova_core.foundation import storage
+from hyperclova_core.foundation.datasets import removal_mark
 from hyperclova_core.foundation.datasets.manifest import ATTEMPT, EXPIRED, MANIFEST, Manifest, read_manifest
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.storage import disk
@@ -23,9 +25,13 @@ from hyperclova_core.foundation.warehouse import Warehouse
 
 DAY = 86_400.0
 DEFAULT_DAYS = 7.0
+WAIT_SECONDS = 2 * removal_mark.NOTED_WITHIN
+"""Between the two looks of `collect`."""
 RETENTION_KEY = "restricted_days"
 Kind = Literal["never committed", "left over", "unreferenced", "past its time", "unfinished upload"]
 File = tuple[str, int, float]
+MARKED: frozenset[Kind] = frozenset(("unreferenced", "past its time"))
+"""Of datasets that are committed, which a run may take over."""
 _DATASET = re.compile(r"(?:^|/)datasets/([^/]+)/([^/]+)/?$")
 
 
@@ -70,7 +76,7 @@ def find_garbage(
         restricted_days: time to live of raw, rejected, quarantined and not yet de-identified data, from the commit on;
             None: as the recipe of the run that made it said (`retention_days`).
     """
-    now = _store_time(warehouse)
+    now = storage.time_of_store(storage.join(warehouse.uri, "lineage"))
     folders = _folders(warehouse)
     alive = reachable(warehouse, now - older_than * DAY, folders)
     found: list[Garbage] = []
@@ -94,6 +100,38 @@ def find_garbage(
         if (now - begun) / DAY >= older_than:
             found.append(Garbage("unfinished upload", uri, "its writer was killed", (uri,), 0, upload=upload))
     return sorted(found, key=lambda item: (item.uri, item.kind))
+
+
+def collect(
+    warehouse: Warehouse,
+    found: Sequence[Garbage],
+    look_again: Callable[[], list[Garbage]],
+    wait_seconds: float = WAIT_SECONDS,
+) -> tuple[int, list[Garbage]]:
+    """Mark what was found, wait, look again, and delete what both looks call garbage.
+
+    Args:
+        look_again: `find_garbage` as it found `found`.
+
+    Returns:
+        bytes freed, and what was found first and stays: it is in use by now, or deleting took so long that a run may count on it again.
+    """
+    offset = storage.time_of_store(storage.join(warehouse.uri, "lineage")) - time.monotonic()
+    marked = [item.uri for item in found if item.kind in MARKED]
+    for uri in marked:
+        removal_mark.mark(uri, offset + time.monotonic() + wait_seconds)
+    time.sleep(wait_seconds)
+    second = {(item.kind, item.uri, item.upload): item for item in look_again()}
+    freed, kept = 0, []
+    for item in found:
+        again = second.get((item.kind, item.uri, item.upload))
+        late = item.kind in MARKED and not removal_mark.is_valid(item.uri, offset + time.monotonic())
+        if again is None or late:
+            kept.append(item)
+        else:
+            freed += remove(warehouse, [again])
+    removal_mark.unmark(marked)
+    return freed, kept
 
 
 def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
@@ -176,6 +214,8 @@ def _folders(warehouse: Warehouse) -> list[_Folder]:
     for part in ("datasets", "restricted"):
         root = storage.join(warehouse.uri, part)
         for file in storage.list_objects(root):
+            if file[0].endswith(f"/{removal_mark.FILE}"):  # ours, and no sign of life
+                continue
             names = file[0][len(root) :].strip("/").split("/")
             if len(names) > 2:
                 key = (names[0], names[1])
@@ -244,17 +284,3 @@ def _garbage(kind: Kind, uri: str, why: str, files: list[File], expired: dict[st
     return Garbage(
         kind, uri, why, tuple(sorted(path for path, _, _ in files)), sum(size for _, size, _ in files), expired or {}
     )
-
-
-def _store_time(warehouse: Warehouse) -> float:
-    """The time by the store's own clock, which also stamped the files: a wrong clock here must not age them."""
-    probe = storage.join(warehouse.uri, "lineage", "clock", uuid.uuid4().hex)
-    storage.write_bytes(probe, b"")
-    try:
-        return next(
-            changed
-            for path, _, changed in storage.list_objects(storage.join(warehouse.uri, "lineage", "clock"))
-            if path == probe
-        )
-    finally:
-        storage.remove(probe)

@@ -24,6 +24,7 @@ from hyperclova_core.foundation.datasets.manifest import (
     content_digest,
     read_manifest,
 )
+from hyperclova_core.foundation.datasets.removal_mark import refuse_marked
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.corpus_stages import run_corpus_stage
 from hyperclova_core.foundation.stages.document_stages import run_document_stage
@@ -94,7 +95,11 @@ def input_references(request: StageRequest) -> dict[str, InputReference]:
 
 
 def plan_stage(request: StageRequest) -> StagePlan:
-    """Identity of the stage's output, and whether it is committed and has passed its gates."""
+    """Identity of the stage's output, and whether it is committed and has passed its gates.
+
+    Raises:
+        TransientError: it is committed, and about to be removed.
+    """
     inputs = {name: reference.fingerprint for name, reference in input_references(request).items()}
     identity = request.definition.fingerprint(request.config, inputs, request.seed, request.buckets)
     target = request.target(identity)
@@ -102,6 +107,8 @@ def plan_stage(request: StageRequest) -> StagePlan:
     if manifest is not None and manifest.fingerprint != identity:
         raise _other_output(target, manifest, request.definition.name)
     committed = manifest is not None
+    if committed:
+        refuse_marked(target.uri)
     passed = request.gates is None or (committed and passed_before(target.uri, request.gates))
     return StagePlan(request, identity, target, committed, passed)
 
