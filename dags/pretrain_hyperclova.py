@@ -10,7 +10,7 @@ from airflow.sdk import Param, dag, get_current_context, task
 
 from hyperclova_core.pipeline.graph import SPARK_STAGES
 from hyperclova_core.training.model.sizes import SIZES
-from operators import DeepSpeedJobOperator, SparkStageOperator
+from operators import DeepSpeedJobOperator, SparkStageOperator, trainings_at_once
 
 CONF = os.environ.get("HYPERCLOVA_CONF") or str(Path(__file__).resolve().parents[1] / "conf")
 RECIPES = sorted({path.stem for folder in CONF.split(os.pathsep) for path in Path(folder).glob("*.yaml")})
@@ -113,7 +113,10 @@ def pretrain_hyperclova() -> None:
         previous >> current
         previous = current
     train = DeepSpeedJobOperator.partial(
-        task_id="train", stage="train", max_active_tis_per_dagrun=1, map_index_template="{{ task.size }}"
+        task_id="train",
+        stage="train",
+        max_active_tis_per_dagrun=trainings_at_once(),
+        map_index_template="{{ task.size }}",
     ).expand(size=sizes)
     evaluate = DeepSpeedJobOperator(task_id="evaluate", stage="evaluate")
     previous >> train >> evaluate >> finish()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import HyperclovaError
+from hyperclova_core.foundation.storage import disk
 from operators.kubernetes import DEFAULT_CONNECTION, backend_of
 from operators.warehouse import as_airflow_error, configured_warehouse
 
@@ -25,6 +31,30 @@ if TYPE_CHECKING:
     from hyperclova_core.pipeline.attempts import Attempts
 
 POLL_SECONDS = 2.0
+AT_ONCE = "HYPERCLOVA_TRAININGS_AT_ONCE"
+
+
+def trainings_at_once() -> int:
+    """How many model sizes of a run train side by side: what HYPERCLOVA_TRAININGS_AT_ONCE says, else one after the other. Read where a DAG is
+    read, by the DAG processor.
+
+    Raises:
+        ValueError: it is no number above 0; Airflow shows this as an import error of the DAG.
+    """
+    told = os.environ.get(AT_ONCE) or "1"
+    if not told.isdecimal() or not int(told):
+        raise ValueError(f"{AT_ONCE} is {told!r}: give how many model sizes may train side by side, such as 4")
+    return int(told)
+
+
+@contextmanager
+def _devices_of_this_machine() -> Iterator[None]:
+    """Jobs on this machine have all its devices: where sizes may train side by side (which is for a cluster), they wait for one another here."""
+    if trainings_at_once() == 1:
+        yield
+        return
+    with disk.one_at_a_time(Path(storage.scratch_folder("locks"), "devices.lock")):
+        yield
 
 
 class DeepSpeedJobOperator(BaseOperator):
@@ -82,7 +112,8 @@ class DeepSpeedJobOperator(BaseOperator):
             if job.spec is not None and job.spec.cluster is not None:
                 self._begin(Attempts(warehouse, run, self.key, job.spec), started)
             if job.spec is not None:
-                status = self._here(Attempts(warehouse, run, self.key, job.spec))
+                with _devices_of_this_machine():
+                    status = self._here(Attempts(warehouse, run, self.key, job.spec))
             return self._finished(warehouse, finish_job(warehouse, run, job, status, started))
         except HyperclovaError as error:
             raise as_airflow_error(error) from error

@@ -58,6 +58,19 @@ def test_a_dag_file_loads_nothing_heavy_and_little_of_ours(path: Path, tmp_path:
     assert int(modules) < 250, "what a scheduler imports again and again; seconds say little on a shared machine"
 
 
+def test_how_many_sizes_train_side_by_side_is_said_by_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from operators import trainings_at_once
+
+    monkeypatch.delenv("HYPERCLOVA_TRAININGS_AT_ONCE", raising=False)
+    assert trainings_at_once() == 1, "a machine's devices are one training's"
+    monkeypatch.setenv("HYPERCLOVA_TRAININGS_AT_ONCE", "8")
+    assert trainings_at_once() == 8
+    for wrong in ("0", "-1", "many", "2.5"):
+        monkeypatch.setenv("HYPERCLOVA_TRAININGS_AT_ONCE", wrong)
+        with pytest.raises(ValueError, match="such as 4"):
+            trainings_at_once()
+
+
 def test_make_offers_what_the_readme_says() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))

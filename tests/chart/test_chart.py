@@ -194,6 +194,19 @@ def test_airflow_is_told_where_everything_is() -> None:
     assert json.loads(told["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]["in_cluster"] is True
 
 
+def test_sizes_train_side_by_side_where_devices_are_given_by_a_queue() -> None:
+    def told(*settings: str) -> str:
+        objects = rendered(*values("kind"), *settings)
+        maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
+        return str(maps["hyperclova-environment"]["HYPERCLOVA_TRAININGS_AT_ONCE"])
+
+    assert told("--set", "kueue.enabled=false") == "1", (
+        "two jobs of many pods might each hold half of the devices for ever"
+    )
+    assert told("--set", "kueue.enabled=true") == "8"
+    assert told("--set", "kueue.enabled=true,jobs.trainingsAtOnce=3") == "3"
+
+
 def test_what_airflows_values_repeat_agrees_with_ours() -> None:
     """A dependency cannot read its parent's values: names are said twice."""
     ours = yaml.safe_load((CHART / "values.yaml").read_text())
