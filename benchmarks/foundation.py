@@ -42,7 +42,7 @@ from hyperclova_core.foundation.stages import runner
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, definition_of, document_stage
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.storage import s3
+from hyperclova_core.foundation.storage import multipart
 
 FILES = 100_000
 
@@ -194,7 +194,7 @@ def bench_object_store(folder: str) -> None:
         )
         path = f"{folder}/out"
         largest = max(storage.list_files(f"{path}/attempts"), key=os.path.getsize)
-        s3.upload(largest, "s3://warehouse/one.parquet")
+        multipart.upload(largest, "s3://warehouse/one.parquet")
         theirs = fs.S3FileSystem(
             access_key=ACCESS,
             secret_key=SECRET,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.storage import disk, s3
+from hyperclova_core.foundation.storage import disk, multipart, s3
 from hyperclova_core.foundation.storage.disk import explained
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def boot_of(uri: str) -> str:
 def install(temporary: str, uri: str, checksum: str | None = None, durable: bool = True) -> None:
     """Give a finished local file its name: synced (`durable`) and renamed on disk, uploaded (in parts where large) to S3."""
     if is_remote(uri):
-        s3.upload(temporary, uri, checksum)
+        multipart.upload(temporary, uri, checksum)
         os.unlink(temporary)
     else:
         disk.install(Path(temporary), local_path(uri), durable)
@@ -452,4 +452,4 @@ def publish_folder(folder: str, uri: str, leave_out: tuple[str, ...] = ()) -> No
     for path, _, _ in disk.objects(Path(folder)):
         name = os.path.relpath(path, folder)
         if name.split(os.sep)[0] not in leave_out and not name.startswith("."):
-            s3.upload(path, join(uri, name))
+            multipart.upload(path, join(uri, name))

@@ -1,4 +1,4 @@
-"""Objects on S3 and its kin: conditional writes, listing, ranged reads that survive faults, multipart uploads.
+"""Objects on S3 and its kin: conditional writes, listing, ranged reads that survive faults.
 
 Credentials, region and endpoint come from boto3's own chain (environment, profile, web identity, instance); nothing of
 them is ever put into a message. boto3's retries are off: `retries` does them, over whole operations.
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
 from hyperclova_core.foundation.storage.retries import with_retries
 
-PART_BYTES = 16 << 20
+BLOCK_BYTES = 16 << 20
 WRITER_KEY = "hyperclova-writer"
 DELETED_AT_ONCE = 1000
 CHECKSUM_KEY = "hyperclova-checksum"
@@ -101,12 +101,9 @@ class TruncatedBodyError(Exception):
 def reason_to_retry(error: Exception) -> str | None:
     """Why another try may go better, or None."""
     import urllib3.exceptions as http
-    from boto3.exceptions import S3UploadFailedError
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
 
-    if isinstance(error, S3UploadFailedError) and error.__cause__ is None and error.__context__ is not None:
-        return reason_to_retry(error.__context__) if isinstance(error.__context__, Exception) else None
     if isinstance(error, TruncatedBodyError):
         return str(error)
     code = code_of(error)
@@ -367,32 +364,10 @@ def create_once(uri: str, data: bytes) -> bool:
     return call(once, "create an object once", uri)
 
 
-def upload(path: str, uri: str, checksum: str | None = None) -> None:
-    """A local file as an object, in parts where it is large; the size in the store is checked.
-
-    Raises:
-        TransientError: the store holds another size than was sent.
-    """
-    from boto3.s3.transfer import TransferConfig
-
-    bucket, key = split(uri)
-    transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
-    arguments = {"Metadata": {CHECKSUM_KEY: checksum}} if checksum else None
-    expected = os.path.getsize(path)
-
-    def once() -> None:
-        client().upload_file(path, bucket, key, ExtraArgs=arguments, Config=transfer)
-        found = client().head_object(Bucket=bucket, Key=key)["ContentLength"]
-        if found != expected:
-            raise TruncatedBodyError(f"{found} of {expected} bytes arrived")
-
-    call(once, "upload a file", uri)
-
-
 def download(uri: str, path: str) -> None:
     """An object as a local file, range by range, each with its own retries, all of one version of the object."""
     with Reader(uri) as reader, open(path, "wb") as file:
-        while block := reader.read(PART_BYTES):
+        while block := reader.read(BLOCK_BYTES):
             file.write(block)
 
 

@@ -1,0 +1,128 @@
+"""Local files as objects: a small one by one request, a large one in parts, each of which is tried again by itself.
+
+A shard of 2 GB has 128 parts: where one request in a hundred fails, 72 % of its uploads meet a fault, and would begin anew as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from hyperclova_core.foundation.errors import DataError, HyperclovaError
+from hyperclova_core.foundation.storage import s3
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 16 << 20
+MOST_PARTS = 10_000
+"""Of an upload (S3's limit)."""
+AT_ONCE = 4
+ENDED_CODES = frozenset(["NoSuchUpload"])
+
+
+def upload(path: str, uri: str, checksum: str | None = None) -> None:
+    """A local file as an object; its size in the store is checked.
+
+    Args:
+        checksum: kept with the object.
+
+    Raises:
+        TransientError: a request did not go well in any try; no upload is left behind, where the store can still be told.
+    """
+    size = os.path.getsize(path)
+    kept = {"Metadata": {s3.CHECKSUM_KEY: checksum}} if checksum else {}
+    if size <= PART_BYTES:
+        s3.call(lambda: _put(path, uri, size, kept), "upload a file", uri)
+        return
+    bucket, key = s3.split(uri)
+    begun = s3.call(lambda: s3.client().create_multipart_upload(Bucket=bucket, Key=key, **kept), "begin an upload", uri)
+    number = str(begun["UploadId"])
+    try:
+        parts = _parts(path, uri, size, number)
+        s3.call(lambda: _complete(uri, number, parts, size), "complete an upload", uri)
+    except BaseException:
+        try:
+            s3.abort_upload(uri, number)
+        except HyperclovaError as error:
+            log.warning("Parts of an upload stay until `dataset gc`: %s", error.message())
+        raise
+
+
+def part_bytes(size: int) -> int:
+    """Bytes of each part but the last, so that there are not more than S3 takes."""
+    return max(PART_BYTES, -(-size // MOST_PARTS))
+
+
+def _put(path: str, uri: str, size: int, kept: dict[str, Any]) -> None:
+    bucket, key = s3.split(uri)
+    with open(path, "rb") as file:
+        s3.client().put_object(Bucket=bucket, Key=key, Body=file.read(), **kept)
+    _check_size(uri, size)
+
+
+def _parts(path: str, uri: str, size: int, upload_id: str) -> list[dict[str, Any]]:
+    """Send all parts, some at once."""
+    bucket, key = s3.split(uri)
+    length = part_bytes(size)
+
+    def send(number: int) -> dict[str, Any]:
+        with open(path, "rb") as file:
+            file.seek((number - 1) * length)
+            data = file.read(length)
+        answer = s3.call(
+            lambda: s3.client().upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data),
+            f"upload part {number}",
+            uri,
+        )
+        sums = {name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"}
+        return {"PartNumber": number, "ETag": answer["ETag"], **sums}
+
+    with ThreadPoolExecutor(AT_ONCE, "upload") as pool:
+        futures = [pool.submit(send, number) for number in range(1, -(-size // length) + 1)]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _complete(uri: str, upload_id: str, parts: list[dict[str, Any]], size: int) -> None:
+    from botocore.exceptions import ClientError
+
+    bucket, key = s3.split(uri)
+    try:
+        s3.client().complete_multipart_upload(
+            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
+        )
+    except ClientError as error:
+        if s3.code_of(error) not in ENDED_CODES:
+            raise
+        # the try before this one went well, and its answer was lost; else the object is not there, or not of this size
+    _check_size(uri, size)
+
+
+def _check_size(uri: str, size: int) -> None:
+    """What arrived.
+
+    Raises:
+        TruncatedBodyError: another size.
+        DataError: nothing: the parts were removed while they were sent.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = s3.split(uri)
+    try:
+        found = s3.client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+    except ClientError as error:
+        if s3.code_of(error) not in s3.MISSING_CODES:
+            raise
+        raise DataError(
+            "An upload was ended by somebody else",
+            where=uri,
+            why="its parts are gone, and the object is not there",
+            remedy="run again; a clean-up of unfinished uploads must leave those of the last days alone",
+        ) from None
+    if found != size:
+        raise s3.TruncatedBodyError(f"{found} of {size} bytes arrived")
