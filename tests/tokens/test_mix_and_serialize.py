@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -25,9 +26,10 @@ from hyperclova_core.tokens.mixture.composition import check_composition, check_
 from hyperclova_core.tokens.mixture.leaves import share_limit, validation_keys
 from hyperclova_core.tokens.mixture.plan import MixConfig
 from hyperclova_core.tokens.mixture.stage import mix
-from hyperclova_core.tokens.serialize import shards as shards_module
-from hyperclova_core.tokens.serialize import staging
+from hyperclova_core.tokens.serialize import megatron_format, merging, staging
+from hyperclova_core.tokens.serialize import runs as runs_module
 from hyperclova_core.tokens.serialize.megatron_format import Shard
+from hyperclova_core.tokens.serialize.runs import RunSums, RunWriter, StagedRun
 from hyperclova_core.tokens.serialize.shard_files import check_tokenizer, document_of, merge, read_side, split
 from hyperclova_core.tokens.serialize.stage import SerializeConfig, serialize, shard_prefixes
 from hyperclova_core.tokens.serialize.staging import training_keys
@@ -211,13 +213,34 @@ def test_bytes_do_not_depend_on_buckets_runs_and_windows(
     inputs = {"documents": other, "tokenizer": made["tokenizer"]}
     monkeypatch.setattr(staging, "RUN_TOKENS", 700)
     monkeypatch.setattr(staging, "ROWS", 7)
-    monkeypatch.setattr(shards_module, "WINDOW_TOKENS", 500)
+    monkeypatch.setattr(runs_module, "WINDOW_TOKENS", 500)
     mixed = stage(mix, MIX, inputs, tmp_path / "mix", 8)
-    shards = stage(serialize, SerializeConfig(shard_tokens=4000), {**inputs, "mix": mixed}, tmp_path / "shards", 8)
-    for table in ("shards", "sides"):
-        ours = [entry.checksum for entry in shards.table(table).files]
-        assert ours == [entry.checksum for entry in made["serialize"].table(table).files]
-    assert shards.read("provenance").equals(made["serialize"].read("provenance"))
+    merged = []
+    original = merging.merge_unit
+    for most, stretch in ((1024, 1 << 26), (3, 900)):  # directly, and in two passes by small stretches
+        monkeypatch.setattr(merging, "MOST_RUNS", most)
+        monkeypatch.setattr(merging, "MERGED_TOKENS", stretch)
+        monkeypatch.setattr(merging, "merge_unit", lambda unit, **more: merged.append(unit) or original(unit, **more))
+        folder = tmp_path / f"shards{most}"
+        shards = stage(serialize, SerializeConfig(shard_tokens=4000), {**inputs, "mix": mixed}, folder, 8)
+        for table in ("shards", "sides"):
+            ours = [entry.checksum for entry in shards.table(table).files]
+            assert ours == [entry.checksum for entry in made["serialize"].table(table).files]
+        assert shards.read("provenance").equals(made["serialize"].read("provenance"))
+        assert shards.manifest.info["order"] == made["serialize"].manifest.info["order"]
+        assert len({unit.name for unit in merged}) == (0 if most == 1024 else len(merged))
+    assert len([unit for unit in merged if unit.split == "train"]) >= 3
+
+
+def test_groups_of_runs_are_neighbours_and_grow_with_the_root() -> None:
+    """Groups of √R: what a shard opens, and what a group does, grows with the root of the number of runs."""
+    for count in (1, 2, 5, 100, 1025, 33_000):
+        runs = [StagedRun(split="train", ids=str(n), rows=str(n)) for n in range(count)]
+        groups = merging.groups_of(runs)
+        assert [run for group in groups for run in group] == runs, (
+            "neighbours stay neighbours: equal keys keep their order"
+        )
+        assert max(len(groups), *(len(group) for group in groups)) <= math.ceil(math.sqrt(count))
 
 
 def test_a_tokenizer_does_not_depend_on_buckets(made: dict[str, Dataset], tmp_path: Path) -> None:
@@ -307,7 +330,7 @@ def test_a_full_disk_in_mid_shard_leaves_nothing_half_and_a_second_run_the_same(
     made: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = {name: made[name] for name in ("documents", "tokenizer", "mix")}
-    real = shards_module.ShardWriter.add_many
+    real = megatron_format.ShardWriter.add_many
     calls = [0]
 
     def full(self: Any, ids: Any, lengths: Any) -> None:
@@ -321,7 +344,7 @@ def test_a_full_disk_in_mid_shard_leaves_nothing_half_and_a_second_run_the_same(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(self, ids, lengths)
 
-    monkeypatch.setattr(shards_module.ShardWriter, "add_many", full)
+    monkeypatch.setattr(megatron_format.ShardWriter, "add_many", full)
     with pytest.raises(TransientError, match="disk is full"):
         stage(serialize, SerializeConfig(shard_tokens=4000), inputs, tmp_path / "shards")
     assert not list((tmp_path / "shards").rglob("manifest.json"))
@@ -430,18 +453,17 @@ def test_a_shard_reads_its_own_rows_of_a_run_alone(
     count = 40_000
     columns: dict[str, Any] = {"key": range(count), "tokens": [7] * count, "copy": [0] * count, "bytes": [9] * count}
     names = {name: [f"{name} {n:032x}" for n in range(count)] for name in ("doc_id", "source", "leaf", "content_hash")}
-    table = pa.table({**columns, **names}).select(staging.STAGED_SCHEMA.names).cast(staging.STAGED_SCHEMA)
-    path = "s3://warehouse/one.rows"
-    with (
-        storage.replacing(path) as temporary,
-        pa.OSFile(temporary, "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as file,
-    ):
-        file.write_table(table, max_chunksize=staging.ROWS_A_BATCH)
+    table = pa.table({**columns, **names}).select(runs_module.STAGED_SCHEMA.names).cast(runs_module.STAGED_SCHEMA)
+    sums = RunSums(*(np.bincount([0], [n], runs_module.RANGES).astype(np.int64) for n in (7 * count, count)), {})
+    with RunWriter("s3://warehouse/one", "train", sums, True) as writer:
+        for at in range(0, count, 700):  # batches stay whole, however it is given
+            part = table.slice(at, 700)
+            writer.write(np.arange(at, at + 7 * len(part), dtype=np.uint16), part)
+    path, run = writer.run.rows, runs_module.OpenRun(writer.run, np.uint16)
     read: list[int] = []
     original = s3.read
     monkeypatch.setattr(s3, "read", lambda *asked: read.append(asked[2]) or original(*asked))
-    assert shards_module._rows(path, 20_400, 160).equals(table.slice(20_400, 160))
+    assert run.rows(20_400, 160).equals(table.slice(20_400, 160))
     assert sum(read) < storage.size(path) / 10
     for first, rows in ((0, 1), (1023, 2), (count - 1, 1), (0, count)):
-        assert shards_module._rows(path, first, rows).equals(table.slice(first, rows))
+        assert run.rows(first, rows).equals(table.slice(first, rows))

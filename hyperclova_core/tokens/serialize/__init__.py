@@ -1,1 +1,1 @@
-"""Shards in training order: staging (runs), shards, shard_files, megatron_format, stage."""
+"""Shards in training order: staging, runs, merging, shards, shard_files, megatron_format, stage."""

@@ -1,17 +1,19 @@
 """The serialize stage: token ids in Megatron shards, in the final training order, with the way back to each document.
 
-Bucket tasks encode and put ids down in runs by training order (staging.py); shard tasks merge them (shards.py). Texts stay where they are,
+Bucket tasks encode and put ids down in runs by training order (staging.py, runs.py); where there are many, neighbours are merged
+(merging.py); shard tasks merge what is left (shards.py). Texts stay where they are,
 only ids move, memory is bounded, and the bytes depend on neither the number of tasks nor that of buckets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from hyperclova_core.foundation import storage
@@ -32,11 +34,12 @@ from hyperclova_core.tokens.mixture.composition import (
 )
 from hyperclova_core.tokens.mixture.stage import SPLITS
 from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
+from hyperclova_core.tokens.special_tokens import id_type
 from hyperclova_core.tokens.tokenizer.tokenizer import tokenizer_folder
 
 if TYPE_CHECKING:
+    from hyperclova_core.tokens.serialize.runs import LeafSums, StagedRun
     from hyperclova_core.tokens.serialize.shards import ShardUnit, WrittenShard
-    from hyperclova_core.tokens.serialize.staging import StagedRun
 
 SIDE_FORMAT = 1
 
@@ -56,7 +59,7 @@ class Serialized:
     """What was written: shards in order, by split; sums by leaf over the training split."""
 
     shards: list[WrittenShard]
-    leaves: dict[str, tuple[float, float, float]]
+    leaves: LeafSums
     pretokens: int
     missed: int
 
@@ -89,6 +92,7 @@ def write_shards(
         tokenizer: its folder; facts: its `identity` and `vocabulary_size`.
         shard_tokens: tokens of a shard, about.
     """
+    from hyperclova_core.tokens.serialize.runs import opened, total
     from hyperclova_core.tokens.serialize.shards import WrittenShard, write_shard
     from hyperclova_core.tokens.serialize.staging import Encoded, EncodeUnit, encode_unit
 
@@ -107,24 +111,30 @@ def write_shards(
     inner = context.for_workers()
     boot = storage.boot_of(context.target.root(False))
     encode = partial(encode_unit, tokenizer=tokenizer, boot=boot, context=inner)
-    staged, _ = run_units(context, encode, units, "encode", Encoded)
+    staged, _ = run_units(context, encode, units, "stage-runs", Encoded)
     runs = [run for result in staged for run in result.runs]
-    index = storage.join(context.target.root(False), context.attempt_path, "staged", "index.json")
-    storage.write_json(index, [run.model_dump(mode="json") for run in runs])
-    context.scrap.folders.extend(sorted({index.rsplit("/", 1)[0], *(run.ids.rsplit("/", 1)[0] for run in runs)}))
-    write = partial(write_shard, index=index, vocabulary=int(facts["vocabulary_size"]), context=inner)
     selected = [chosen[bucket][1] for bucket in sorted(chosen)]
     read = fingerprint({"documents": [entry.checksum for entry in entries], "selection": selected})
-    shard_units = [unit for split in SPLITS for unit in _shard_units(split, runs, shard_tokens, read)]
+    vocabulary = int(facts["vocabulary_size"])
+    shard_units, leaves = [], {}
+    for split in SPLITS:
+        mine = [run for run in runs if run.split == split]
+        if mine:
+            few = _few_runs(split, mine, read, vocabulary, boot, context)
+            sums = total([run.sums for run in opened(few, id_type(vocabulary))])
+            path = _noted(few, f"runs-{split}", context)
+            shard_units += _shard_units(split, path, sums.tokens, shard_tokens, read)
+            leaves[split] = sums.leaves
+    folder = storage.join(context.target.root(False), context.attempt_path, "staged")
+    context.scrap.folders.extend(sorted({folder, *(run.ids.rsplit("/", 1)[0] for run in runs)}))
+    write = partial(write_shard, vocabulary=vocabulary, context=inner)
     written, _ = run_units(context, write, shard_units, "shards", WrittenShard)
-    leaves: dict[str, tuple[float, float, float]] = {}
-    for run in runs:
-        for leaf, (tokens, squares, most) in run.leaves.items() if run.split == "train" else ():
-            before = leaves.get(leaf, (0, 0.0, 0))
-            leaves[leaf] = (before[0] + tokens, before[1] + squares, max(before[2], most))
     written = [shard for shard in written if shard.documents]
     return Serialized(
-        written, leaves, sum(result.pretokens for result in staged), sum(result.missed for result in staged)
+        written,
+        leaves.get("train", {}),
+        sum(result.pretokens for result in staged),
+        sum(result.missed for result in staged),
     )
 
 
@@ -142,20 +152,50 @@ def _by_bucket(selection: Dataset, documents: Dataset) -> dict[int, tuple[str, s
     return {entry.bucket or 0: (path, entry.checksum) for entry, path in zip(entries, paths, strict=True)}
 
 
-def _shard_units(split: str, runs: list[StagedRun], shard_tokens: int, read: str) -> list[ShardUnit]:
-    """Which ranges of the training order each shard is cut from."""
-    from hyperclova_core.tokens.serialize.shards import ShardUnit
-    from hyperclova_core.tokens.serialize.staging import unpacked
+def _few_runs(
+    split: str, runs: list[StagedRun], read: str, vocabulary: int, boot: str, context: StageContext
+) -> list[StagedRun]:
+    """A split's runs, merged by groups where there are many."""
+    from hyperclova_core.tokens.serialize.merging import MOST_RUNS, MergedRun, MergeUnit, groups_of, merge_unit
 
-    mine = [unpacked(run.tokens) for run in runs if run.split == split]
-    if not mine:
-        return []
-    sums = np.stack(mine).sum(axis=0)
-    ends = np.cumsum(sums)
-    total = int(ends[-1])
+    if len(runs) <= MOST_RUNS:
+        return runs
     units = []
-    for number in range(-(-total // shard_tokens)):
-        start, end = number * shard_tokens, min(total, (number + 1) * shard_tokens)
+    for number, group in enumerate(groups_of(runs)):
+        name = f"group-{split}-{number:05d}"
+        units.append(
+            MergeUnit(
+                identity={"group": name, "runs": len(runs), "read": read},
+                name=name,
+                split=split,
+                runs=_noted(group, name, context),
+            )
+        )
+    merge = partial(merge_unit, vocabulary=vocabulary, boot=boot, context=context.for_workers())
+    merged, _ = run_units(context, merge, units, f"merge-{split}", MergedRun)
+    return [result.run for result in merged]
+
+
+def _noted(runs: Sequence[StagedRun], name: str, context: StageContext) -> str:
+    """A file that lists runs."""
+    path = storage.join(context.target.root(False), context.attempt_path, "staged", f"{name}.json")
+    storage.write_json(path, [run.model_dump(mode="json") for run in runs])
+    return path
+
+
+def _shard_units(split: str, runs: str, sums: npt.NDArray[np.int64], shard_tokens: int, read: str) -> list[ShardUnit]:
+    """Which ranges of the training order each shard is cut from.
+
+    Args:
+        runs: file that lists the split's runs; sums: their tokens in each range.
+    """
+    from hyperclova_core.tokens.serialize.shards import ShardUnit
+
+    ends = np.cumsum(sums)
+    tokens = int(ends[-1])
+    units = []
+    for number in range(-(-tokens // shard_tokens)):
+        start, end = number * shard_tokens, min(tokens, (number + 1) * shard_tokens)
         low = int(np.searchsorted(ends, start, side="right"))
         high = int(np.searchsorted(ends, end, side="left"))
         units.append(
@@ -163,12 +203,13 @@ def _shard_units(split: str, runs: list[StagedRun], shard_tokens: int, read: str
                 identity={"shard": f"{split}-{number:05d}", "start": start, "read": read},
                 name=f"{split}-{number:05d}",
                 split=split,
+                runs=runs,
                 low=low,
                 high=high,
                 before=int(ends[low] - sums[low]),
                 start=start,
                 end=end,
-                window=window_tokens(total),
+                window=window_tokens(tokens),
                 weight=4 * (end - start),
             )
         )

@@ -5,8 +5,6 @@ A run is bounded, so memory is too. Only ids and narrow rows go on from here; te
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,32 +18,24 @@ from pydantic import Field
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
-from hyperclova_core.foundation.jit import compiled
-from hyperclova_core.foundation.records import Record
 from hyperclova_core.foundation.stages.kinds import StageContext
 from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 from hyperclova_core.tokens.mixture.stage import SPLITS
+from hyperclova_core.tokens.serialize.runs import (
+    RANGES,
+    STAGED_SCHEMA,
+    LeafSums,
+    RunSums,
+    RunWriter,
+    StagedRun,
+    place_rows,
+    range_of,
+)
 
 RUN_TOKENS = 1 << 25
 """Ids of a run, about; 64 or 128 MB."""
-RANGES = 1024
-"""Parts of the training order that runs keep sums of: a shard is put together from whole ranges, and pieces of two."""
 ROWS = 4096
-ROWS_A_BATCH = 1024
-"""Rows of a run that are read at once: a shard wants few of each run, where there are many."""
-STAGED_SCHEMA = pa.schema(
-    [
-        ("key", pa.uint64()),
-        ("tokens", pa.int64()),
-        ("doc_id", pa.string()),
-        ("copy", pa.int32()),
-        ("source", pa.string()),
-        ("leaf", pa.string()),
-        ("content_hash", pa.string()),
-        ("bytes", pa.int64()),
-    ]
-)
 
 
 @dataclass
@@ -58,38 +48,10 @@ class _Held:
     tokens: int = 0
 
 
-def range_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The part of the training order that a key lies in."""
-    return (keys >> np.uint64(54)).astype(np.int64)
-
-
-@compiled()
-def place_rows(source, starts, lengths, target, places):  # type: ignore[no-untyped-def]
-    """Copy rows of ids to their places."""
-    for row in range(len(starts)):
-        # unsigned, so no index may count from the end, and many ids are copied at once
-        start, place = np.uint64(starts[row]), np.uint64(places[row])
-        for at in range(np.uint64(lengths[row])):
-            target[place + at] = source[start + at]
-
-
 class EncodeUnit(BucketUnit):
     """A bucket's documents, and which of them are in the corpus."""
 
     selection: str = Field(description="the mix's file for the bucket; empty: all documents, once each")
-
-
-class StagedRun(Record):
-    """Encoded documents of one split of a bucket, sorted by the training order."""
-
-    split: str
-    ids: str = Field(description="file of the ids")
-    rows: str = Field(description="file of STAGED_SCHEMA, a row a document, in the same order")
-    tokens: str = Field(description="`packed`: tokens in each range of the training order")
-    documents: str = Field(description="`packed`: documents in each range")
-    leaves: dict[str, tuple[int, float, int]] = Field(
-        description="leaf → tokens, sum of squares of tokens, most tokens of a document"
-    )
 
 
 class Encoded(UnitResult):
@@ -235,41 +197,20 @@ def _put_down(held: _Held, name: str, context: StageContext, durable: bool) -> l
             schema=STAGED_SCHEMA,
         ).combine_chunks()
         path = storage.join(context.target.root(False), f"{name}-{which}")
-        with storage.replacing(f"{path}.ids", durable) as temporary, open(temporary, "wb") as file:
-            file.write(out.view(np.uint8).data)
-        with (
-            storage.replacing(f"{path}.rows", durable) as temporary,
-            pa.OSFile(temporary, "wb") as sink,
-            pa.ipc.new_file(sink, STAGED_SCHEMA) as writer,
-        ):
-            writer.write_table(table, max_chunksize=ROWS_A_BATCH)
         places = range_of(keys)
-        runs.append(
-            StagedRun(
-                split=which,
-                ids=f"{path}.ids",
-                rows=f"{path}.rows",
-                tokens=packed(np.bincount(places, sizes, RANGES).astype(np.int64)),
-                documents=packed(np.bincount(places, minlength=RANGES).astype(np.int64)),
-                leaves=_sums(table),
-            )
+        sums = RunSums(
+            np.bincount(places, sizes, RANGES).astype(np.int64),
+            np.bincount(places, minlength=RANGES).astype(np.int64),
+            _leaves(table),
         )
+        with RunWriter(path, which, sums, durable) as writer:
+            writer.write(out, table)
+        runs.append(writer.run)
     return runs
 
 
-def packed(numbers: npt.NDArray[np.int64]) -> str:
-    """Many small numbers as a short text: lists of them would take longer to write as JSON than all ids."""
-    return base64.b64encode(zlib.compress(numbers.astype("<i8").tobytes(), 1)).decode("ascii")
-
-
-def unpacked(text: str) -> npt.NDArray[np.int64]:
-    """The numbers of `packed`."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8").astype(np.int64)
-
-
-def _sums(table: pa.Table) -> dict[str, tuple[int, float, int]]:
-    """Leaf → tokens, sum of squares of tokens, most tokens of a document."""
-    squares = pc.power(table.column("tokens").cast(pa.float64()), 2)
+def _leaves(table: pa.Table) -> LeafSums:
+    squares = pc.multiply(table.column("tokens"), table.column("tokens"))
     sums = table.select(["leaf", "tokens"]).append_column("squares", squares).group_by("leaf")
     rows = sums.aggregate([("tokens", "sum"), ("squares", "sum"), ("tokens", "max")]).to_pylist()
     return {row["leaf"]: (row["tokens_sum"], row["squares_sum"], row["tokens_max"]) for row in rows}
