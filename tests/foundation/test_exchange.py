@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -110,3 +111,40 @@ def test_documents_are_the_same_by_one_level_and_by_two(tmp_path: Path, monkeypa
     assert counters.quarantined == {"conflicting_versions": 12}
     left = [path for path in Path(regrouped.uri).parent.rglob("*.parquet") if "exchange" in str(path)]
     assert not left, "what lay between is gone with the commit"
+
+
+def test_sums_are_the_same_by_the_driver_and_by_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each key is summed by one task; the driver reads as many rows as there are keys, not as many as files × keys."""
+    from hyperclova_core.foundation.stages import sums
+
+    schema = pa.schema([("key", pa.string()), ("tokens", pa.int64())])
+    generator = np.random.default_rng(3)
+    read: list[int] = []
+    original = storage.read_parquet
+
+    def counting(path: str, *more: Any, **others: Any) -> pa.Table:
+        table = original(path, *more, **others)
+        read.append(table.num_rows)
+        return table
+
+    found = []
+    for placed in (False, True):
+        here = context(tmp_path / str(placed))
+        monkeypatch.setattr(sums, "FEW_FILES", 10 if placed else 100)
+        files = []
+        for number in range(50):
+            keys = [f"key {value}" for value in np.unique(generator.integers(0, 300, 200))]
+            table = pa.table([pa.array(keys), pa.array(np.arange(len(keys)) + number)], schema=schema)
+            if placed:
+                table = sums.with_places(table, [hashlib.sha256(key.encode()).hexdigest()[:8] for key in keys])
+            entry = write_table(here.target.root(True), f"part-{number}.parquet", table)
+            files.append((storage.join(here.target.root(True), f"part-{number}.parquet"), entry.digest))
+        generator = np.random.default_rng(3)
+        with monkeypatch.context() as patch:
+            patch.setattr(sums.storage, "read_parquet", counting)
+            read.clear()
+            found.append(sums.summed(here, files, schema, ("key",), "test").sort_by("key"))
+        assert (sum(read) <= 300 + 2 * 64) == placed, "keys, and which files each range has"
+    assert found[0].equals(found[1])
+    assert found[0].num_rows == 300
+    assert sums.summed(context(tmp_path / "none"), [], schema, ("key",), "test").num_rows == 0

@@ -18,6 +18,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
 from hyperclova_core.foundation.hashing import order_keys
+from hyperclova_core.foundation.stages import sums as sums_module
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
@@ -211,6 +212,7 @@ def test_bytes_do_not_depend_on_buckets_runs_and_windows(
 
     other = ingested(tmp_path / "in", *portal_sources(), buckets=8)
     inputs = {"documents": other, "tokenizer": made["tokenizer"]}
+    monkeypatch.setattr(sums_module, "FEW_FILES", 4)
     monkeypatch.setattr(staging, "RUN_TOKENS", 700)
     monkeypatch.setattr(staging, "ROWS", 7)
     monkeypatch.setattr(runs_module, "WINDOW_TOKENS", 500)
@@ -243,9 +245,12 @@ def test_groups_of_runs_are_neighbours_and_grow_with_the_root() -> None:
         assert max(len(groups), *(len(group) for group in groups)) <= math.ceil(math.sqrt(count))
 
 
-def test_a_tokenizer_does_not_depend_on_buckets(made: dict[str, Dataset], tmp_path: Path) -> None:
+def test_a_tokenizer_does_not_depend_on_buckets(
+    made: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.conftest import ingested, portal_sources
 
+    monkeypatch.setattr(sums_module, "FEW_FILES", 4)
     other = ingested(tmp_path / "in", *portal_sources(), buckets=8)
     config = TokenizerConfig(vocabulary_size=800, memo_units=500)
     again = stage(train_tokenizer, config, {"documents": other}, tmp_path / "tokenizer", 8)

@@ -24,6 +24,7 @@ from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry
 from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry, write_table
 from hyperclova_core.foundation.hashing import fingerprint, order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.sums import has_places, read_all, summed, with_places
 from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit, validation_keys
@@ -42,6 +43,17 @@ COUNTS_SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
+SUMS_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("validation", pa.bool_()),
+        ("range", pa.int32()),
+        ("tokens", pa.int64()),
+        ("documents", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""Sums over the documents of a leaf whose key lies in a range: at most leaves × 2 × 4,096 rows, of any number of buckets."""
 SELECTION_SCHEMA = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -118,27 +130,24 @@ def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context:
     ]
     inner = context.for_workers()
     limit = share_limit(config.validation_share)
-    count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=limit, context=inner)
-    counted, _ = run_units(context, count, units, "counts", Counted)
+    count = partial(_count_unit, tokenizer=tokenizer, config=config, placed=has_places(len(units)), context=inner)
+    counted, _ = run_units(context, partial(count, limit=limit), units, "counts", Counted)
     if limit and not any(result.held for result in counted) and any(result.least for result in counted):
         # so small a corpus has nothing below the limit: its least cluster is held out, for there must be something to validate on
         least = min(int(result.least) for result in counted if result.least)
-        count = partial(_count_unit, tokenizer=tokenizer, config=config, limit=least + 1, context=inner)
-        counted, _ = run_units(context, count, units, "counts-least", Counted)
+        counted, _ = run_units(context, partial(count, limit=least + 1), units, "counts-least", Counted)
     context.scrap.files.extend(path for result in counted for path in result.files)
-    sums = pa.concat_tables([storage.read_parquet(result.files[1]) for result in counted])
-    sums = sums.group_by(["path", "validation", "range"]).aggregate(
-        [(name, "sum") for name in ("tokens", "documents", "bytes")]
-    )
+    files = [(result.files[1], result.digest) for result in counted]
+    sums = summed(context, files, SUMS_SCHEMA, ("path", "validation", "range"), "sums")
     train = sums.filter(pc.invert(sums.column("validation")))
     available: dict[tuple[str, ...], tuple[int, int]] = {}
-    totals = train.group_by("path").aggregate([("tokens_sum", "sum"), ("documents_sum", "sum")])
+    totals = train.group_by("path").aggregate([("tokens", "sum"), ("documents", "sum")])
     for row in totals.to_pylist():
-        available[tuple(row["path"].split("\x1f"))] = (row["tokens_sum_sum"], row["documents_sum_sum"])
+        available[tuple(row["path"].split("\x1f"))] = (row["tokens_sum"], row["documents_sum"])
     plan = make_plan(available, config)
     takes = _takes(plan, {leaf_path(values): "\x1f".join(values) for values in available}, train, counted, context)
     held = sums.filter(sums.column("validation"))
-    return Planned(plan, takes, counted, int(pc.sum(held.column("tokens_sum")).as_py() or 0))
+    return Planned(plan, takes, counted, int(pc.sum(held.column("tokens")).as_py() or 0))
 
 
 def _takes(
@@ -151,7 +160,7 @@ def _takes(
             continue
         copies, missing = divmod(leaf.target_tokens, leaf.available_tokens)
         rows = train.filter(pc.equal(train.column("path"), paths[leaf.path])).sort_by("range")
-        sizes = np.cumsum(rows.column("tokens_sum").to_numpy())
+        sizes = np.cumsum(rows.column("tokens").to_numpy())
         at = int(np.searchsorted(sizes, missing, side="left")) if missing else 0
         before = int(sizes[at - 1]) if at else 0
         ends[leaf.path] = (copies, missing, int(rows.column("range")[at].as_py()), before)
@@ -161,7 +170,7 @@ def _takes(
     units = [result.unit({"counts": result.digest, "wanted": ends_identity}) for result in counted]
     found, _ = run_units(context, near, units, "ends", UnitResult)
     context.scrap.files.extend(path for result in found for path in result.files)
-    border = pa.concat_tables([storage.read_parquet(result.files[0]) for result in found])
+    border = pa.concat_tables(read_all([result.files[0] for result in found]))
     takes = {}
     for leaf in plan.leaves:
         copies, missing, _, filled = ends.get(leaf.path, (0, 0, 0, 0))
@@ -225,7 +234,9 @@ def _counters(chosen: list[_Chosen], tokens: dict[str, int]) -> Counters:
     )
 
 
-def _count_unit(unit: BucketUnit, *, tokenizer: str, config: MixConfig, limit: int, context: StageContext) -> Counted:
+def _count_unit(
+    unit: BucketUnit, *, tokenizer: str, config: MixConfig, limit: int, placed: bool, context: StageContext
+) -> Counted:
     from hyperclova_core.tokens.encoder.worker_encoder import kept_encoder
 
     _, encoder = kept_encoder(tokenizer)
@@ -250,10 +261,13 @@ def _count_unit(unit: BucketUnit, *, tokenizer: str, config: MixConfig, limit: i
     ranges = table.append_column("range", pa.array(place)).group_by(["path", "validation", "range"])
     sums = ranges.aggregate([("tokens", "sum"), ("doc_id", "count"), ("bytes", "sum")])
     sums = sums.rename_columns({"tokens_sum": "tokens", "doc_id_count": "documents", "bytes_sum": "bytes"})
+    sums = sums.select(SUMS_SCHEMA.names).cast(SUMS_SCHEMA)
+    if placed:  # ranges are even: they are what sums are brought together by
+        sums = with_places(sums, [f"{number << (32 - RANGE_BITS):08x}" for number in sums.column("range").to_pylist()])
     root, folder = context.target.root(False), f"{context.attempt_path}/counted"
     names = [f"{folder}/{name}-{unit.bucket:05d}.parquet" for name in ("documents", "sums")]
     entry = write_table(root, names[0], table)
-    write_table(root, names[1], sums.select(["path", "validation", "range", "tokens", "documents", "bytes"]))
+    write_table(root, names[1], sums)
     return Counted(
         files=tuple(storage.join(root, name) for name in names),
         bucket=unit.bucket,

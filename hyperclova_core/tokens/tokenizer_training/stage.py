@@ -5,6 +5,7 @@ Buckets give distinct pre-tokens with counts, never texts, so the work after the
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from hyperclova_core.foundation.datasets.parquet_writer import plain_file_entry,
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import order_keys
 from hyperclova_core.foundation.stages.kinds import Artifact, StageContext, artifact_stage
+from hyperclova_core.foundation.stages.sums import has_places, summed, with_places
 from hyperclova_core.foundation.stages.units import BucketUnit, UnitResult
 from hyperclova_core.foundation.stages.work_units import run_units
 from hyperclova_core.tokens.mixture.leaves import COLUMNS, below, paths_of, share_limit
@@ -30,6 +32,7 @@ from hyperclova_core.tokens.mixture.plan import MixConfig, capacity, leaf_path, 
 from hyperclova_core.tokens.pretokens.analyser_version import analyser_resources
 
 REPORTED_DOCUMENTS = 4096
+PRETOKENS_SCHEMA = pa.schema([("pretoken", pa.large_binary()), ("count", pa.int64())])
 COUNTED_AT_ONCE = 1 << 23
 """Distinct pre-tokens a worker holds before it folds equal ones together."""
 
@@ -86,16 +89,19 @@ def train_tokenizer(inputs: Mapping[str, Dataset], config: TokenizerConfig, cont
             remedy="look at what the filters dropped",
         )
     shares = sample_shares(sizes, config.sample_bytes, mixture)
-    count = partial(_count_sample, shares=shares, mixture=mixture, config=config, context=context.for_workers())
-    results, _ = run_units(context, count, units, f"sample-{shares_identity(shares)}", _Sampled)
-    paths = [path for result in results for path in result.files]
-    context.scrap.files.extend(paths)
-    counted = (
-        pa.concat_tables([storage.read_parquet(path) for path in paths])
-        .group_by("pretoken")
-        .aggregate([("count", "sum")])
+    count = partial(
+        _count_sample,
+        shares=shares,
+        mixture=mixture,
+        config=config,
+        placed=has_places(len(units)),
+        context=context.for_workers(),
     )
-    words, counts = counted.column("pretoken").combine_chunks(), counted.column("count_sum").to_numpy()
+    results, _ = run_units(context, count, units, f"pretokens-{shares_identity(shares)}", _Sampled)
+    context.scrap.files.extend(path for result in results for path in result.files)
+    samples = [(result.files[0], result.digest) for result in results]
+    counted = summed(context, samples, PRETOKENS_SCHEMA, ("pretoken",), "pretokens")
+    words, counts = counted.column("pretoken").combine_chunks(), counted.column("count").to_numpy()
     sample_bytes = sum(result.text_bytes for result in results)
     details = {
         "sample_bytes": sample_bytes,
@@ -166,6 +172,7 @@ class _Sampled(UnitResult):
     """The pre-tokens of the sampled documents are in its file."""
 
     text_bytes: int
+    digest: str = Field(description="of its rows")
 
 
 def _leaf_bytes(unit: BucketUnit, *, config: MixConfig) -> _LeafSizes:
@@ -199,6 +206,7 @@ def _count_sample(
     shares: dict[str, float],
     mixture: MixConfig,
     config: TokenizerConfig,
+    placed: bool,
     context: StageContext,
 ) -> _Sampled:
     from hyperclova_core.tokens.tokenizer_training.learning import pre_tokenizer_of
@@ -215,14 +223,14 @@ def _count_sample(
             if held > COUNTED_AT_ONCE:
                 folded = [_folded(folded)]
                 held = folded[0].num_rows
-    table = (
-        _folded(folded)
-        if folded
-        else pa.table({"pretoken": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})
-    )
+    table = _folded(folded) if folded else PRETOKENS_SCHEMA.empty_table()
+    table = table.cast(PRETOKENS_SCHEMA).sort_by("pretoken")
+    if placed:
+        hashes = [hashlib.blake2b(word, digest_size=4).hexdigest() for word in table.column("pretoken").to_pylist()]
+        table = with_places(table, hashes)
     root, path = context.target.root(True), f"{context.attempt_path}/sample/bucket-{unit.bucket:05d}.parquet"
-    write_table(root, path, table.sort_by("pretoken"))
-    return _Sampled(files=(storage.join(root, path),), text_bytes=size)
+    entry = write_table(root, path, table)
+    return _Sampled(files=(storage.join(root, path),), text_bytes=size, digest=entry.digest)
 
 
 def _folded(tables: list[pa.Table]) -> pa.Table:
@@ -244,9 +252,11 @@ def _report(
     texts: dict[str, list[str]] = {}
     left = REPORTED_DOCUMENTS  # of the smallest ids, which are a random sample, however many files they lie in
     for unit in units:
+        if not left:
+            break
         with storage.open_parquet(unit.path) as file:
             batch = next(file.iter_batches(batch_size=REPORTED_DOCUMENTS, columns=["text", *COLUMNS]), None)
-        if batch is not None and left > 0:
+        if batch is not None:
             batch = batch.slice(0, left)
             left -= batch.num_rows
             for path, text in zip(paths_of(batch, mixture).to_pylist(), batch.column("text").to_pylist(), strict=True):
