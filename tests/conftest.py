@@ -65,13 +65,43 @@ SMALL_JVM = {
 }
 
 
+MOST_COLLECTED = 20_000
+"""Rows that a stage may bring to the driver: tests' corpora of 250,000 documents are small beside a real one, and numbers of the result are few."""
+
+
 @pytest.fixture(scope="session")
 def spark_engine() -> Iterator[SparkEngine]:
-    """One engine for all tests that need Spark: starting a session is what costs."""
+    """One engine for all tests that need Spark: starting a session is what costs. Nothing may collect many rows to its driver."""
     os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
-    yield engine
+    with pytest.MonkeyPatch.context() as patch:
+        guard_driver(patch)
+        yield engine
     engine.close()
+
+
+def guard_driver(patch: pytest.MonkeyPatch) -> None:
+    """Fail what collects more than MOST_COLLECTED rows of a frame, whatever it calls."""
+    from pyspark.sql.classic.dataframe import DataFrame
+
+    def guarded(name: str) -> None:
+        original = getattr(DataFrame, name)
+
+        def call(self: Any, *given: Any, **named: Any) -> Any:
+            found = original(self, *given, **named)
+            rows = len(found)
+            assert rows <= MOST_COLLECTED, f"{name} brings {rows:,} rows to the driver, more than {MOST_COLLECTED:,}"
+            return found
+
+        patch.setattr(DataFrame, name, call)
+
+    for name in ("collect", "toArrow", "toPandas"):
+        guarded(name)
+
+    def refused(self: Any, *given: Any, **named: Any) -> Any:
+        raise AssertionError("toLocalIterator brings all rows to the driver, a partition after the other")
+
+    patch.setattr(DataFrame, "toLocalIterator", refused)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ENDED_CODES = frozenset(["NoSuchUpload"])
 
 
 def upload(path: str, uri: str, checksum: str | None = None) -> None:
-    """A local file as an object; its size in the store is checked.
+    """A local file as an object; the size of what came in parts is checked in the store.
 
     Args:
         checksum: kept with the object.
@@ -58,8 +58,11 @@ def part_bytes(size: int) -> int:
 def _put(path: str, uri: str, size: int, kept: dict[str, Any]) -> None:
     bucket, key = s3.split(uri)
     with open(path, "rb") as file:
-        s3.client().put_object(Bucket=bucket, Key=key, Body=file.read(), **kept)
-    _check_size(uri, size)
+        data = file.read()
+    if len(data) != size:
+        raise s3.TruncatedBodyError(f"{len(data)} of {size} bytes are on the disk")
+    # one request, whose length and checksum the store compares: it keeps all of it or none
+    s3.client().put_object(Bucket=bucket, Key=key, Body=data, **kept)
 
 
 def _parts(path: str, uri: str, size: int, upload_id: str) -> list[dict[str, Any]]:
