@@ -138,10 +138,10 @@ def run(
     return made, time.perf_counter() - begun
 
 
-def spark() -> SparkEngine:
+def spark(settings: dict[str, str] | None = None) -> SparkEngine:
     """A session on all cores, started before the clock runs, as datatrove's interpreter is."""
     os.environ["PYTHONPATH"] = str(ROOT)
-    engine = SparkEngine({"spark.driver.memory": "2g", "spark.master": f"local[{CORES}]"})
+    engine = SparkEngine({"spark.driver.memory": "2g", "spark.master": f"local[{CORES}]", **(settings or {})})
     engine.spark().range(CORES).mapInArrow(lambda batches: batches, "id long").count()
     return engine
 

@@ -3,7 +3,8 @@
     make bench-scale            (PARTS="chain lookups gather"; BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
 
 `chain` prints, for each stage and size, seconds, megabytes a core second, and the most memory of all processes together; then the exponent of its
-time between the smallest and the largest size. A stage that is linear has an exponent of 1; one that is mostly start, less.
+time between the smallest and the largest size. A stage that is linear has an exponent of 1; one that is mostly start, less. `costs` does the same and
+writes conf/scale/costs.yaml, by which `hyperclova plan corpus` reckons; between its sizes it says how far the plan is off.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,39 @@ def recipe_for(sources: Path, megabytes: float) -> Recipe:
     return validated(data, "scale")
 
 
-def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict[str, tuple[float, float]]:
-    """Stage → (seconds, megabytes of memory at most) of a whole chain."""
+@dataclass(frozen=True)
+class Measured:
+    """A stage at one size: megabytes of text that came in, seconds, megabytes of memory, bytes that were exchanged and that are kept."""
+
+    text: float
+    seconds: float
+    memory: float
+    shuffled: float
+    kept: float
+    buckets: int
+
+
+def shuffled_between(events: Path, begun: float, ended: float) -> float:
+    """Bytes that tasks which ended between two times wrote for others, by Spark's own event log."""
+    total = 0
+    for path in events.rglob("events_*"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith('{"Event":"SparkListenerTaskEnd"'):
+                event = json.loads(line)
+                if begun * 1000 <= event["Task Info"]["Finish Time"] <= ended * 1000:
+                    total += event["Task Metrics"]["Shuffle Write Metrics"]["Shuffle Bytes Written"]
+    return float(total)
+
+
+def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict[str, Measured]:
+    """All stages of a whole chain."""
     size = write_sources(folder / "in", documents_for(megabytes, pool), files, pool)
     warehouse = Warehouse(str(folder / "warehouse"))
     run = prepare_run(warehouse, "scale", recipe_for(folder / "in", size), sizes=())
-    engine, found = spark(), {}
+    events = folder / "events"
+    events.mkdir()
+    logged = {"enabled": "true", "dir": events.as_uri(), "compress": "false", "rolling.enabled": "true"}
+    engine, found, buckets = spark({f"spark.eventLog.{key}": value for key, value in logged.items()}), {}, 0
     try:
         for stage in SPARK_STAGES:
             begun = time.time()
@@ -91,7 +120,10 @@ def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict
                 outcome = execute(plan, engine)
             record_outcome(warehouse, run, stage, plan, outcome, begun)
             used = time.time() - begun
-            found[stage] = (used, memory.peak)
+            manifest, entries = outcome.dataset.manifest, outcome.dataset.manifest.tables.values()
+            kept, buckets = sum(entry.bytes for table in entries for entry in table.files), manifest.buckets
+            moved = shuffled_between(events, begun, begun + used)
+            found[stage] = Measured(size, used, memory.peak, moved, kept, buckets)
             rate = size / used / CORES
             print(
                 f"{stage:<12} {size:7,.0f} MB {used:8.1f} s {rate:7.2f} MB/s a core {memory.peak:8,.0f} MB of memory",
@@ -152,7 +184,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def chain() -> None:
+def chain() -> list[dict[str, Measured]]:
     """All sizes, then the exponents."""
     sizes = [float(part) for part in os.environ.get("BENCH_SIZES", "100,400").split(",")]
     files, pool = int(os.environ.get("SCALE_FILES", "24")), sentence_pool()
@@ -164,18 +196,52 @@ def chain() -> None:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     for stage in made[0]:
-        (first, few), (last, many) = made[0][stage], made[-1][stage]
-        exponent = math.log(last / first) / math.log(sizes[-1] / sizes[0])
+        few, many = made[0][stage], made[-1][stage]
+        exponent = math.log(many.seconds / few.seconds) / math.log(many.text / few.text)
         print(
-            f"{stage:<12} time ~ size^{exponent:.2f}; memory {many / few:.2f} x, from {sizes[0]:g} to {sizes[-1]:g} MB"
+            f"{stage:<12} time ~ size^{exponent:.2f}; memory {many.memory / few.memory:.2f} x, from {few.text:.0f} to {many.text:.0f} MB"
         )
+    return made
+
+
+def costs() -> None:
+    """Unit costs of all stages by the smallest and the largest size; how far they are off at those between."""
+    made = chain()
+    found = {}
+    for stage, few in made[0].items():
+        many = made[-1][stage]
+        cost = max(0.0, (many.seconds - few.seconds) * CORES / (many.text - few.text))
+        grown = (many.text / many.buckets) - (few.text / few.buckets)
+        slope = max(0.0, (many.memory - few.memory) / CORES / grown) if grown > 0 else 2.0
+        found[stage] = {
+            "core_seconds_a_megabyte": round(cost, 4),
+            "start_seconds": round(max(0.0, few.seconds - cost * few.text / CORES), 1),
+            "task_megabytes": round(max(100.0, few.memory / CORES - slope * few.text / few.buckets)),
+            "task_times_bucket": round(slope, 2),
+            "shuffle_share": round(many.shuffled / many.text / 1e6, 3),
+            "kept_share": round(many.kept / many.text / 1e6, 3),
+        }
+        for between in made[1:-1]:
+            said = found[stage]["start_seconds"] + cost * between[stage].text / CORES
+            off = said / between[stage].seconds - 1
+            print(
+                f"{stage:<12} {between[stage].text:7,.0f} MB: reckoned {said:.1f} s, took {between[stage].seconds:.1f} ({off:+.0%})"
+            )
+    sizes = " to ".join(f"{one['ingest'].text:.0f}" for one in (made[0], made[-1]))
+    told = {"measured_on": f"{CORES} cores, local disk, {sizes} MB of made text", "stages": found}
+    path = ROOT / "conf" / "scale" / "costs.yaml"
+    head = (
+        "# Written by `make bench-scale PARTS=costs`: what stages cost on the machine that it names (docs/scale.md).\n"
+    )
+    path.write_text(head + yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")
 
 
 def main() -> None:
     """The parts named on the command line, or all."""
     os.environ.setdefault("HYPERCLOVA_PSEUDONYM_KEY", "a key for benchmarks, of no worth")
     for part in sys.argv[1:] or ["chain", "lookups", "gather"]:
-        {"chain": chain, "lookups": lookups, "gather": gather}[part]()
+        {"chain": chain, "costs": costs, "lookups": lookups, "gather": gather}[part]()
 
 
 if __name__ == "__main__":

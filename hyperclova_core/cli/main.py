@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from hyperclova_core import __version__
-from hyperclova_core.cli import corpora, datasets, lineage, platform, runs, stages, tokens, training
+from hyperclova_core.cli import corpora, datasets, lineage, planning, platform, runs, stages, tokens, training
 from hyperclova_core.foundation.errors import DataError, HyperclovaError
 
 EPILOG = """Exit codes: 0 done or reused, 64 configuration, 65 data, 66 gate failed, 70 host memory, 71 device memory,
@@ -39,7 +39,7 @@ def cli(context: click.Context, debug: bool) -> None:
     logging.getLogger("hyperclova_core").setLevel(logging.INFO)
 
 
-for module in (stages, tokens, training, runs, datasets, corpora, lineage, platform):
+for module in (stages, tokens, training, planning, runs, datasets, corpora, lineage, platform):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -20,7 +20,6 @@ from hyperclova_core.jobs.spec import TrainJobSpec
 from hyperclova_core.pipeline.jobs import failure_of
 from hyperclova_core.tokens.tokenizer.tokenizer import DESCRIPTION_FILE
 from hyperclova_core.training.config import JobConfig
-from hyperclova_core.training.model.sizes import ModelSize, size_named
 from hyperclova_core.training.stage import PROGRAM
 
 
@@ -96,72 +95,6 @@ def _show(line: str) -> None:
         click.echo(f"\r\x1b[2K{step.group()[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
 
 
-@click.command()
-@click.argument("model", required=False)
-@click.option("--gpus", type=click.IntRange(min=1), help="How many devices there are.")
-@click.option(
-    "--gpu", "gpu", default="a100-80g", show_default=True, help="Their kind: a100-80g, h100, h200, b200, l40s, …"
-)
-@click.option(
-    "--tokens",
-    type=click.FloatRange(min=1),
-    default=150e9,
-    show_default=True,
-    help="Training tokens, for days and GPU-hours.",
-)
-@click.option(
-    "--global-batch-size", type=click.IntRange(min=1), default=1024, show_default=True, help="Sequences a step."
-)
-@click.option(
-    "--sequence-length", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens a sequence."
-)
-@click.option("--vocabulary", type=click.IntRange(min=1), default=51_200, show_default=True, help="Padded size.")
-@click.option("--top", type=click.IntRange(min=1), default=8, show_default=True, help="Layouts to show.")
-@click.option("--json", "as_json", is_flag=True, help="The best layouts as JSON.")
-@click.option("--published", is_flag=True, help="Show instead how far the planner is off at published trainings.")
-def plan(
-    model: str | None,
-    gpus: int | None,
-    gpu: str,
-    tokens: float,
-    global_batch_size: int,
-    sequence_length: int,
-    vocabulary: int,
-    top: int,
-    as_json: bool,
-    published: bool,
-) -> None:
-    """Plan a layout: MODEL (82B, 6.9B, … or LAYERSxWIDTHxHEADS) on so many devices, best first, with why others fall."""
-    from hyperclova_core.training.planner import report
-    from hyperclova_core.training.planner.devices import device
-    from hyperclova_core.training.planner.estimate import Task
-    from hyperclova_core.training.planner.search import plan as search
-
-    if published:
-        click.echo(report.published_table())
-        return
-    if model is None or gpus is None:
-        raise click.UsageError("Give MODEL and --gpus, or --published.")
-    found = search(Task(model_size(model), vocabulary, sequence_length, global_batch_size), gpus, device(gpu))
-    rows = report.rows(found, tokens, top)
-    if as_json:
-        names = (*report.HEAD[:-1], "why")
-        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
-    else:
-        click.echo(report.table(rows))
-    if not found.fitting:
-        raise ConfigError(
-            f"{model} fits on {gpus} {gpu} under no layout",
-            where="--gpus",
-            why=found.falling[0].why_not,
-            remedy="take more devices, or ones with more memory",
-        )
-    if not as_json:
-        click.echo("")
-        click.echo("In a recipe (an estimate: `hyperclova plan --published` shows how far it is off elsewhere):")
-        click.echo(report.snippet(found, model))
-
-
 @click.command("export")
 @click.argument("checkpoint", type=click.Path())
 @click.option("--output", required=True, type=click.Path(), help="Folder of the model.")
@@ -228,15 +161,6 @@ def generate(
     sampling = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(filter(None, stops)))
     for found in generate_texts(load_model(model), Tokenizer.load(tokenizer or model), texts, sampling):
         click.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else f"{found.prompt}{found.text}")
-
-
-def model_size(name: str) -> ModelSize:
-    """A named size, or LAYERSxWIDTHxHEADS."""
-    parts = name.split("x")
-    if len(parts) == 3 and all(part.isdigit() for part in parts):
-        layers, hidden_size, heads = map(int, parts)
-        return ModelSize(layers=layers, hidden_size=hidden_size, heads=heads, learning_rate=1e-4)
-    return size_named(name)
 
 
 @click.group()
@@ -308,4 +232,4 @@ def waterfall(runs: tuple[str, ...], output: str) -> None:
         click.echo(line)
 
 
-COMMANDS = (train, plan, export, generate, evaluate, waterfall)
+COMMANDS = (train, export, generate, evaluate, waterfall)

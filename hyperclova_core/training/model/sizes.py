@@ -69,3 +69,12 @@ def size_named(name: str) -> ModelSize:
             remedy="use one of them, or give layers, hidden_size, heads and learning_rate",
         )
     return SIZES[name]
+
+
+def model_size(name: str) -> ModelSize:
+    """A named size, or LAYERSxWIDTHxHEADS."""
+    parts = name.split("x")
+    if len(parts) == 3 and all(part.isdigit() for part in parts):
+        layers, hidden_size, heads = map(int, parts)
+        return ModelSize(layers=layers, hidden_size=hidden_size, heads=heads, learning_rate=1e-4)
+    return size_named(name)
