@@ -75,7 +75,7 @@ bench-deduplicate: setup ## Deduplication beside datatrove, by size, by night (P
 bench-serialize: setup ## Encoder, whole jobs beside the usual ways, scaling (PARTS="kernel growth job scaling" BENCH_MB=100)
 	@$(BIN)/python benchmarks/serialize.py $(PARTS)
 
-bench-scale: setup ## The whole chain at several sizes, look-ups, gathering (PARTS="chain lookups gather" BENCH_SIZES="100,400" SCALE_FILES=24)
+bench-scale: setup ## The whole chain at several sizes, look-ups, gathering (PARTS="chain costs lookups gather" BENCH_SIZES="100,400" SCALE_FILES=24)
 	@$(BIN)/python benchmarks/scale.py $(PARTS)
 
 bench-tokenizers: setup ## Morpheme, byte and character BPE: the same small model on each (BENCH_MB=12 VOCABULARY=4096)

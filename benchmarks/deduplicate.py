@@ -81,10 +81,11 @@ def megabytes(documents: Dataset) -> float:
 
 
 class PeakMemory:
-    """Resident memory of this process and its children, the most that was seen (megabytes)."""
+    """Resident memory of this process and its children, the most that was seen, and the most of one of Spark's Python workers, which is a task's
+    (megabytes)."""
 
     def __enter__(self) -> PeakMemory:
-        self.peak, self._going = 0.0, True
+        self.peak, self.task, self._going = 0.0, 0.0, True
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -95,12 +96,14 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while self._going:
-            self.peak = max(self.peak, tree_memory(os.getpid()))
+            sizes = tree_memory(os.getpid())
+            self.peak = max(self.peak, sum(size for size, _ in sizes))
+            self.task = max([self.task, *(size for size, command in sizes if "pyspark" in command)])
             time.sleep(0.5)
 
 
-def tree_memory(root: int) -> float:
-    """Megabytes of proportional set size of a process and all below it."""
+def tree_memory(root: int) -> list[tuple[float, str]]:
+    """(megabytes of proportional set size, command) of a process and all below it."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -109,16 +112,19 @@ def tree_memory(root: int) -> float:
             except OSError:
                 continue
             parents.setdefault(int(fields[1]), []).append(int(name))
-    total, waiting = 0.0, [root]
+    found: list[tuple[float, str]] = []
+    waiting = [root]
     while waiting:
         process = waiting.pop()
         waiting += parents.get(process, [])
         try:
             rollup = Path("/proc", str(process), "smaps_rollup").read_text()
+            command = Path("/proc", str(process), "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
-    return total
+        size = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
+        found.append((size, "" if "java" in command else command))
+    return found
 
 
 def run(

@@ -1,6 +1,6 @@
 """How the whole chain grows: ingest to serialize over made text of several sizes, each stage as the DAG runs it.
 
-    make bench-scale            (PARTS="chain lookups gather"; BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
+    make bench-scale            (PARTS="chain costs lookups gather"; BENCH_SIZES="100,400" megabytes by default; SCALE_FILES=24 source files)
 
 `chain` prints, for each stage and size, seconds, megabytes a core second, and the most memory of all processes together; then the exponent of its
 time between the smallest and the largest size. A stage that is linear has an exponent of 1; one that is mostly start, less. `costs` does the same and
@@ -74,6 +74,10 @@ def recipe_for(sources: Path, megabytes: float) -> Recipe:
         buckets *= 2
     data |= {"name": "scale", "buckets": buckets}
     data["ingest"] = {"sources": [{"name": "made", "paths": [str(sources)], "tier": "open", "license": "CC0-1.0"}]}
+    data["deduplicate"] = {
+        **data.get("deduplicate", {}),
+        "driver_documents": 0,
+    }  # the way of large corpora, from the first document on
     data["tokenizer"] = {"vocabulary_size": 8000, "sample_bytes": int(megabytes * 1e5)}
     data["mix"] = {"budget_tokens": int(megabytes * 1e6 / 8), "on_shortage": "respread"}
     return validated(data, "scale")
@@ -81,11 +85,13 @@ def recipe_for(sources: Path, megabytes: float) -> Recipe:
 
 @dataclass(frozen=True)
 class Measured:
-    """A stage at one size: megabytes of text that came in, seconds, megabytes of memory, bytes that were exchanged and that are kept."""
+    """A stage at one size: megabytes of text that came in, seconds, megabytes of memory of all processes and of a task, bytes that were exchanged and
+    that are kept."""
 
     text: float
     seconds: float
     memory: float
+    task: float
     shuffled: float
     kept: float
     buckets: int
@@ -123,10 +129,10 @@ def measure(folder: Path, megabytes: float, files: int, pool: list[str]) -> dict
             manifest, entries = outcome.dataset.manifest, outcome.dataset.manifest.tables.values()
             kept, buckets = sum(entry.bytes for table in entries for entry in table.files), manifest.buckets
             moved = shuffled_between(events, begun, begun + used)
-            found[stage] = Measured(size, used, memory.peak, moved, kept, buckets)
+            found[stage] = Measured(size, used, memory.peak, memory.task, moved, kept, buckets)
             rate = size / used / CORES
             print(
-                f"{stage:<12} {size:7,.0f} MB {used:8.1f} s {rate:7.2f} MB/s a core {memory.peak:8,.0f} MB of memory",
+                f"{stage:<12} {size:7,.0f} MB {used:8.1f} s {rate:7.2f} MB/s a core {memory.peak:8,.0f} MB of memory, {memory.task:6,.0f} a task",
                 flush=True,
             )
             if stage == "deduplicate":
@@ -205,29 +211,30 @@ def chain() -> list[dict[str, Measured]]:
 
 
 def costs() -> None:
-    """Unit costs of all stages by the smallest and the largest size; how far they are off at those between."""
+    """Unit costs of all stages by the two largest sizes; how far they are off at the others. The first size pays for what is compiled and read
+    for the first time."""
     made = chain()
     found = {}
-    for stage, few in made[0].items():
+    for stage, few in made[-2].items():
         many = made[-1][stage]
         cost = max(0.0, (many.seconds - few.seconds) * CORES / (many.text - few.text))
         grown = (many.text / many.buckets) - (few.text / few.buckets)
-        slope = max(0.0, (many.memory - few.memory) / CORES / grown) if grown > 0 else 2.0
+        slope = max(0.0, (many.task - few.task) / grown) if grown > 0 else 0.0
         found[stage] = {
             "core_seconds_a_megabyte": round(cost, 4),
             "start_seconds": round(max(0.0, few.seconds - cost * few.text / CORES), 1),
-            "task_megabytes": round(max(100.0, few.memory / CORES - slope * few.text / few.buckets)),
+            "task_megabytes": round(max(100.0, few.task - slope * few.text / few.buckets)),
             "task_times_bucket": round(slope, 2),
             "shuffle_share": round(many.shuffled / many.text / 1e6, 3),
             "kept_share": round(many.kept / many.text / 1e6, 3),
         }
-        for between in made[1:-1]:
+        for between in made[:-2]:
             said = found[stage]["start_seconds"] + cost * between[stage].text / CORES
             off = said / between[stage].seconds - 1
             print(
                 f"{stage:<12} {between[stage].text:7,.0f} MB: reckoned {said:.1f} s, took {between[stage].seconds:.1f} ({off:+.0%})"
             )
-    sizes = " to ".join(f"{one['ingest'].text:.0f}" for one in (made[0], made[-1]))
+    sizes = " to ".join(f"{one['ingest'].text:.0f}" for one in made[-2:])
     told = {"measured_on": f"{CORES} cores, local disk, {sizes} MB of made text", "stages": found}
     path = ROOT / "conf" / "scale" / "costs.yaml"
     head = (

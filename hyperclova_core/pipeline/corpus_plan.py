@@ -24,8 +24,8 @@ DOCUMENT_BYTES = 3300.0
 """UTF-8 bytes of a document: 5 TB in 1.5 billion (HyperCLOVA's corpus)."""
 BUCKET_BYTES = (16e6, 512e6)
 """Text of a bucket below which tasks are mostly their start, and above which their memory is."""
-MOST_BLOCKS = 5e7
-"""Blocks of a shuffle (maps × reducers) that a driver keeps track of in some gigabytes: 40 bytes each in its map statuses."""
+MOST_BLOCKS = 1e8
+"""Blocks of a shuffle (maps × reducers): a terabyte in more of them is exchanged in pieces below 10 KB, each a seek and a part of a request."""
 RECORD_BYTES = 2_000
 """What the driver holds of a unit of work."""
 DRIVER_BASE = 0.6e9

@@ -18,13 +18,20 @@ from tests.kills.work import KILL_FILE, chain
 BUCKETS = 8
 
 
+EXECUTOR = "an executor, in a unit"
+SMALL_EXECUTORS = {"spark.executor.memory": "512m", "spark.executor.cores": "1", "spark.cores.max": "2"}
+
+
 def main() -> None:
-    """Arguments: warehouse, folder of files, point."""
-    warehouse, folder, point = sys.argv[1:]
-    engine = SparkEngine({**SMALL_JVM, "spark.master": "local[2]"})
+    """Arguments: warehouse, folder of files, point, and Spark's master."""
+    warehouse, folder, point, master = sys.argv[1:]
+    told = {f"spark.executorEnv.{name}": os.environ[name] for name in (KILL_FILE, "PYTHONPATH")}
+    engine = SparkEngine({**SMALL_JVM, **SMALL_EXECUTORS, **told, "spark.master": master})
     session = engine.spark()
     targets = {
         "the worker, in a unit": "self",
+        EXECUTOR: "executor",
+        f"{EXECUTOR}, without deduplication": "executor",
         "the driver, while units run": str(os.getpid()),
         "the JVM, while units run": str(session.sparkContext._gateway.proc.pid),
     }
@@ -41,7 +48,10 @@ def main() -> None:
             return inner(uri, data, durable)
 
         dataset.storage.create_once = commit  # type: ignore[assignment]
-    chain(Warehouse(warehouse), folder, engine, BUCKETS, deduplicated=True)
+    # on a cluster all of deduplication is Spark's, with its exchanges between executors
+    documents, whole = 0 if point == EXECUTOR else 4_000_000, not point.endswith("without deduplication")
+    chain(Warehouse(warehouse), folder, engine, BUCKETS, deduplicated=whole, driver_documents=documents)
+    engine.close()
 
 
 def _die(*_: Any, **__: Any) -> Any:

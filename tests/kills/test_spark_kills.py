@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import ROOT
-from tests.kills.spark_chain import BUCKETS
+from tests.kills.spark_chain import BUCKETS, EXECUTOR
 from tests.kills.work import KILL_FILE, bytes_of, chain, source_files, visible
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -43,15 +46,8 @@ def test_killed_under_spark(
 ) -> None:
     folder, expected = clean
     warehouse = Warehouse(str(tmp_path / "w"))
-    environment = {
-        **os.environ,
-        KILL_FILE: str(tmp_path / "kill"),
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
-    command = [sys.executable, "-m", "tests.kills.spark_chain", warehouse.uri, folder, point]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=180, check=False)
+    ended = run_chain(warehouse, folder, point, "local[2]", tmp_path / "kill")
     assert ended.returncode != 0, "nothing was killed"
-    assert not (tmp_path / "kill").exists()
     seen = visible(warehouse)
     assert len(seen) < 3
     if "unit" in point:
@@ -60,3 +56,74 @@ def test_killed_under_spark(
     made = chain(warehouse, folder, spark_engine, BUCKETS, deduplicated=True)
     assert bytes_of(made) == expected
     record_property("kill", ("Spark", point, len(seen)))
+
+
+def run_chain(
+    warehouse: Warehouse, folder: str, point: str, master: str, kill_file: Path
+) -> subprocess.CompletedProcess[bytes]:
+    environment = {
+        **os.environ,
+        KILL_FILE: str(kill_file),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    command = [sys.executable, "-m", "tests.kills.spark_chain", warehouse.uri, folder, point, master]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=600, check=False)
+    assert not kill_file.exists(), ended.stderr[-3000:].decode()
+    return ended
+
+
+@contextmanager
+def standalone(workers: int) -> Iterator[str]:
+    """Spark's own cluster manager: a master and workers, each a process; its address."""
+    import pyspark
+
+    program = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    master = f"spark://127.0.0.1:{port}"
+    place = ["--host", "127.0.0.1", "--webui-port", "0"]
+    worker = ["org.apache.spark.deploy.worker.Worker", *place, "--cores", "1", "--memory", "1g", master]
+    started = [["org.apache.spark.deploy.master.Master", *place, "--port", str(port)], *([worker] * workers)]
+    environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "PYTHONPATH": str(ROOT)}
+    with ExitStack() as stack:
+        for number, command in enumerate(started):
+            work = stack.enter_context(TemporaryDirectory())
+            run = subprocess.Popen(  # a folder of its own: workers keep what their executors say there
+                [str(program), *command],
+                cwd=work,
+                env={**environment, "SPARK_WORKER_DIR": f"{work}/{number}"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            stack.callback(run.wait)
+            stack.callback(run.terminate)
+        yield master
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["local-cluster", "standalone"])
+def test_an_executor_that_is_killed_costs_its_tasks(
+    workers: int,
+    clean: tuple[str, list[object]],
+    tmp_path: Path,
+    spark_engine: SparkEngine,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """On a cluster of processes the run goes on by itself, to the same bytes as one process gives; with exchanges between executors on the
+    standalone one."""
+    folder, expected = clean
+    warehouse, datasets = Warehouse(str(tmp_path / "w")), 3 if workers else 2
+    point = EXECUTOR if workers else f"{EXECUTOR}, without deduplication"
+    with standalone(workers) if workers else nullcontext("local-cluster[3,1,1024]") as master:
+        ended = run_chain(warehouse, folder, point, master, tmp_path / "kill")
+    assert ended.returncode == 0, ended.stderr[-3000:].decode()
+    assert b"ExecutorLostFailure" in ended.stderr or b"Lost executor" in ended.stderr, "one was killed"
+    seen = visible(warehouse)
+    assert len(seen) == datasets
+    made = chain(warehouse, folder, spark_engine, BUCKETS, deduplicated=datasets == 3)
+    assert bytes_of(made) == expected[:datasets], "all is reused"
+    record_property(
+        "kill", ("Spark", f"{EXECUTOR}, of {'a standalone cluster' if workers else 'a local cluster'}", len(seen))
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from hyperclova_core.corpus.deduplicate.config import DeduplicateConfig
@@ -27,8 +28,8 @@ from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan
 from hyperclova_core.foundation.warehouse import Warehouse
 
 KILL_FILE = "HYPERCLOVA_TEST_KILL_FILE"
-"""Environment: a file whose presence makes the stage's function kill a process, once: `self`, or the id in the file.
-It does so in the upper half of the buckets, when others are done."""
+"""Environment: a file whose presence makes the stage's function kill a process, once: `self`, the `executor` that it works for, or the id in the
+file. It does so in the upper half of the buckets, when others are done."""
 
 
 class OddConfig(Config):
@@ -43,7 +44,7 @@ def odd(documents: pa.RecordBatch, config: OddConfig, context: StageContext) -> 
     if path and upper and Path(path).exists():
         target = Path(path).read_text()
         os.unlink(path)
-        os.kill(os.getpid() if target == "self" else int(target), signal.SIGKILL)
+        os.kill(_process(target), signal.SIGKILL)
         time.sleep(30)
     even = [int(doc_id[-1], 16) % 2 == 0 for doc_id in documents.column("doc_id").to_pylist()]
     rejected = documents.filter(pa.array([not mark for mark in even], pa.bool_()))
@@ -51,8 +52,22 @@ def odd(documents: pa.RecordBatch, config: OddConfig, context: StageContext) -> 
     return StageBatch(documents.filter(pa.array(even, pa.bool_())), rejected, ["odd"] * count, [""] * count)
 
 
+def _process(target: str) -> int:
+    if target == "self":
+        return os.getpid()
+    if target == "executor":
+        above = psutil.Process().parents()
+        return next(process.pid for process in above if any("ExecutorBackend" in word for word in process.cmdline()))
+    return int(target)
+
+
 def chain(
-    warehouse: Warehouse, folder: str, engine: Engine | None = None, buckets: int = 2, deduplicated: bool = False
+    warehouse: Warehouse,
+    folder: str,
+    engine: Engine | None = None,
+    buckets: int = 2,
+    deduplicated: bool = False,
+    driver_documents: int = 4_000_000,
 ) -> list[Dataset]:
     """All of it; what is there is reused, what was begun is taken over."""
     worker = engine or LocalEngine()
@@ -85,7 +100,7 @@ def chain(
     if deduplicated:
         request = StageRequest(
             definition_of(deduplicate),
-            DeduplicateConfig(),
+            DeduplicateConfig(driver_documents=driver_documents),
             lambda identity: warehouse.target("deduplicate", identity),
             {"documents": ingested},
             buckets=buckets,
