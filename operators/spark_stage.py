@@ -23,7 +23,7 @@ from operators.warehouse import as_airflow_error, configured_warehouse
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from hyperclova_core.foundation.warehouse import StageResult
+    from hyperclova_core.foundation.warehouse import RunFolder, StageResult
     from hyperclova_core.jobs.spark.driver import SparkDriver
     from hyperclova_core.pipeline.recipe import Recipe
 
@@ -79,7 +79,7 @@ class SparkStageOperator(SparkSubmitOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Reuse or run the stage; what the next tasks and the UI may know of it."""
         from hyperclova_core.foundation.stages.runner import execute
-        from hyperclova_core.pipeline import spark_application, spark_events
+        from hyperclova_core.pipeline import spark_application
         from hyperclova_core.pipeline.outcomes import record_outcome
         from hyperclova_core.pipeline.stage_requests import plan_key, recipe_of
 
@@ -88,6 +88,7 @@ class SparkStageOperator(SparkSubmitOperator):
         started = time.time()
         try:
             plan = plan_key(warehouse, run, self.stage)
+            run.begin_stage(self.stage, plan.target.uri)
             if plan.reusable:
                 outcome = execute(plan, _NoEngine())
                 result = record_outcome(warehouse, run, self.stage, plan, outcome, started)
@@ -120,13 +121,23 @@ class SparkStageOperator(SparkSubmitOperator):
                 raise as_airflow_error(from_dict(storage.read_json(failure))) from error
             raise
         finally:
-            application = spark_events.application_of(run, self.stage)
-            if server and application:
-                self.history_link = f"{server.rstrip('/')}/history/{application}/jobs/"
+            if server:
+                self.history_link = self._link(server, run)
         ended = run.stage_result(self.stage)
         if ended is None:
             raise AirflowException(f"Stage {self.stage} ended without a result; see the application's log above")
         return _brief(ended)
+
+    def _link(self, server: str, run: RunFolder) -> str:
+        """Where the stage's application is seen; no link is no reason to fail a stage, or to hide why one has failed."""
+        from hyperclova_core.pipeline import spark_events
+
+        try:
+            application = spark_events.application_of(run, self.stage)
+        except (HyperclovaError, OSError) as error:
+            self.log.warning("No link to the Spark history server: %s", type(error).__name__)
+            return ""
+        return f"{server.rstrip('/')}/history/{application}/jobs/" if application else ""
 
     def _on_cluster(self, recipe: Recipe, fingerprint: str, conf: dict[str, Any], before: Callable[[], None]) -> None:
         """Submit the driver to the cluster, or adopt an earlier try's, and follow it to its end.

@@ -160,6 +160,15 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProx
 
 
 @pytest.fixture
+def patient(object_store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Requests that may take as long as a busy machine needs: for tests that count them."""
+    monkeypatch.setenv("HYPERCLOVA_S3_TIMEOUT", "120")
+    s3.forget_clients()
+    yield
+    s3.forget_clients()
+
+
+@pytest.fixture
 def faults(object_store: FaultProxy) -> Iterator[FaultProxy]:
     """The proxy, without a fault before and after the test."""
     object_store.set_plan()

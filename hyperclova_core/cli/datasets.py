@@ -161,7 +161,7 @@ def gc(warehouse: str, older_than: float, restricted_days: float | None, wait: f
         click.echo(f"Marked; looking again in {wait:.0f} s")
         freed, kept = collect(opened, found, lambda: find_garbage(opened, older_than, restricted_days), wait)
         for item in kept:
-            click.echo(f"{'kept':<16}{item.uri}  (in use by now)")
+            click.echo(f"{'kept':<16}{item.uri}  (in use by now, or its turn came too late: run again)")
         click.echo(f"Removed {freed:,} bytes")
     if yes and (freed := storage.clear_scratch(older_than)):
         click.echo(f"Removed {freed:,} bytes of scratch on this machine")

@@ -20,7 +20,7 @@ from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml
 from hyperclova_core.foundation.errors import ConfigError
 from hyperclova_core.foundation.stages.gates import GateConfig
 from hyperclova_core.jobs.config import JobsConfig
-from hyperclova_core.jobs.spark.pods import SparkClusterConfig
+from hyperclova_core.jobs.spark.pods import SIZES, SparkClusterConfig
 from hyperclova_core.jobs.spec import merged
 from hyperclova_core.tokens.mixture.plan import MixConfig
 from hyperclova_core.tokens.serialize.stage import SerializeConfig
@@ -138,6 +138,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     preset = told.get("spark_preset")
     if preset is not None:
         sizes = _preset(str(preset))
+        said = told.get("spark_cluster") or {}
+        for key, field in SIZES.items():  # what the recipe says of its pods counts over the preset, in whichever words
+            if field in said:
+                sizes.get("spark", {}).pop(key, None)
         if not (installed.get("spark_cluster") or told.get("spark_cluster")):  # nothing to size
             sizes.pop("spark_cluster", None)
         installed = merged(installed, sizes)

@@ -70,6 +70,7 @@ def run_key(warehouse: Warehouse, run: RunFolder, key: str, engine: Engine) -> O
     """Execute a Spark stage of a run and record how it ended."""
     started = time.time()
     plan = plan_key(warehouse, run, key)
+    run.begin_stage(key, plan.target.uri)
     outcome = execute(plan, engine)
     record_outcome(warehouse, run, key, plan, outcome, started)
     return outcome

@@ -191,6 +191,13 @@ def test_a_mark_binds_nobody_long_before_or_after_its_time(warehouse: Warehouse,
     freed, kept = collect(warehouse, [item for item in found if item.kind == "unreferenced"], late, wait_seconds=0)
     assert (freed, [item.uri for item in kept]) == (0, [made.uri]), "deleting that begins too late does not begin"
 
+    def interrupted() -> list[Garbage]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(warehouse, found, interrupted, wait_seconds=0)
+    assert plan_stage(stage(warehouse, portal)).committed, "no mark is left for runs to wait for"
+
 
 def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal: Dataset) -> None:
     good = execute(plan_stage(stage(warehouse, portal)), LocalEngine()).dataset

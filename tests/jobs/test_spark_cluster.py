@@ -253,6 +253,10 @@ def test_executors_may_be_on_nodes_that_are_taken_away_and_the_driver_is_not() -
     assert made["executor"]["spec"]["tolerations"][0]["key"] == "spot"
     assert not {"nodeSelector", "tolerations"} & set(made["driver"]["spec"])
     told = settings(config, "n", "s", "f", "d")
+    script = ROOT / Path(told["spark.kubernetes.decommission.script"]).relative_to("/opt/hyperclova/app")
+    assert os.access(script, os.X_OK), "the pod's hook, which sends SIGPWR to the executor"
+    grace = made["executor"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > float(told["spark.executor.decommission.forceKillTimeout"].rstrip("s"))
     assert told["spark.decommission.enabled"] == told["spark.storage.decommission.shuffleBlocks.enabled"] == "true"
 
 

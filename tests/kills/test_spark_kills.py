@@ -73,15 +73,28 @@ def run_chain(
     return ended
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ended(run: subprocess.Popen[bytes]) -> None:
+    run.terminate()
+    try:
+        run.wait(60)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.wait()
+
+
 @contextmanager
 def standalone(workers: int) -> Iterator[str]:
     """Spark's own cluster manager: a master and workers, each a process; its address."""
     import pyspark
 
     program = Path(pyspark.__file__).parent / "bin" / "spark-class"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     master = f"spark://127.0.0.1:{port}"
     place = ["--host", "127.0.0.1", "--webui-port", "0"]
     worker = ["org.apache.spark.deploy.worker.Worker", *place, "--cores", "1", "--memory", "1g", master]
@@ -89,7 +102,7 @@ def standalone(workers: int) -> Iterator[str]:
     environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "PYTHONPATH": str(ROOT)}
     with ExitStack() as stack:
         for number, command in enumerate(started):
-            work = stack.enter_context(TemporaryDirectory())
+            work = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
             run = subprocess.Popen(  # a folder of its own: workers keep what their executors say there
                 [str(program), *command],
                 cwd=work,
@@ -98,8 +111,7 @@ def standalone(workers: int) -> Iterator[str]:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            stack.callback(run.wait)
-            stack.callback(run.terminate)
+            stack.callback(ended, run)
         yield master
 
 

@@ -41,6 +41,9 @@ def test_the_recipe_counts_over_the_preset_and_the_preset_over_the_installation(
     assert (recipe.buckets, recipe.spark["spark.sql.shuffle.partitions"]) == (64, "9")
     assert recipe.spark["spark.driver.memory"] == "16g"
     assert sized(pods, recipe.spark).driver_memory == "16g"
+    own = load_recipe(str(path), ("spark_cluster.driver_memory=32g",))
+    assert own.spark_cluster is not None
+    assert sized(own.spark_cluster, own.spark).driver_memory == "32g", "said as the pods', not as Spark's"
 
 
 def test_reducers_are_bounded_where_there_are_most_maps(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -232,6 +233,26 @@ def test_bytes_do_not_depend_on_buckets_runs_and_windows(
         assert shards.manifest.info["order"] == made["serialize"].manifest.info["order"]
         assert len({unit.name for unit in merged}) == (0 if most == 1024 else len(merged))
     assert len([unit for unit in merged if unit.split == "train"]) >= 3
+
+
+def test_a_full_disk_at_the_end_of_a_run_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rows of a run, and all of a short one, are written when it is closed."""
+    none = np.zeros(runs_module.RANGES, np.int64)
+    rows = pa.table({name: [0] for name in runs_module.STAGED_SCHEMA.names}).cast(runs_module.STAGED_SCHEMA)
+
+    def full(self: RunWriter, least: int) -> None:
+        if not least:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunWriter, "_put_down", full)
+    with (
+        pytest.raises(TransientError, match="disk is full"),
+        RunWriter(str(tmp_path / "run"), "train", RunSums(none, none, {}), True) as writer,
+    ):
+        writer.write(np.zeros(1, np.uint16), rows)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_of_runs_are_neighbours_and_grow_with_the_root() -> None:

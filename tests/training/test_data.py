@@ -118,7 +118,7 @@ def test_an_id_beyond_the_vocabulary_is_found_with_its_document(shards: list[str
 
 
 def test_shards_in_s3_are_read_through_a_bounded_cache(
-    object_store: FaultProxy, shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    object_store: FaultProxy, shards: list[str], tmp_path: Path, patient: None
 ) -> None:
     remote = []
     for prefix in shards:

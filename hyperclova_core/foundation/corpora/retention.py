@@ -118,19 +118,21 @@ def collect(
     """
     offset = storage.time_of_store(storage.join(warehouse.uri, "lineage")) - time.monotonic()
     marked = [item.uri for item in found if item.kind in MARKED]
-    for uri in marked:
-        removal_mark.mark(uri, offset + time.monotonic() + wait_seconds)
-    time.sleep(wait_seconds)
-    second = {(item.kind, item.uri, item.upload): item for item in look_again()}
     freed, kept = 0, []
-    for item in found:
-        again = second.get((item.kind, item.uri, item.upload))
-        late = item.kind in MARKED and not removal_mark.is_valid(item.uri, offset + time.monotonic())
-        if again is None or late:
-            kept.append(item)
-        else:
-            freed += remove(warehouse, [again])
-    removal_mark.unmark(marked)
+    try:  # whoever ends this by Ctrl-C leaves no mark that runs would wait for
+        for uri in marked:
+            removal_mark.mark(uri, offset + time.monotonic() + wait_seconds)
+        time.sleep(wait_seconds)
+        second = {(item.kind, item.uri, item.upload): item for item in look_again()}
+        for item in found:
+            again = second.get((item.kind, item.uri, item.upload))
+            late = item.kind in MARKED and not removal_mark.is_valid(item.uri, offset + time.monotonic())
+            if again is None or late:
+                kept.append(item)
+            else:
+                freed += remove(warehouse, [again])
+    finally:
+        removal_mark.unmark(marked)
     return freed, kept
 
 
@@ -143,9 +145,10 @@ def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
             continue
         if item.expired:
             storage.write_json(storage.join(item.uri, EXPIRED), item.expired)
-        ordered = sorted(item.files, key=lambda path: (not path.endswith(f"/{MANIFEST}"), path))
-        for path in ordered:
+        manifests = [path for path in item.files if path.endswith(f"/{MANIFEST}")]
+        for path in manifests:
             storage.remove(path)
+        storage.remove_files(sorted(set(item.files) - set(manifests)))
         freed += item.bytes
         stage, identity = item.uri.rstrip("/").rsplit("/", 2)[-2:]
         for root in (item.uri, storage.join(warehouse.uri, "restricted", stage, identity)):

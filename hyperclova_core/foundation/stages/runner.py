@@ -98,7 +98,7 @@ def plan_stage(request: StageRequest) -> StagePlan:
     """Identity of the stage's output, and whether it is committed and has passed its gates.
 
     Raises:
-        TransientError: it is committed, and about to be removed.
+        TransientError: it is about to be removed.
     """
     inputs = {name: reference.fingerprint for name, reference in input_references(request).items()}
     identity = request.definition.fingerprint(request.config, inputs, request.seed, request.buckets)
@@ -107,8 +107,7 @@ def plan_stage(request: StageRequest) -> StagePlan:
     if manifest is not None and manifest.fingerprint != identity:
         raise _other_output(target, manifest, request.definition.name)
     committed = manifest is not None
-    if committed:
-        refuse_marked(target.uri)
+    refuse_marked(target.uri)  # one whose manifest has gone already, too: the rest goes at this moment
     passed = request.gates is None or (committed and passed_before(target.uri, request.gates))
     return StagePlan(request, identity, target, committed, passed)
 

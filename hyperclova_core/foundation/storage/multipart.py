@@ -37,7 +37,9 @@ def upload(path: str, uri: str, checksum: str | None = None) -> None:
         s3.call(lambda: _put(path, uri, size, kept), "upload a file", uri)
         return
     bucket, key = s3.split(uri)
-    begun = s3.call(lambda: s3.client().create_multipart_upload(Bucket=bucket, Key=key, **kept), "begin an upload", uri)
+    begun = s3.call(
+        lambda: s3.client().create_multipart_upload(Bucket=bucket, Key=key, **kept, **_sums()), "begin an upload", uri
+    )
     number = str(begun["UploadId"])
     try:
         parts = _parts(path, uri, size, number)
@@ -53,6 +55,12 @@ def upload(path: str, uri: str, checksum: str | None = None) -> None:
 def part_bytes(size: int) -> int:
     """Bytes of each part but the last, so that there are not more than S3 takes."""
     return max(PART_BYTES, -(-size // MOST_PARTS))
+
+
+def _sums() -> dict[str, str]:
+    """boto3 adds a checksum to each part; the store must have been told of which kind when the upload began (as s3transfer does)."""
+    told = s3.client().meta.config.request_checksum_calculation
+    return {"ChecksumAlgorithm": "CRC32"} if told == "when_supported" else {}
 
 
 def _put(path: str, uri: str, size: int, kept: dict[str, Any]) -> None:
@@ -75,7 +83,9 @@ def _parts(path: str, uri: str, size: int, upload_id: str) -> list[dict[str, Any
             file.seek((number - 1) * length)
             data = file.read(length)
         answer = s3.call(
-            lambda: s3.client().upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data),
+            lambda: s3.client().upload_part(
+                Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data, **_sums()
+            ),
             f"upload part {number}",
             uri,
         )

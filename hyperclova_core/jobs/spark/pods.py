@@ -34,6 +34,7 @@ PYTHON = "/opt/hyperclova/bin/python"
 NETWORK_POLICY_STEP = "org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep"
 
 
+EXECUTOR_GRACE_SECONDS = 150
 PARTITIONS = "spark.sql.shuffle.partitions"
 SIZES = {
     "spark.driver.cores": "driver_cores",
@@ -79,6 +80,9 @@ class SparkClusterConfig(PodConfig):
     scratch: str = Field("100Gi", description="a pod's own disk, for /tmp and shuffles")
     deadline_seconds: int = Field(2 * 86_400, ge=60, description="of a stage, from its driver's start")
     python: str = Field(PYTHON, description="in the image")
+    decommission_script: str = Field(
+        "/opt/hyperclova/app/hyperclova_core/jobs/spark/decommission.sh", description="in the image"
+    )
     application: str = Field(
         "/opt/hyperclova/app/hyperclova_core/pipeline/spark_application.py", description="in the image"
     )
@@ -178,6 +182,7 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
             "spark.storage.decommission.rddBlocks.enabled": "true",
             "spark.storage.decommission.shuffleBlocks.enabled": "true",
             "spark.executor.decommission.forceKillTimeout": "120s",
+            "spark.kubernetes.decommission.script": config.decommission_script,
             # what is lost with an executor is made again, as often as a cluster of spot nodes may need
             "spark.task.maxFailures": "8",
             "spark.stage.maxConsecutiveAttempts": "16",
@@ -248,6 +253,8 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
     }
     if component == "spark-driver":
         spec["activeDeadlineSeconds"] = config.deadline_seconds
+    else:  # for what it hands on when it is taken away
+        spec["terminationGracePeriodSeconds"] = EXECUTOR_GRACE_SECONDS
     spec |= placement_of(config if component == "spark-driver" else _of_executors(config))
     labels = {
         "app.kubernetes.io/name": "hyperclova",

@@ -131,11 +131,11 @@ def plan_mixture(documents: Dataset, tokenizer: str, config: MixConfig, context:
     inner = context.for_workers()
     limit = share_limit(config.validation_share)
     count = partial(_count_unit, tokenizer=tokenizer, config=config, placed=has_places(len(units)), context=inner)
-    counted, _ = run_units(context, partial(count, limit=limit), units, "counts", Counted)
+    counted, _ = run_units(context, partial(count, limit=limit), units, "counted", Counted)
     if limit and not any(result.held for result in counted) and any(result.least for result in counted):
         # so small a corpus has nothing below the limit: its least cluster is held out, for there must be something to validate on
         least = min(int(result.least) for result in counted if result.least)
-        counted, _ = run_units(context, partial(count, limit=least + 1), units, "counts-least", Counted)
+        counted, _ = run_units(context, partial(count, limit=least + 1), units, "counted-least", Counted)
     context.scrap.files.extend(path for result in counted for path in result.files)
     files = [(result.files[1], result.digest) for result in counted]
     sums = summed(context, files, SUMS_SCHEMA, ("path", "validation", "range"), "sums")

@@ -135,9 +135,10 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        with self._stack:  # what fails here is explained, and cleared away, as what failed before
+            if error is not None:
+                raise error
             self._put_down(0)
-        self._stack.__exit__(kind, error, trace)
 
     def write(self, ids: npt.NDArray[Any], rows: pa.Table) -> None:
         """Documents that follow those before: their ids one behind the other, and their rows (STAGED_SCHEMA)."""

@@ -116,17 +116,18 @@ def write_shards(
     selected = [chosen[bucket][1] for bucket in sorted(chosen)]
     read = fingerprint({"documents": [entry.checksum for entry in entries], "selection": selected})
     vocabulary = int(facts["vocabulary_size"])
-    shard_units, leaves = [], {}
+    shard_units, leaves, merged = [], {}, []
     for split in SPLITS:
         mine = [run for run in runs if run.split == split]
         if mine:
             few = _few_runs(split, mine, read, vocabulary, boot, context)
             sums = total([run.sums for run in opened(few, id_type(vocabulary))])
+            merged += few
             path = _noted(few, f"runs-{split}", context)
             shard_units += _shard_units(split, path, sums.tokens, shard_tokens, read)
             leaves[split] = sums.leaves
     folder = storage.join(context.target.root(False), context.attempt_path, "staged")
-    context.scrap.folders.extend(sorted({folder, *(run.ids.rsplit("/", 1)[0] for run in runs)}))
+    context.scrap.folders.extend(sorted({folder, *(run.ids.rsplit("/", 1)[0] for run in (*runs, *merged))}))
     write = partial(write_shard, vocabulary=vocabulary, context=inner)
     written, _ = run_units(context, write, shard_units, "shards", WrittenShard)
     written = [shard for shard in written if shard.documents]
