@@ -18,7 +18,7 @@ from hyperclova_core.foundation.stages import work_units
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from tests.conftest import MOST_COLLECTED, ROOT
 
-FILES, BUCKETS = (int(part) for part in os.environ.get("HYPERCLOVA_WIDE", "4000,512").split(","))
+FILES, BUCKETS = (int(part) for part in os.environ.get("HYPERCLOVA_WIDE", "2000,256").split(","))
 A_FILE, A_BUCKET = 3, 11
 """Requests of ingest: a look and a read of each file, and what a unit of 256 files costs; three tables a bucket, written and looked at, and what
 lies between."""
