@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hyperclova_core.cli import planning
 from hyperclova_core.cli import training as commands
 from hyperclova_core.evaluation.generation import Cache, Sampling, choose, generate_ids, read_on
 from hyperclova_core.foundation.errors import ConfigError, DataError
@@ -263,13 +264,13 @@ def test_memory_and_time_follow_the_published_formulas() -> None:
 
 
 def test_the_plan_command_prints_tables() -> None:
-    found = CliRunner().invoke(commands.plan, ["6.9B", "--gpus", "64", "--gpu", "h100", "--json"])
+    found = CliRunner().invoke(planning.plan, ["6.9B", "--gpus", "64", "--gpu", "h100", "--json"])
     assert found.exit_code == 0, found.output
     assert json.loads(found.output)[0]["why"] == "best"
-    published = CliRunner().invoke(commands.plan, ["--published"])
+    published = CliRunner().invoke(planning.plan, ["--published"])
     assert "530B, selective" in published.output
-    none = CliRunner().invoke(commands.plan, ["82B", "--gpus", "8"])
+    none = CliRunner().invoke(planning.plan, ["82B", "--gpus", "8"])
     assert isinstance(none.exception, ConfigError)
     assert "fits on 8 a100-80g under no layout" in str(none.exception)
-    own = CliRunner().invoke(commands.plan, ["12x768x12", "--gpus", "8", "--gpu", "l40s", "--global-batch-size", "64"])
+    own = CliRunner().invoke(planning.plan, ["12x768x12", "--gpus", "8", "--gpu", "l40s", "--global-batch-size", "64"])
     assert own.exit_code == 0, own.output
