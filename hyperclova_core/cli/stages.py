@@ -203,7 +203,7 @@ def quality() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def quality_train(labelled: str, output: str, seed: int) -> None:
     """Learn from JSONL with `text` and `label`; use it by `hyperclova filter --set model=MODEL`."""
-    from hyperclova_core.corpus.ingest.readers import open_stream
+    from hyperclova_core.corpus.ingest.decompression import open_stream
     from hyperclova_core.corpus.quality_model import train_quality_model
 
     texts, labels = [], []

@@ -10,7 +10,7 @@ from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, document_stage
 from hyperclova_core.korean import text_signals
-from hyperclova_core.korean.hangul import hangul_share
+from hyperclova_core.korean.hangul import comparison_form, hangul_share
 
 SCORE_DECIMALS = 5
 """Scores are rounded, so that the last bit of a logarithm on another machine changes no byte."""
@@ -75,11 +75,12 @@ def filter_documents(documents: pa.RecordBatch, config: FilterConfig, context: S
 
 def score(text: str) -> dict[str, float]:
     """Every score of a text, rounded."""
+    form = comparison_form(text)
     values = {
         "gibberish": text_signals.gibberish(text),
-        "repetition": text_signals.repetition(text),
-        "abuse": text_signals.abuse(text),
-        "advertising": text_signals.advertising(text),
+        "repetition": text_signals.repetition(form),
+        "abuse": text_signals.abuse(form),
+        "advertising": text_signals.advertising(text, form),
         "hangul_share": hangul_share(text),
     }
     values["quality_raw"] = text_signals.quality(

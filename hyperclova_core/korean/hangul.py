@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-COMPATIBILITY_JAMO = re.compile(r"[\u3131-\u318e]")
-SYLLABLES = re.compile(r"[\uac00-\ud7a3]")
-HANGUL = re.compile(r"[\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\uac00-\ud7a3\ud7b0-\ud7ff]")
-LETTERS = re.compile(r"[^\W\d_]")
-LATIN = re.compile(r"[A-Za-z]")
+from hyperclova_core.korean.codepoints import Kind, codes_of, count, kinds_of
+
 NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 DIGITS = re.compile(r"\d")
 
@@ -21,8 +18,9 @@ def nfc(text: str) -> str:
 
 def hangul_share(text: str) -> float:
     """Hangul letters over all letters, 0 for a text without letters."""
-    letters = len(LETTERS.findall(text))
-    return len(HANGUL.findall(text)) / letters if letters else 0.0
+    kinds = kinds_of(codes_of(text))
+    letters = count(kinds, Kind.LETTER)
+    return count(kinds, Kind.HANGUL) / letters if letters else 0.0
 
 
 def language_of(text: str) -> str:
@@ -30,13 +28,13 @@ def language_of(text: str) -> str:
 
     Korean technical text is full of Latin names, hence the low first bound.
     """
-    sample = text[:20_000]
-    letters = len(LETTERS.findall(sample))
+    kinds = kinds_of(codes_of(text[:20_000]))
+    letters = count(kinds, Kind.LETTER)
     if not letters:
         return "und"
-    if len(HANGUL.findall(sample)) >= 0.2 * letters:
+    if count(kinds, Kind.HANGUL) >= 0.2 * letters:
         return "ko"
-    return "en" if len(LATIN.findall(sample)) >= 0.9 * letters else "und"
+    return "en" if count(kinds, Kind.LATIN) >= 0.9 * letters else "und"
 
 
 def comparison_form(text: str) -> str:

@@ -58,11 +58,15 @@ _FINANCE = re.compile(
     r"은행|뱅크|계좌|입금|송금|이체|예금주|무통장|농협|수협|신협|우체국|새마을금고|국민|신한|우리|하나|기업|카카오|토스"
 )
 _PASSPORT = re.compile(r"여권|passport", re.IGNORECASE)
+_NEW_PASSPORT = re.compile(r"M\d{3}[A-Z]\d{4}")
 _DRIVER = re.compile(r"면허|license", re.IGNORECASE)
 _RESIDENT = re.compile(r"주민|등록번호|주민번호|생년월일|RRN", re.IGNORECASE)
 _PHONE_WORD = re.compile(r"전화|연락|휴대|핸드폰|번호|폰|tel|phone|mobile|문의|☎|팩스|fax|카톡|문자", re.IGNORECASE)
 _CARD_WORD = re.compile(r"카드|결제|card", re.IGNORECASE)
 _BUSINESS = re.compile(r"사업자")
+LONGEST_ADDRESS = 4096
+"""Characters of an address before its parameter."""
+_ENDS_ADDRESS = re.compile(r"[\s<>\"'가-힣]")
 _VERSION = re.compile(r"버전|version|\bv\.?$|릴리[스즈]|커널|펌웨어", re.IGNORECASE)
 
 
@@ -155,7 +159,7 @@ def _driver(match: re.Match[str], text: str) -> float:
 
 
 def _passport(match: re.Match[str], text: str) -> float:
-    return 0.95 if _near(match, text, _PASSPORT) else 0.7 if re.fullmatch(r"M\d{3}[A-Z]\d{4}", match.group(0)) else 0.0
+    return 0.95 if _near(match, text, _PASSPORT) else 0.7 if _NEW_PASSPORT.fullmatch(match.group(0)) else 0.0
 
 
 def _address_v4(match: re.Match[str], text: str) -> float:
@@ -175,6 +179,14 @@ def _address_v6(match: re.Match[str], text: str) -> float:
         return 0.0
 
 
+def _url_token(match: re.Match[str], text: str) -> float:
+    """Whether an address begins before the parameter, with nothing between that ends one. Looked for backwards, from the rare word on: a
+    pattern that begins with the address would read to the end of the line from each address in it."""
+    before = text[max(0, match.start() - LONGEST_ADDRESS) : match.start()].lower()
+    begins = max(before.rfind("http://"), before.rfind("https://"))
+    return 0.95 if begins >= 0 and not _ENDS_ADDRESS.search(before, begins) else 0.0
+
+
 def _always(confidence: float) -> Callable[[re.Match[str], str], float]:
     return lambda match, text: confidence
 
@@ -187,14 +199,14 @@ _PLACE = (
 )
 _ROAD = (
     _PLACE
-    + r"\s+(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면동]\s+)?[가-힣0-9]{1,15}(?:대로|로|길|거리)가?(?:\s?\d+번?[가나다라]?길)?\s?(?:지하\s?)?\d{1,4}(?:-\d{1,4})?"
-    r"(?:번지)?(?:[,\s]+(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라|오피스텔|타워|빌딩)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
+    + r"\s{1,10}(?:[가-힣]{1,8}[시군구]\s{1,10}){1,2}(?:[가-힣]{1,6}[읍면동]\s{1,10})?[가-힣0-9]{1,15}(?:대로|로|길|거리)가?(?:\s?\d{1,5}번?[가나다라]?길)?\s?(?:지하\s?)?\d{1,4}(?:-\d{1,4})?"
+    r"(?:번지)?(?:[,\s]{1,10}(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라|오피스텔|타워|빌딩)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
 )
 _LOT = (
     r"(?:"
     + _PLACE
-    + r"\s+)?(?:[가-힣]{1,8}[시군구]\s+){1,2}(?:[가-힣]{1,6}[읍면]\s+)?[가-힣]{1,6}(?:\d가|[동리가])\s?\d{1,4}(?:-\d{1,4})?(?:번지)?"
-    r"(?:[,\s]+(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
+    + r"\s{1,10})?(?:[가-힣]{1,8}[시군구]\s{1,10}){1,2}(?:[가-힣]{1,6}[읍면]\s{1,10})?[가-힣]{1,6}(?:\d가|[동리가])\s?\d{1,4}(?:-\d{1,4})?(?:번지)?"
+    r"(?:[,\s]{1,10}(?:[가-힣A-Za-z0-9]{1,15}(?:아파트|빌라)\s?)?(?:\d{1,4}동\s?)?\d{1,5}호)?"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -211,10 +223,10 @@ RULES: tuple[Rule, ...] = (
         "url-token",
         "URL_TOKEN",
         re.compile(
-            r"https?://[^\s<>\"'가-힣]*?[?&;#](?:access_?token|token|auth|session(?:_?id)?|sid|jsessionid|api_?key|key|password|passwd|pwd|secret|code|sig(?:nature)?)=([A-Za-z0-9._~+/=%\-]{6,})",
+            r"[?&;#](?:access_?token|token|auth|session(?:_?id)?|sid|jsessionid|api_?key|key|password|passwd|pwd|secret|code|sig(?:nature)?)=([A-Za-z0-9._~+/=%\-]{6,})",
             re.IGNORECASE,
         ),
-        _always(0.95),
+        _url_token,
         1,
     ),
     Rule(
@@ -322,7 +334,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name-intro",
         "NAME",
-        re.compile(rf"(?:저는|제\s?이름은|나는)\s+([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"),
+        re.compile(rf"(?:저는|제\s?이름은|나는)\s{1, 10}([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"),
         _always(0.85),
         17,
     ),
@@ -363,12 +375,13 @@ def find_personal_data(text: str) -> list[Span]:
     """All finds, in order, not overlapping: earlier rules (more certain types) win, then the longer find."""
     if not _TRIGGER.search(text):
         return []
-    found = [span for rule in RULES for span in _apply(rule, text)]
-    taken: list[Span] = []
-    for span in found:
-        if all(span.end <= other.start or span.start >= other.end for other in taken):
-            taken.append(span)
-    return sorted(taken, key=lambda span: span.start)
+    taken = bytearray(len(text))
+    found: list[Span] = []
+    for span in (span for rule in RULES for span in _apply(rule, text)):
+        if taken.find(1, span.start, span.end) < 0:
+            taken[span.start : span.end] = b"\1" * (span.end - span.start)
+            found.append(span)
+    return sorted(found, key=lambda span: span.start)
 
 
 def _apply(rule: Rule, text: str) -> Iterator[Span]:

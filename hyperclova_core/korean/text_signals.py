@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from functools import lru_cache
 
-from hyperclova_core.korean.hangul import COMPATIBILITY_JAMO, HANGUL, LETTERS, SYLLABLES, comparison_form
+from hyperclova_core.korean.codepoints import Kind, codes_of, count, kinds_of, repeated_windows
+from hyperclova_core.korean.hangul import comparison_form
 
 _SPACES = re.compile(r"\s+")
 _LATIN_RUN = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}", re.IGNORECASE)
-_SYMBOL = re.compile(r"[^\w\s.,!?\"'()\[\]~…·:;/%+\-]")
+_SENTENCE_END = re.compile(r"[다요까죠오음함][.!?]")
 _REPEATED = re.compile(r"(.)\1{5,}", re.DOTALL)
+
+SHINGLE = 8
+"""Characters of a shingle, of the comparison form."""
 
 _ABUSE = [
     "씨발",
@@ -119,18 +121,9 @@ _AD = [
     "당첨",
 ]
 _AD_SHAPES = re.compile(
-    r"https?://|www\.|bit\.ly|카톡\s*[:：]?\s*[A-Za-z0-9_]{4,}|\[PHONE\]|\d{1,3}%\s*(?:할인|세일|OFF)|[▶►★☆◆■♥♡✔✅☎→➡🔥💰📞]|\d+만\s?원",
+    r"https?://|www\.|bit\.ly|카톡\s{0,4}[:：]?\s{0,4}[A-Za-z0-9_]{4,}|\[PHONE\]|\d{1,3}%\s{0,4}(?:할인|세일|OFF)|[▶►★☆◆■♥♡✔✅☎→➡🔥💰📞]|(?<!\d)\d+만\s?원",
     re.IGNORECASE,
 )
-
-
-@lru_cache(maxsize=65_536)
-def _is_common_syllable(syllable: str) -> bool:
-    """Whether a Hangul syllable is among the 2,350 of KS X 1001: of all 11,172, Korean text hardly uses the others."""
-    try:
-        return len(syllable.encode("euc_kr")) == 2
-    except UnicodeEncodeError:
-        return False
 
 
 def gibberish(text: str) -> float:
@@ -138,36 +131,31 @@ def gibberish(text: str) -> float:
     dense = _SPACES.sub("", text)
     if not dense:
         return 1.0
-    letters = max(1, len(LETTERS.findall(dense)))
-    syllables = SYLLABLES.findall(dense)
-    rare = sum(not _is_common_syllable(syllable) for syllable in syllables)
-    jamo = len(COMPATIBILITY_JAMO.findall(dense))
-    mashed = sum(len(run) for run in _LATIN_RUN.findall(dense))
-    symbols = len(_SYMBOL.findall(dense)) / len(dense)
+    kinds = kinds_of(codes_of(dense))
+    letters = max(1, count(kinds, Kind.LETTER))
+    rare = count(kinds, Kind.SYLLABLE) - count(kinds, Kind.COMMON)
+    jamo = count(kinds, Kind.JAMO)
+    mashed = sum(len(match.group(0)) for match in _LATIN_RUN.finditer(dense))
+    symbols = count(kinds, Kind.SYMBOL) / len(dense)
     runs = sum(len(match.group(0)) for match in _REPEATED.finditer(dense)) / len(dense)
     return min(1.0, 4.0 * rare / letters + 0.9 * jamo / letters + mashed / letters + max(0.0, symbols - 0.1) + runs)
 
 
-def repetition(text: str) -> float:
-    """0 to 1: characters that stand in a line, or in an eight-character shingle, that came before."""
-    form = comparison_form(text)
+def repetition(form: str) -> float:
+    """0 to 1: shingles of eight characters, of a text's comparison form, that came before in it."""
     if len(form) < 40:
         return 0.0
-    shingles = Counter(form[index : index + 8] for index in range(len(form) - 7))
-    again = sum(count - 1 for count in shingles.values())
-    return again / (len(form) - 7)
+    return repeated_windows(codes_of(form), SHINGLE) / (len(form) - SHINGLE + 1)
 
 
-def abuse(text: str) -> float:
-    """Words of abuse per hundred letters, in the text without spaces and punctuation."""
-    form = comparison_form(text)
+def abuse(form: str) -> float:
+    """Words of abuse per hundred letters of a text's comparison form, which has neither spaces nor punctuation."""
     return 100.0 * sum(form.count(word) for word in _ABUSE) / max(100, len(form))
 
 
-def advertising(text: str) -> float:
-    """Phrases and shapes of advertising per hundred letters; short texts count as of fifty letters."""
-    form = comparison_form(text)
-    found = sum(form.count(word) for word in _AD_FORMS) + 0.5 * len(_AD_SHAPES.findall(text))
+def advertising(text: str, form: str) -> float:
+    """Phrases (of the comparison form) and shapes (of the text) of advertising per hundred letters; short texts count as of fifty letters."""
+    found = sum(form.count(word) for word in _AD_FORMS) + 0.5 * sum(1 for _ in _AD_SHAPES.finditer(text))
     return 100.0 * found / max(50, len(form))
 
 
@@ -178,9 +166,10 @@ def quality(
     text: str, gibberish_score: float, repetition_score: float, abuse_score: float, advertising_score: float
 ) -> float:
     """A rough worth, higher is better: Korean prose of some length, whose sentences end, without what the scores say."""
-    letters = max(1, len(LETTERS.findall(text)))
-    korean = len(HANGUL.findall(text)) / letters
-    ends = len(re.findall(r"[다요까죠오음함][.!?]", text))
+    kinds = kinds_of(codes_of(text))
+    letters = max(1, count(kinds, Kind.LETTER))
+    korean = count(kinds, Kind.HANGUL) / letters
+    ends = sum(1 for _ in _SENTENCE_END.finditer(text))
     sentences = min(1.0, 80.0 * ends / letters)
     length = min(1.0, math.log10(letters) / 3.5)
     worth = 0.4 * length + 0.3 * korean + 0.3 * sentences

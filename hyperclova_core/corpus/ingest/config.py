@@ -61,6 +61,11 @@ class IngestConfig(Config):
     extraction_seconds: float = Field(
         10.0, gt=0, description="time for the main content of one page, then it is quarantined"
     )
+    max_expansion: int = Field(
+        200,
+        ge=10,
+        description="a compressed file of which more than this many times its size (and 64 MB) comes out is given up there",
+    )
     batch_rows: int = Field(512, ge=1, json_schema_extra=NO_IDENTITY)
 
     def source(self, name: str) -> SourceConfig:

@@ -6,72 +6,37 @@ the container itself (a compression stream, an XML tree) is broken, which is one
 
 from __future__ import annotations
 
-import bz2
-import codecs
 import gettext
-import gzip
 import io
 import json
-import lzma
 import os
-import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, known_format
+from hyperclova_core.corpus.ingest.decompression import (
+    BROKEN_STREAM,
+    ExpandsTooMuchError,
+    check_last_gzip_member,
+    open_stream,
+)
 from hyperclova_core.corpus.ingest.extract import ExtractionError, ExtractionTimeoutError, Extractor, shared_extractor
 from hyperclova_core.corpus.ingest.markup import MALLARD_NAMESPACE, mallard_text, wikitext_to_plain
 from hyperclova_core.corpus.ingest.records import Item, Record, Refused, Unreadable
 from hyperclova_core.corpus.ingest.text import UndecodableError, declared_charset, decode_page
+from hyperclova_core.corpus.ingest.xml_parsing import INVALID_XML, WikiPage, parse_tree, wiki_pages
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest128
 from hyperclova_core.foundation.stages.units import SourceFile
 
-BROKEN_STREAM = (EOFError, OSError, zlib.error, lzma.LZMAError)
 MESSAGE_MIN_CHARACTERS = 60
 """A shorter message of a translation catalogue is a label, not a document."""
 PAGE_TYPES = ("text/html", "application/xhtml")
-
-
-class _ZstdStream(io.RawIOBase):
-    """A zstd file's bytes; a stream that breaks off is an EOFError, as for the other compressions."""
-
-    def __init__(self, path: str) -> None:
-        import zstandard
-
-        self._broken = zstandard.ZstdError
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self._stream = zstandard.ZstdDecompressor().stream_reader(self._file, read_across_frames=True)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return int(self._stream.readinto(buffer))
-        except self._broken as error:
-            raise EOFError(str(error)) from error
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def open_stream(path: str) -> IO[bytes]:
-    """A file's bytes, decompressed as its name says."""
-    if path.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.endswith(".bz2"):
-        return cast(IO[bytes], bz2.open(path, "rb"))
-    if path.endswith(".zst"):
-        return cast(IO[bytes], io.BufferedReader(_ZstdStream(path)))
-    return open(path, "rb")
 
 
 def read_file(file: SourceFile, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
@@ -94,7 +59,7 @@ def read_file(file: SourceFile, source: SourceConfig, config: IngestConfig) -> I
 def read_jsonl(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """One JSON object a line with `text`; further fields as `records_to_documents` knows them."""
     number = offset = 0
-    with open_stream(path) as stream:
+    with open_stream(path, config.max_expansion) as stream:
         while True:
             try:
                 line = stream.readline(config.max_record_bytes + 1)
@@ -130,6 +95,9 @@ def _too_large(location: str, offset: int, head: bytes, size: int, config: Inges
 
 
 def _broken_stream(location: str, offset: int, error: BaseException) -> Unreadable:
+    if isinstance(error, ExpandsTooMuchError):
+        detail = f"{error}; what lay before was read; raise `ingest.max_expansion` if the file is what it should be"
+        return Unreadable(location, offset, "expands_too_much", detail)
     detail = f"the compressed stream breaks off ({error}); what lay before was read; fetch the file again"
     return Unreadable(location, offset, "broken_compression", detail)
 
@@ -193,7 +161,7 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
                         )
                     else:
                         yield Record(location, number, row)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         yield Unreadable(name, 0, "broken_parquet", f"{str(error).splitlines()[0]}; fetch the file again")
 
 
@@ -235,14 +203,9 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | _UnreadableValue]:
 
 def read_html(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """One page a file."""
-    with open_stream(path) as stream:
-        try:
-            body = stream.read(config.max_record_bytes + 1)
-        except BROKEN_STREAM as error:
-            yield _broken_stream(name, 0, error)
-            return
-    if len(body) > config.max_record_bytes:
-        yield _too_large(name, 0, body, os.path.getsize(path), config)
+    body = _whole(path, name, config)
+    if isinstance(body, Unreadable):
+        yield body
         return
     url = f"{source.url_prefix}{name}" if source.url_prefix else None
     yield _page(body, None, "", {"id": name, "url": url}, name, 0, shared_extractor(config.extraction_seconds))
@@ -296,34 +259,10 @@ def read_warc(path: str, name: str, source: SourceConfig, config: IngestConfig) 
             ):
                 last = int(record.stream_pos)
                 yield _warc_item(record, f"{name}@{last}", last, config, extractor)
-            _check_last_member(path, last)
+            if path.endswith(".gz"):
+                check_last_gzip_member(path, last)
         except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}@{last}", last, error)
-
-
-def _check_last_member(path: str, offset: int) -> None:
-    """A gzip stream that breaks off looks to FastWARC like its end: read the tail again, from the last page on.
-
-    Raises:
-        EOFError: the last gzip member is not whole.
-    """
-    if not path.endswith(".gz"):
-        return
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        started = False
-        member = zlib.decompressobj(wbits=31)
-        while block := stream.read(1 << 20):
-            while block:
-                member.decompress(block)
-                block = member.unused_data
-                if member.eof:
-                    member = zlib.decompressobj(wbits=31)
-                    started = bool(block)
-                else:
-                    started = True
-        if os.path.getsize(path) > offset and started:
-            raise EOFError("the file ends within a compressed record")
 
 
 def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, extractor: Extractor) -> Item:
@@ -349,91 +288,38 @@ def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, ex
 
 def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """Articles of a MediaWiki XML dump: namespace 0, no redirects."""
-    from defusedxml.ElementTree import ParseError, iterparse
-
     number = 0
-    with open_stream(path) as stream:
+    with open_stream(path, config.max_expansion) as stream:
         try:
-            for _, element in iterparse(_as_utf8(stream), events=("end",)):
-                if element.tag.rpartition("}")[2] != "page":
-                    continue
+            for page in wiki_pages(stream, config.max_record_bytes):
                 number += 1
-                found = {child.tag.rpartition("}")[2]: child for child in element.iter()}
-                values = {
-                    key: (found[key].text or "") if key in found else "" for key in ("title", "ns", "text", "timestamp")
-                }
-                page_id = next((child.text for child in element if child.tag.rpartition("}")[2] == "id"), None)
-                fields = {
-                    "id": page_id,
-                    "title": values["title"],
-                    "published_at": values["timestamp"],
-                    "text": wikitext_to_plain(values["text"]),
-                }
-                location = f"{name}#{number}"
-                if values["ns"] not in ("", "0"):
-                    yield Refused(location, number, fields, "not_an_article")
-                elif "redirect" in found or values["text"].lstrip().lower().startswith(("#redirect", "#넘겨주기")):
-                    yield Refused(location, number, fields, "redirect")
-                else:
-                    yield Record(location, number, fields)
-                element.clear()
-        except (ParseError, ValueError) as error:
-            yield Unreadable(
-                f"{name}#{number + 1}",
-                number + 1,
-                "invalid_xml",
-                f"{error}; what lay before was read; fetch the dump again",
-            )
+                yield _wiki_item(page, f"{name}#{number}", number, config)
+        except INVALID_XML as error:
+            detail = f"{error}; what lay before was read; fetch the dump again"
+            yield Unreadable(f"{name}#{number + 1}", number + 1, "invalid_xml", detail)
         except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}#{number + 1}", number + 1, error)
 
 
-class _Recoded(io.RawIOBase):
-    """A CP949 stream as UTF-8, its XML declaration corrected: expat knows no multi-byte charset but Unicode's."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._reader = codecs.getreader("cp949")(stream, "replace")
-        self._first, self._rest = True, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            text = self._reader.read(65_536)
-            if self._first:
-                text, self._first = XML_DECLARATION.sub("", text, count=1), False
-            self._rest = text.encode("utf-8", "replace")
-        part = self._rest[: len(buffer)]
-        self._rest = self._rest[len(part) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-
-XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
-KOREAN_DECLARATION = re.compile(
-    rb"^\s*<\?xml[^>]*encoding\s*=\s*[\"'](?:euc-kr|cp949|ks_c_5601-1987|ms949)[\"']", re.IGNORECASE
-)
-
-
-def _as_utf8(stream: IO[bytes]) -> IO[bytes]:
-    """An XML stream that expat can read, whatever Korean charset it declares."""
-    buffered = io.BufferedReader(stream)  # type: ignore[type-var]
-    if KOREAN_DECLARATION.match(buffered.peek(200)[:200]):
-        return io.BufferedReader(_Recoded(buffered))
-    return buffered
+def _wiki_item(page: WikiPage, location: str, number: int, config: IngestConfig) -> Item:
+    values = page.values
+    fields = {"id": values.get("id"), "title": values.get("title", ""), "published_at": values.get("timestamp", "")}
+    markup = values.get("text", "")
+    if values.get("ns", "") not in ("", "0"):
+        return Refused(location, number, {**fields, "text": wikitext_to_plain(markup)}, "not_an_article")
+    if page.too_large:
+        return _too_large(location, number, b"", page.characters, config)
+    fields["text"] = wikitext_to_plain(markup)
+    if page.redirect or markup.lstrip().lower().startswith(("#redirect", "#넘겨주기")):
+        return Refused(location, number, fields, "redirect")
+    return Record(location, number, fields)
 
 
 def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """One document a plain text file; the charset is found as for pages."""
-    try:
-        with open_stream(path) as stream:
-            body = stream.read(config.max_record_bytes + 1)
-    except BROKEN_STREAM as error:
-        yield _broken_stream(name, 0, error)
-        return
-    if len(body) > config.max_record_bytes:
-        yield _too_large(name, 0, body, os.path.getsize(path), config)
+    body = _whole(path, name, config)
+    if isinstance(body, Unreadable):
+        yield body
         return
     try:
         text, _ = decode_page(body)
@@ -445,16 +331,14 @@ def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) 
 
 def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """One page a file of Mallard, the XML of GNOME's help."""
-    from defusedxml.ElementTree import ParseError, parse
-
-    try:
-        with open_stream(path) as stream:
-            root: Any = parse(_as_utf8(stream)).getroot()
-    except (ParseError, ValueError) as error:
-        yield Unreadable(name, 0, "invalid_xml", f"{error}; correct the file, or leave it out")
+    body = _whole(path, name, config)
+    if isinstance(body, Unreadable):
+        yield body
         return
-    except BROKEN_STREAM as error:
-        yield _broken_stream(name, 0, error)
+    try:
+        root = parse_tree(body)
+    except INVALID_XML as error:
+        yield Unreadable(name, 0, "invalid_xml", f"{error}; correct the file, or leave it out", body)
         return
     if not root.tag.startswith(MALLARD_NAMESPACE):
         yield Unreadable(name, 0, "not_mallard", f"the root element is {root.tag}")
@@ -465,17 +349,30 @@ def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfi
 
 def read_gettext(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
     """Messages of a compiled translation catalogue (.mo), those long enough to be a text; id = hash of the original."""
+    body = _whole(path, name, config)
+    if isinstance(body, Unreadable):
+        yield body
+        return
     try:
-        with open_stream(path) as stream:
-            catalogue = gettext.GNUTranslations(stream)  # type: ignore[arg-type]
-    except (UnicodeDecodeError, struct.error, OSError) as error:
-        yield Unreadable(name, 0, "broken_catalogue", f"{error}; compile the catalogue again")
+        catalogue = gettext.GNUTranslations(io.BytesIO(body))  # type: ignore[arg-type]
+    except (ValueError, LookupError, struct.error, OSError) as error:
+        yield Unreadable(name, 0, "broken_catalogue", f"{error}; compile the catalogue again", body)
         return
     messages: dict[Any, str] = catalogue._catalog  # type: ignore[attr-defined]
     for number, (key, translation) in enumerate(sorted(messages.items(), key=lambda item: str(item[0]))):
         if key and len(translation) >= MESSAGE_MIN_CHARACTERS:
             identity = digest128(repr(key).encode())
             yield Record(f"{name}#{number}", number, {"id": identity, "text": translation})
+
+
+def _whole(path: str, name: str, config: IngestConfig) -> bytes | Unreadable:
+    """A file that is one record, or why it cannot be had."""
+    try:
+        with open_stream(path, config.max_expansion) as stream:
+            body = stream.read(config.max_record_bytes + 1)
+    except BROKEN_STREAM as error:
+        return _broken_stream(name, 0, error)
+    return body if len(body) <= config.max_record_bytes else _too_large(name, 0, body, os.path.getsize(path), config)
 
 
 Reader = Callable[[str, str, SourceConfig, IngestConfig], Iterator[Item]]
