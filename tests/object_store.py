@@ -42,6 +42,9 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+TRIES = 5
+
+
 class ObjectStore:
     """SeaweedFS with a bucket `warehouse`, on ports of its own."""
 
@@ -68,6 +71,26 @@ class ObjectStore:
                 }
             )
         )
+        for _ in range(TRIES):
+            self._start(program, folder, config)
+            if self._answers():
+                break
+            self.close()  # something else took one of its ports in between
+        else:
+            raise RuntimeError(f"the object store did not start, see {self._log.name}")
+        import boto3
+
+        admin = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=ADMIN,
+            aws_secret_access_key=ADMIN_SECRET,
+            region_name="us-east-1",
+        )
+        admin.create_bucket(Bucket="warehouse")
+        admin.put_object(Bucket="warehouse", Key="warm", Body=b"the first write makes volumes, which takes seconds")
+
+    def _start(self, program: str, folder: Path, config: Path) -> None:
         self.port = free_port()
         master, volume, filer = free_port(), free_port(), free_port()
         ports = []
@@ -89,31 +112,20 @@ class ObjectStore:
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
-        self._wait()
-        import boto3
 
-        admin = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            aws_access_key_id=ADMIN,
-            aws_secret_access_key=ADMIN_SECRET,
-            region_name="us-east-1",
-        )
-        admin.create_bucket(Bucket="warehouse")
-        admin.put_object(Bucket="warehouse", Key="warm", Body=b"the first write makes volumes, which takes seconds")
-
-    def _wait(self) -> None:
+    def _answers(self) -> bool:
+        """Whether it does, within a minute."""
         for _ in range(300):
             with suppress(OSError):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=2).close()
-                    return
+                    return True
                 except urllib.error.HTTPError:
-                    return
+                    return True
             if self._process.poll() is not None:
                 break
             time.sleep(0.2)
-        raise RuntimeError(f"the object store did not start, see {self._log.name}")
+        return False
 
     def close(self) -> None:
         """End it."""

@@ -18,6 +18,7 @@ from hyperclova_core.corpus.select import SelectConfig
 from hyperclova_core.evaluation.config import EvaluateConfig
 from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.gates import GateConfig
 from hyperclova_core.jobs.config import JobsConfig
 from hyperclova_core.jobs.spark.pods import SIZES, SparkClusterConfig
@@ -65,6 +66,7 @@ class Recipe(Config):
         le=MAX_BUCKETS,
         description="bucket files of a dataset, a power of two; 128 to 512 MB of text each at scale",
     )
+    limits: ContentLimits = ContentLimits()
     ingest: IngestConfig = IngestConfig()
     deduplicate: DeduplicateConfig = DeduplicateConfig()
     deidentify: DeidentifyConfig = DeidentifyConfig()

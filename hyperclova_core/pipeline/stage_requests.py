@@ -57,6 +57,7 @@ def request_of(warehouse: Warehouse, run: RunFolder, key: str) -> StageRequest:
         files=files,
         seed=recipe.seed,
         buckets=recipe.buckets,
+        limits=recipe.limits,
         gates=_gates(recipe, node.name, record.kind) if node.name in GATED else None,
         docs_folder=storage.join(run.uri, "gates"),
         made_by={"run": record.run_id, RETENTION_KEY: recipe.retention_days},

@@ -36,7 +36,7 @@ MEASURABLE = 0.25
 STEEPEST = 1.3
 
 
-class TooSlow(Exception):
+class TooSlowError(Exception):
     """A pattern was stopped."""
 
 
@@ -45,7 +45,7 @@ def stopped_after(seconds: float) -> Iterator[None]:
     """Processor seconds; Python's engine looks at signals while it matches."""
 
     def stop(*_: object) -> None:
-        raise TooSlow
+        raise TooSlowError
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
@@ -98,7 +98,7 @@ def seconds_of(pattern: re.Pattern[Any], text: str, most: float) -> float:
         with stopped_after(most):
             for _ in pattern.finditer(subject):
                 pass
-    except TooSlow:
+    except TooSlowError:
         return float("inf")
     return time.thread_time() - started
 

@@ -19,6 +19,8 @@ from hyperclova_core.foundation.datasets.dataset import Target
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import Counters, FileEntry, Table
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.stages.content_limits import ContentLimits
+from hyperclova_core.foundation.stages.record_watch import RecordWatch
 from hyperclova_core.foundation.stages.units import UnitResult, WorkUnit
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ class StageContext:
     scrap: Scrap = field(default_factory=Scrap)
     documents: int = 0
     """Rows of the input, where a stage is given a frame of them."""
+    limits: ContentLimits = ContentLimits()
+    watch: RecordWatch = field(default_factory=RecordWatch)
+    """Told of each record of a file that is read."""
 
     @property
     def attempt_path(self) -> str:
@@ -79,7 +84,14 @@ class StageContext:
     def for_workers(self) -> StageContext:
         """The same without the engine, which stays in the driver."""
         return StageContext(
-            self.stage, self.version, self.seed, self.buckets, self.attempt, self.target, self.fingerprint
+            self.stage,
+            self.version,
+            self.seed,
+            self.buckets,
+            self.attempt,
+            self.target,
+            self.fingerprint,
+            limits=self.limits,
         )
 
 
@@ -160,16 +172,27 @@ class StageDefinition:
     project: Callable[..., pa.RecordBatch] | None = None
     project_schema: pa.Schema | None = None
     resources: Callable[..., dict[str, str]] | None = None
+    warm_up: Callable[[], object] | None = None
 
     @property
     def reference(self) -> str:
         """`module:function`, by which workers find the stage again."""
         return f"{self.function.__module__}:{self.function.__qualname__}"
 
-    def fingerprint(self, config: Config, inputs: Mapping[str, str], seed: int, buckets: int) -> str:
-        """Identity of what the stage will write: of its version, config, inputs and every resource it reads."""
+    def fingerprint(
+        self,
+        config: Config,
+        inputs: Mapping[str, str],
+        seed: int,
+        buckets: int,
+        limits: ContentLimits = ContentLimits(),  # noqa: B008 - a value
+    ) -> str:
+        """Identity of what the stage will write: of its version, config, inputs and every resource it reads, and of limits where they
+        are not the platform's own."""
+        limited = {} if limits == ContentLimits() or self.kind not in ("source", "document") else {"limits": limits.identity()}
         return fingerprint(
             {
+                **limited,
                 "stage": self.name,
                 "version": self.version,
                 "config": config.identity(),
@@ -210,8 +233,13 @@ def document_stage(
     extras: Mapping[str, pa.Schema] | None = None,
     restricted_extras: frozenset[str] = frozenset(),
     resources: Callable[..., dict[str, str]] | None = None,
+    warm_up: Callable[[], object] | None = None,
 ) -> Callable[[Function], Function]:
-    """Declare a function of (documents: RecordBatch, config, context) that returns a `StageBatch`."""
+    """Declare a function of (documents: RecordBatch, config, context) that returns a `StageBatch`.
+
+    Args:
+        warm_up: makes what the function needs once a process, before processes for documents' content are forked from it.
+    """
 
     def declare(function: Function) -> Function:
         return _declare(
@@ -223,6 +251,7 @@ def document_stage(
             extras=extras or {},
             restricted_extras=restricted_extras,
             resources=resources,
+            warm_up=warm_up,
         )
 
     return declare

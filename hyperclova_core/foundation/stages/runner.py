@@ -26,6 +26,7 @@ from hyperclova_core.foundation.datasets.manifest import (
 )
 from hyperclova_core.foundation.datasets.removal_mark import refuse_marked
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.corpus_stages import run_corpus_stage
 from hyperclova_core.foundation.stages.document_stages import run_document_stage
 from hyperclova_core.foundation.stages.gates import GateConfig, check_gates, passed_before
@@ -47,6 +48,7 @@ class StageRequest:
     files: Sequence[SourceFile] = ()
     seed: int = 0
     buckets: int = 1
+    limits: ContentLimits = ContentLimits()
     gates: GateConfig | None = None
     docs_folder: str | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +103,9 @@ def plan_stage(request: StageRequest) -> StagePlan:
         TransientError: it is about to be removed.
     """
     inputs = {name: reference.fingerprint for name, reference in input_references(request).items()}
-    identity = request.definition.fingerprint(request.config, inputs, request.seed, request.buckets)
+    identity = request.definition.fingerprint(
+        request.config, inputs, request.seed, request.buckets, request.limits
+    )
     target = request.target(identity)
     manifest = read_manifest(target.uri)
     if manifest is not None and manifest.fingerprint != identity:
@@ -162,6 +166,7 @@ def _run_and_commit(plan: StagePlan, engine: Engine) -> tuple[Dataset, bool, int
         plan.target,
         plan.fingerprint,
         engine,
+        limits=request.limits,
     )
     tables: dict[str, Table]
     info: dict[str, Any] = {}
