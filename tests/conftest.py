@@ -28,6 +28,7 @@ os.environ["HYPERCLOVA_PSEUDONYM_KEY"] = "a key for tests, of no worth"
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
 from hyperclova_core.corpus.ingest.stage import ingest
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target
+from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
@@ -191,7 +192,13 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def ingested(folder: Path, *sources: SourceConfig, buckets: int = 2, **settings: Any) -> Dataset:
+def ingested(
+    folder: Path,
+    *sources: SourceConfig,
+    buckets: int = 2,
+    limits: ContentLimits = ContentLimits(),  # noqa: B008
+    **settings: Any,
+) -> Dataset:
     """Files ingested into a dataset of their own."""
     config = IngestConfig(sources=sources, **settings)
     request = StageRequest(
@@ -200,6 +207,7 @@ def ingested(folder: Path, *sources: SourceConfig, buckets: int = 2, **settings:
         lambda identity: Target(str(folder / identity)),
         files=find_files(config),
         buckets=buckets,
+        limits=limits,
     )
     return execute(plan_stage(request), LocalEngine()).dataset
 

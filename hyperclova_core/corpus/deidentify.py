@@ -47,7 +47,7 @@ class DeidentifyConfig(Config):
     )
 
 
-@document_stage("deidentify", version="2", extras={"audit": AUDIT_SCHEMA}, restricted_extras=frozenset({"audit"}))
+@document_stage("deidentify", version="3", extras={"audit": AUDIT_SCHEMA}, restricted_extras=frozenset({"audit"}))
 def deidentify(documents: pa.RecordBatch, config: DeidentifyConfig, context: StageContext) -> StageBatch:
     """Replace personal data in text, title, address and ids; `pii` counts what was replaced in text and title, by type."""
     texts: list[str] = documents.column("text").to_pylist()

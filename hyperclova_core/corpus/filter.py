@@ -9,7 +9,7 @@ from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import file_checksum
 from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, document_stage
-from hyperclova_core.korean import text_signals
+from hyperclova_core.korean import codepoints, text_signals
 from hyperclova_core.korean.hangul import comparison_form, hangul_share
 
 SCORE_DECIMALS = 5
@@ -40,7 +40,7 @@ def _resources(config: FilterConfig) -> dict[str, str]:
     return {"model": file_checksum(f"{config.model}/{WEIGHTS}")} if config.model else {}
 
 
-@document_stage("filter", version="1", resources=_resources)
+@document_stage("filter", version="1", resources=_resources, warm_up=codepoints.prepare)
 def filter_documents(documents: pa.RecordBatch, config: FilterConfig, context: StageContext) -> StageBatch:
     """Score every document, keep those within the thresholds; every drop has one reason."""
     texts: list[str] = documents.column("text").to_pylist()

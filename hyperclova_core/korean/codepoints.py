@@ -59,6 +59,11 @@ def _table() -> npt.NDArray[np.uint8]:
     return table
 
 
+def prepare() -> None:
+    """Make what the first text of a process would have to wait for."""
+    _table()
+
+
 def codes_of(text: str) -> Codes:
     """Code points, shape (characters,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -371,8 +371,15 @@ _TRIGGER = re.compile(
 )
 
 
+_FULL_WIDTH = re.compile("[\uff01-\uff5e]")
+_HALF_WIDTH = {0xFEE0 + code: code for code in range(0x21, 0x7F)}
+"""Full-width forms of ASCII, one character for one, so that offsets stay."""
+
+
 def find_personal_data(text: str) -> list[Span]:
     """All finds, in order, not overlapping: earlier rules (more certain types) win, then the longer find."""
+    if _FULL_WIDTH.search(text):
+        text = text.translate(_HALF_WIDTH)
     if not _TRIGGER.search(text):
         return []
     taken = bytearray(len(text))

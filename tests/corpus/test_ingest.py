@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, find_files
-from hyperclova_core.corpus.ingest.extract import ExtractionTimeoutError, Extractor
 from hyperclova_core.corpus.ingest.markup import wikitext_to_plain
 from hyperclova_core.corpus.ingest.text import decode_page
 from hyperclova_core.foundation.datasets.dataset import Dataset
@@ -137,13 +136,6 @@ def test_records_marked_as_not_indexable_stay_out(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", [{"id": "1", "text": TEXT}, {"id": "2", "text": TEXT + "!", "indexable": False}]
     )
     assert ingested(tmp_path / "out", source(path)).manifest.counters.rejected == {"not_indexable": 1}
-
-
-def test_a_page_that_takes_too_long_is_given_up() -> None:
-    with Extractor(0.0) as extractor, pytest.raises(ExtractionTimeoutError):
-        extractor.extract(PAGE.format(head="", text=TEXT) * 200)
-    with Extractor(20) as extractor:
-        assert TEXT in extractor.extract(PAGE.format(head="", text=TEXT))["text"]
 
 
 def test_the_same_document_twice_is_one_and_two_contents_are_a_conflict(tmp_path: Path) -> None:

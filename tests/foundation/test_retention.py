@@ -75,7 +75,7 @@ def test_a_recent_run_keeps_what_it_used(warehouse: Warehouse, portal: Dataset) 
 
 def test_attempts_never_committed_go_and_a_running_one_stays(warehouse: Warehouse, portal: Dataset) -> None:
     plan = plan_stage(stage(warehouse, portal, fail_in_bucket=1))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match="unit fails"):
         execute(plan, LocalEngine())
     assert kinds(warehouse) == []
     age(warehouse, 10)

@@ -31,7 +31,7 @@ class KeepConfig(Config):
 def keep(documents: pa.RecordBatch, config: KeepConfig, context: StageContext) -> StageBatch:
     marks = [int(doc_id[:8], 16) for doc_id in documents.column("doc_id").to_pylist()]
     if any(mark >> 31 == config.fail_in_bucket for mark in marks):
-        raise RuntimeError("this unit fails")
+        raise DataError("This unit fails", where="here", why="the test wants it", remedy="none")
     stays = pa.array([mark % config.modulus == 0 for mark in marks])
     dropped = pa.array([mark % config.modulus != 0 for mark in marks])
     rejected = documents.filter(dropped)
@@ -144,7 +144,7 @@ def test_gates_on_counters_say_what_was_found(portal: Dataset, tmp_path: Path) -
 
 def test_units_of_another_configuration_are_not_taken_over(portal: Dataset, tmp_path: Path) -> None:
     """A folder given as --output may hold what a killed run of other settings, or of another stage, left."""
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match="unit fails"):
         execute(plan_stage(request(portal, tmp_path, KeepConfig(fail_in_bucket=1))), LocalEngine())
     outcome = execute(plan_stage(request(portal, tmp_path, KeepConfig(modulus=5))), LocalEngine())
     assert outcome.taken_over == 0

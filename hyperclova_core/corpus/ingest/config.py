@@ -7,8 +7,9 @@ import logging
 import os
 import posixpath
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -56,11 +57,10 @@ class SourceConfig(Config):
 class IngestConfig(Config):
     """Limits of reading."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"extraction_seconds": "limits.record_seconds"}
+
     sources: tuple[SourceConfig, ...] = ()
     max_record_bytes: int = Field(16 << 20, ge=1024, description="a larger record is quarantined")
-    extraction_seconds: float = Field(
-        10.0, gt=0, description="time for the main content of one page, then it is quarantined"
-    )
     max_expansion: int = Field(
         200,
         ge=10,

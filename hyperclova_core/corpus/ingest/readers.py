@@ -25,13 +25,14 @@ from hyperclova_core.corpus.ingest.decompression import (
     check_last_gzip_member,
     open_stream,
 )
-from hyperclova_core.corpus.ingest.extract import ExtractionError, ExtractionTimeoutError, Extractor, shared_extractor
+from hyperclova_core.corpus.ingest.extract import extract
 from hyperclova_core.corpus.ingest.markup import MALLARD_NAMESPACE, mallard_text, wikitext_to_plain
 from hyperclova_core.corpus.ingest.records import Item, Record, Refused, Unreadable
 from hyperclova_core.corpus.ingest.text import UndecodableError, declared_charset, decode_page
 from hyperclova_core.corpus.ingest.xml_parsing import INVALID_XML, WikiPage, parse_tree, wiki_pages
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import digest128
+from hyperclova_core.foundation.stages.record_watch import RecordWatch, Trip
 from hyperclova_core.foundation.stages.units import SourceFile
 
 MESSAGE_MIN_CHARACTERS = 60
@@ -39,8 +40,13 @@ MESSAGE_MIN_CHARACTERS = 60
 PAGE_TYPES = ("text/html", "application/xhtml")
 
 
-def read_file(file: SourceFile, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_file(
+    file: SourceFile, source: SourceConfig, config: IngestConfig, watch: RecordWatch | None = None
+) -> Iterator[Item]:
     """All items of one file.
+
+    Args:
+        watch: told of each record before its content is looked at.
 
     Raises:
         DataError: no reader knows the file's format.
@@ -53,10 +59,10 @@ def read_file(file: SourceFile, source: SourceConfig, config: IngestConfig) -> I
             why=f"nothing is known of the suffix {os.path.splitext(file.path)[1]!r}",
             remedy="set `format` of the source (jsonl, parquet, html, warc, mediawiki, text, mallard, gettext)",
         )
-    yield from READERS[chosen](file.path, file.name, source, config)
+    yield from READERS[chosen](file.path, file.name, source, config, watch or RecordWatch())
 
 
-def read_jsonl(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_jsonl(path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch) -> Iterator[Item]:
     """One JSON object a line with `text`; further fields as `records_to_documents` knows them."""
     number = offset = 0
     with open_stream(path, config.max_expansion) as stream:
@@ -76,7 +82,14 @@ def read_jsonl(path: str, name: str, source: SourceConfig, config: IngestConfig)
                 yield _broken_stream(f"{name}:{number}", offset, error)
                 return
             if line.strip():
-                yield _json_item(line, f"{name}:{number}", start)
+                place = f"{name}:{number}"
+                trip = watch.begin()
+                yield _passed_over(trip, place, start, line) if trip else _json_item(line, place, start)
+
+
+def _passed_over(trip: Trip, location: str, offset: int, raw: bytes = b"") -> Unreadable:
+    """A record that broke a limit when it was read before."""
+    return Unreadable(location, offset, trip.reason, trip.detail, raw)
 
 
 def _skip_line(stream: IO[bytes], line: bytes) -> int:
@@ -135,7 +148,9 @@ def _json_item(line: bytes, location: str, offset: int) -> Item:
     return Record(location, offset, fields)
 
 
-def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_parquet(
+    path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch
+) -> Iterator[Item]:
     """Rows with a `text` column."""
     try:
         with pq.ParquetFile(path) as file:
@@ -151,7 +166,9 @@ def read_parquet(path: str, name: str, source: SourceConfig, config: IngestConfi
                 for row in _rows(batch):
                     number += 1
                     location = f"{name}#{number}"
-                    if isinstance(row, _UnreadableValue):
+                    if trip := watch.begin():
+                        yield _passed_over(trip, location, number)
+                    elif isinstance(row, _UnreadableValue):
                         yield Unreadable(location, number, "unreadable_value", row.detail, row.raw)
                     elif not isinstance(row["text"], str):
                         yield Unreadable(location, number, "no_text", "the row's text is null or not a string")
@@ -201,14 +218,17 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | _UnreadableValue]:
             yield row
 
 
-def read_html(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_html(path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch) -> Iterator[Item]:
     """One page a file."""
     body = _whole(path, name, config)
     if isinstance(body, Unreadable):
         yield body
         return
+    if trip := watch.begin():
+        yield _passed_over(trip, name, 0, body)
+        return
     url = f"{source.url_prefix}{name}" if source.url_prefix else None
-    yield _page(body, None, "", {"id": name, "url": url}, name, 0, shared_extractor(config.extraction_seconds))
+    yield _page(body, None, "", {"id": name, "url": url}, name, 0)
 
 
 def _page(
@@ -218,7 +238,6 @@ def _page(
     fields: dict[str, Any],
     location: str,
     offset: int,
-    extractor: Extractor,
 ) -> Item:
     if not body.strip():
         return Refused(location, offset, {**fields, "text": ""}, "empty")
@@ -226,18 +245,7 @@ def _page(
         page, found = decode_page(body, charset)
     except UndecodableError as error:
         return Unreadable(location, offset, "unknown_charset", str(error), body)
-    try:
-        content = extractor.extract(page)
-    except ExtractionTimeoutError as error:
-        return Unreadable(
-            location,
-            offset,
-            "extraction_timeout",
-            f"{error}; raise `ingest.extraction_seconds` if such pages matter",
-            body,
-        )
-    except ExtractionError as error:
-        return Unreadable(location, offset, "extraction_failed", str(error), body)
+    content = extract(page)
     record = {**fields, "text": content["text"], "title": content["title"] or None, "charset": found}
     record["url"] = fields.get("url") or content["canonical"] or None
     directives = {part.strip() for part in f"{robots_header.lower()},{content['robots']}".replace(":", ",").split(",")}
@@ -246,11 +254,10 @@ def _page(
     return Record(location, offset, record)
 
 
-def read_warc(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_warc(path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch) -> Iterator[Item]:
     """Pages of a web archive (ISO 28500), also gzipped: successful HTML responses; others are refused and counted."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    extractor = shared_extractor(config.extraction_seconds)
     with open(path, "rb") as stream:
         last = 0
         try:
@@ -258,14 +265,15 @@ def read_warc(path: str, name: str, source: SourceConfig, config: IngestConfig) 
                 stream, record_types=WarcRecordType.response | WarcRecordType.resource, parse_http=True
             ):
                 last = int(record.stream_pos)
-                yield _warc_item(record, f"{name}@{last}", last, config, extractor)
+                trip, place = watch.begin(), f"{name}@{last}"
+                yield _passed_over(trip, place, last) if trip else _warc_item(record, place, last, config)
             if path.endswith(".gz"):
                 check_last_gzip_member(path, last)
         except BROKEN_STREAM as error:
             yield _broken_stream(f"{name}@{last}", last, error)
 
 
-def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, extractor: Extractor) -> Item:
+def _warc_item(record: Any, location: str, offset: int, config: IngestConfig) -> Item:
     url = record.headers.get("WARC-Target-URI")
     fields = {"url": url, "id": url, "collected_at": record.headers.get("WARC-Date"), "text": ""}
     http = record.http_headers
@@ -283,17 +291,23 @@ def _warc_item(record: Any, location: str, offset: int, config: IngestConfig, ex
         return Unreadable(location, offset, "truncated_record", detail, body)
     charset = record.http_charset if http is not None else declared_charset(kind)
     robots = (http.get("X-Robots-Tag") or "") if http is not None else ""
-    return _page(body, charset, robots, fields, location, offset, extractor)
+    return _page(body, charset, robots, fields, location, offset)
 
 
-def read_mediawiki(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_mediawiki(
+    path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch
+) -> Iterator[Item]:
     """Articles of a MediaWiki XML dump: namespace 0, no redirects."""
     number = 0
     with open_stream(path, config.max_expansion) as stream:
         try:
             for page in wiki_pages(stream, config.max_record_bytes):
                 number += 1
-                yield _wiki_item(page, f"{name}#{number}", number, config)
+                trip, place = watch.begin(), f"{name}#{number}"
+                if trip:
+                    yield _passed_over(trip, place, number, page.values.get("text", "").encode("utf-8", "replace"))
+                else:
+                    yield _wiki_item(page, place, number, config)
         except INVALID_XML as error:
             detail = f"{error}; what lay before was read; fetch the dump again"
             yield Unreadable(f"{name}#{number + 1}", number + 1, "invalid_xml", detail)
@@ -315,11 +329,14 @@ def _wiki_item(page: WikiPage, location: str, number: int, config: IngestConfig)
     return Record(location, number, fields)
 
 
-def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch) -> Iterator[Item]:
     """One document a plain text file; the charset is found as for pages."""
     body = _whole(path, name, config)
     if isinstance(body, Unreadable):
         yield body
+        return
+    if trip := watch.begin():
+        yield _passed_over(trip, name, 0, body)
         return
     try:
         text, _ = decode_page(body)
@@ -329,11 +346,16 @@ def read_text(path: str, name: str, source: SourceConfig, config: IngestConfig) 
     yield Record(name, 0, {"id": name, "text": text, "title": None})
 
 
-def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_mallard(
+    path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch
+) -> Iterator[Item]:
     """One page a file of Mallard, the XML of GNOME's help."""
     body = _whole(path, name, config)
     if isinstance(body, Unreadable):
         yield body
+        return
+    if trip := watch.begin():
+        yield _passed_over(trip, name, 0, body)
         return
     try:
         root = parse_tree(body)
@@ -347,11 +369,16 @@ def read_mallard(path: str, name: str, source: SourceConfig, config: IngestConfi
     yield Record(name, 0, {"id": name, "title": title, "text": text})
 
 
-def read_gettext(path: str, name: str, source: SourceConfig, config: IngestConfig) -> Iterator[Item]:
+def read_gettext(
+    path: str, name: str, source: SourceConfig, config: IngestConfig, watch: RecordWatch
+) -> Iterator[Item]:
     """Messages of a compiled translation catalogue (.mo), those long enough to be a text; id = hash of the original."""
     body = _whole(path, name, config)
     if isinstance(body, Unreadable):
         yield body
+        return
+    if trip := watch.begin():
+        yield _passed_over(trip, name, 0, body)
         return
     try:
         catalogue = gettext.GNUTranslations(io.BytesIO(body))  # type: ignore[arg-type]
@@ -375,7 +402,7 @@ def _whole(path: str, name: str, config: IngestConfig) -> bytes | Unreadable:
     return body if len(body) <= config.max_record_bytes else _too_large(name, 0, body, os.path.getsize(path), config)
 
 
-Reader = Callable[[str, str, SourceConfig, IngestConfig], Iterator[Item]]
+Reader = Callable[[str, str, SourceConfig, IngestConfig, RecordWatch], Iterator[Item]]
 
 READERS: dict[str, Reader] = {
     "jsonl": read_jsonl,

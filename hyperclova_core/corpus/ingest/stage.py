@@ -25,6 +25,7 @@ from hyperclova_core.foundation.hashing import pseudonym
 from hyperclova_core.foundation.secrets import pseudonym_key, pseudonym_key_id
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, source_stage
 from hyperclova_core.foundation.stages.units import SourceFile
+from hyperclova_core.korean import codepoints
 from hyperclova_core.korean.hangul import language_of, nfc
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ def _resources(config: IngestConfig) -> dict[str, str]:
     return {"pseudonym_key": pseudonym_key_id()}
 
 
-@source_stage("ingest", version="2", resources=_resources)
+@source_stage("ingest", version="3", resources=_resources, warm_up=codepoints.prepare)
 def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Iterator[SourceBatch]:
     """Read one foreign file.
 
@@ -60,7 +61,7 @@ def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Ite
     """
     source = config.source(file.source)
     batch = _Batch()
-    for item in read_file(file, source, config):
+    for item in read_file(file, source, config, context.watch):
         if isinstance(item, Unreadable):
             batch.quarantine.append(_quarantined(item, source, context.stage))
         else:

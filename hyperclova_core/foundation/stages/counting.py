@@ -51,6 +51,11 @@ class Tally:
         self.quarantined_bytes[reason] += raw_bytes
         self.by_source[source]["quarantined"] += rows
 
+    def see_all_quarantined(self, rows: pa.RecordBatch) -> None:
+        """Rows of QUARANTINE_SCHEMA."""
+        for row in rows.select(["source", "reason", "raw_bytes"]).to_pylist():
+            self.see_quarantined(row["source"], row["reason"], row["raw_bytes"])
+
     def _by_source(self, documents: pa.RecordBatch, what: str) -> None:
         if documents.num_rows:
             for item in pc.value_counts(documents.column("source")).to_pylist():

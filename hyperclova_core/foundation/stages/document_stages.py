@@ -11,12 +11,12 @@ import pyarrow as pa
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.datasets.dataset import Dataset
-from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, REJECTED_SCHEMA
+from hyperclova_core.foundation.datasets.document_schema import DOCUMENT_SCHEMA, QUARANTINE_SCHEMA, REJECTED_SCHEMA
 from hyperclova_core.foundation.datasets.manifest import Table
 from hyperclova_core.foundation.datasets.parquet_writer import TableWriter, abandoned_on_error
-from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.stages.counting import Tally
-from hyperclova_core.foundation.stages.kinds import StageBatch, StageContext, StageDefinition, load_stage
+from hyperclova_core.foundation.stages.guarded_stage import QUARANTINE, GuardedStage, parts_of, trips_folder
+from hyperclova_core.foundation.stages.kinds import StageContext, StageDefinition, load_stage
 from hyperclova_core.foundation.stages.units import BucketUnit, TablesResult, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
 
@@ -55,6 +55,9 @@ def run_document_stage(
     restricted = {"documents": definition.restricted, "rejected": True}
     restricted.update({name: name in definition.restricted_extras for name in definition.extras})
     tables = {name: table_of(results, name, within) for name, within in restricted.items()}
+    if any(QUARANTINE in result.tables for result in results):
+        tables[QUARANTINE] = table_of([result for result in results if QUARANTINE in result.tables], QUARANTINE, True)
+    context.scrap.folders.append(trips_folder(context))
     return tables, merge_tallies(results), taken
 
 
@@ -71,41 +74,39 @@ def _run_unit(unit: BucketUnit, *, reference: str, config: dict[str, Any], conte
     settings = definition.config.model_validate(config)
     tally = Tally()
     schemas = {"documents": DOCUMENT_SCHEMA, "rejected": REJECTED_SCHEMA, **definition.extras}
-    restricted = {"documents": definition.restricted, "rejected": True}
-    writers = {
-        name: TableWriter(
-            context.target.root(restricted.get(name, name in definition.restricted_extras)),
-            bucket_path(context, name, unit.bucket),
-            schema,
-            unit.bucket,
-        )
-        for name, schema in schemas.items()
-    }
-    with abandoned_on_error(*writers.values()), storage.open_parquet(unit.path) as file:
+    restricted = {"documents": definition.restricted, "rejected": True, QUARANTINE: True}
+
+    def writer_of(name: str, schema: pa.Schema) -> TableWriter:
+        root = context.target.root(restricted.get(name, name in definition.restricted_extras))
+        return TableWriter(root, bucket_path(context, name, unit.bucket), schema, unit.bucket)
+
+    writers = {name: writer_of(name, schema) for name, schema in schemas.items()}
+    with (
+        abandoned_on_error(*writers.values()),
+        storage.open_parquet(unit.path) as file,
+        GuardedStage(definition, settings, context, unit) as stage,
+    ):
         for documents in file.iter_batches(batch_size=BATCH_ROWS):
             tally.see_in(documents)
-            answer = definition.function(documents, settings, context)
-            _check(answer, definition, unit.path)
-            writers["documents"].write(answer.kept)
-            writers["rejected"].write(rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details))
-            for name, extra in answer.extras.items():
-                writers[name].write(extra)
-            tally.see_kept(answer.kept)
-            tally.see_rejected(answer.rejected, answer.reasons)
-            tally.custom.update(answer.custom)
+            for part in parts_of(documents):
+                answer, quarantined = stage(part)
+                writers["documents"].write(answer.kept)
+                writers["rejected"].write(
+                    rejected_batch(answer.rejected, definition.name, answer.reasons, answer.details)
+                )
+                for name, extra in answer.extras.items():
+                    writers[name].write(extra)
+                tally.see_kept(answer.kept)
+                tally.see_rejected(answer.rejected, answer.reasons)
+                tally.custom.update(answer.custom)
+                if quarantined.num_rows:
+                    if QUARANTINE not in writers:
+                        writers[QUARANTINE] = writer_of(QUARANTINE, QUARANTINE_SCHEMA)
+                    writers[QUARANTINE].write(quarantined)
+                    tally.see_all_quarantined(quarantined)
         entries = {name: writer.close() for name, writer in writers.items()}
     files = [
         storage.join(context.target.root(restricted.get(name, name in definition.restricted_extras)), entry.path)
         for name, entry in entries.items()
     ]
     return TablesResult(files=tuple(files), tables=entries, counters=tally.counters())
-
-
-def _check(answer: StageBatch, definition: StageDefinition, path: str) -> None:
-    if not answer.rejected.num_rows == len(answer.reasons) == len(answer.details):
-        raise DataError(
-            f"Stage {definition.name} gave {answer.rejected.num_rows} rejected documents and {len(answer.reasons)} reasons",
-            where=path,
-            why="each dropped document has exactly one reason",
-            remedy="this is a bug of the stage",
-        )

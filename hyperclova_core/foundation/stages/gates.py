@@ -14,6 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -25,11 +26,12 @@ from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.errors import GateError
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.stages.guarded_sample import counted, matches
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
-VERSION = "2"
+VERSION = "3"
 NAMED_ROWS = 20
 
 
@@ -168,8 +170,11 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
         suites[0][2].extend(_source_expectations(config, dataset.manifest.counters, suites[0][1]))
         if sample.num_rows:
             frame = sample.to_pandas()
+            texts = sample.column("text").combine_chunks().cast(pa.string())
             for number, name in enumerate(sorted(config.max_detected_share)):
-                frame[_detected(number, name)] = _detector(name)(sample.column("text").to_pylist())
+                frame[_detected(number, name)] = counted(_detector(name), texts)
+            for pattern in config.forbidden_patterns:
+                frame[_matching(pattern)] = counted(partial(matches, pattern), texts)
             suites.append((f"{stage}.sample", frame, _sample_expectations(config)))
     results: list[dict[str, Any]] = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -249,6 +254,10 @@ def _detected(number: int, name: str) -> str:
     return f"detected_{number}_{name.rpartition(':')[2]}"
 
 
+def _matching(pattern: str) -> str:
+    return f"text matching {pattern}"
+
+
 def _detector(name: str) -> Callable[[list[str]], list[int]]:
     module, _, function = name.partition(":")
     return cast(Callable[[list[str]], list[int]], getattr(importlib.import_module(module), function))
@@ -264,7 +273,8 @@ def _sample_expectations(config: GateConfig) -> list[Expectation]:
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1),
     ]
     expectations.extend(
-        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=pattern) for pattern in config.forbidden_patterns
+        gxe.ExpectColumnValuesToBeInSet(column=_matching(pattern), value_set=[0])
+        for pattern in config.forbidden_patterns
     )
     expectations.extend(
         gxe.ExpectColumnValuesToBeInSet(column=_detected(number, name), value_set=[0], mostly=1 - share)

@@ -189,7 +189,11 @@ class StageDefinition:
     ) -> str:
         """Identity of what the stage will write: of its version, config, inputs and every resource it reads, and of limits where they
         are not the platform's own."""
-        limited = {} if limits == ContentLimits() or self.kind not in ("source", "document") else {"limits": limits.identity()}
+        limited = (
+            {}
+            if limits == ContentLimits() or self.kind not in ("source", "document")
+            else {"limits": limits.identity()}
+        )
         return fingerprint(
             {
                 **limited,
@@ -215,12 +219,22 @@ def _declare(function: Function, **parts: Any) -> Function:
 
 
 def source_stage(
-    name: str, *, version: str, resources: Callable[..., dict[str, str]] | None = None
+    name: str,
+    *,
+    version: str,
+    resources: Callable[..., dict[str, str]] | None = None,
+    warm_up: Callable[[], object] | None = None,
 ) -> Callable[[Function], Function]:
-    """Declare a function of (file: SourceFile, config, context) that yields `SourceBatch`es of one foreign file."""
+    """Declare a function of (file: SourceFile, config, context) that yields `SourceBatch`es of one foreign file.
+
+    Args:
+        warm_up: as for a document stage.
+    """
 
     def declare(function: Function) -> Function:
-        return _declare(function, name=name, version=version, kind="source", restricted=True, resources=resources)
+        return _declare(
+            function, name=name, version=version, kind="source", restricted=True, resources=resources, warm_up=warm_up
+        )
 
     return declare
 

@@ -103,9 +103,7 @@ def plan_stage(request: StageRequest) -> StagePlan:
         TransientError: it is about to be removed.
     """
     inputs = {name: reference.fingerprint for name, reference in input_references(request).items()}
-    identity = request.definition.fingerprint(
-        request.config, inputs, request.seed, request.buckets, request.limits
-    )
+    identity = request.definition.fingerprint(request.config, inputs, request.seed, request.buckets, request.limits)
     target = request.target(identity)
     manifest = read_manifest(target.uri)
     if manifest is not None and manifest.fingerprint != identity:

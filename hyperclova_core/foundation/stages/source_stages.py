@@ -6,7 +6,7 @@ Texts go from task to task through staging files (`exchange`), sorted by doc_id;
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,8 @@ from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.counting import Tally
 from hyperclova_core.foundation.stages.document_stages import bucket_path, merge_tallies, rejected_batch
 from hyperclova_core.foundation.stages.exchange import RangeUnit, buckets_of, exchange
+from hyperclova_core.foundation.stages.guarded_source import GuardedSource
+from hyperclova_core.foundation.stages.guarded_stage import trips_folder
 from hyperclova_core.foundation.stages.kinds import SourceBatch, StageContext, StageDefinition, load_stage
 from hyperclova_core.foundation.stages.units import SourceFile, TablesResult, UnitResult, WorkUnit, table_of
 from hyperclova_core.foundation.stages.work_units import run_units
@@ -147,6 +149,7 @@ def run_source_stage(
         "quarantine": table_of([*read, *gathered], "quarantine", True),
     }
     context.scrap.files.extend(path for path, _ in staged)
+    context.scrap.folders.append(trips_folder(context))
     return tables, tally, taken_read + waiting.taken_over + taken_gathered
 
 
@@ -206,13 +209,11 @@ def _read_unit(unit: _ReadUnit, *, reference: str, config: dict[str, Any], conte
     rejected = TableWriter(root, f"{context.attempt_path}/rejected/{name}.parquet", REJECTED_SCHEMA)
     quarantine = TableWriter(root, f"{context.attempt_path}/quarantine/{name}.parquet", QUARANTINE_SCHEMA)
     tally = Tally()
-    with abandoned_on_error(rejected, quarantine):
+    with abandoned_on_error(rejected, quarantine), GuardedSource(definition, settings, context) as source:
         for file in _planned(unit):
             with storage.fetched(file.path) as path:
-                batches: Iterator[SourceBatch] = definition.function(
-                    file.model_copy(update={"path": path}), settings, context
-                )
-                for batch in batches:
+                fetched = file.model_copy(update={"path": path})
+                for batch in source.batches(fetched):
                     staging.add(batch.documents)
                     rejected.write(batch.rejected)
                     quarantine.write(batch.quarantine)
@@ -233,10 +234,10 @@ def _count_dropped(tally: Tally, batch: SourceBatch) -> None:
     dropped = batch.rejected.select(DOCUMENT_SCHEMA.names)
     tally.see_in(dropped)
     tally.see_rejected(dropped, batch.rejected.column("reason").to_pylist())
-    for row in batch.quarantine.select(["source", "reason", "raw_bytes"]).to_pylist():
+    for source in batch.quarantine.column("source").to_pylist():
         tally.rows_in += 1
-        tally.by_source[row["source"]]["in"] += 1
-        tally.see_quarantined(row["source"], row["reason"], row["raw_bytes"])
+        tally.by_source[source]["in"] += 1
+    tally.see_all_quarantined(batch.quarantine)
 
 
 def _gather_unit(unit: RangeUnit, *, context: StageContext) -> _Gathered:
