@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,17 @@ def test_what_the_detector_leaves_the_gate_leaves(text: str) -> None:
     """These stopped half of all large runs: the gate had patterns of its own, and the detector had left them with reason."""
     assert left_over([replace_spans(text, find_personal_data(text))]) == [0]
     assert DEFAULT_GATES["deidentify"].forbidden_patterns == ()
+
+
+def test_what_is_restricted_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = run(documents(tmp_path, [*GOOD, "raise"]), tmp_path / "out")
+    finally:
+        os.umask(before)
+    folder = tmp_path / "out" / "restricted"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) >= 2, "what was rejected, and what was quarantined"
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert quarantine_of(made)

@@ -6,11 +6,8 @@ the container itself (a compression stream, an XML tree) is broken, which is one
 
 from __future__ import annotations
 
-import gettext
-import io
 import json
 import os
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -18,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hyperclova_core.corpus.ingest.catalogues import messages_of
 from hyperclova_core.corpus.ingest.config import IngestConfig, SourceConfig, known_format
 from hyperclova_core.corpus.ingest.decompression import (
     BROKEN_STREAM,
@@ -381,14 +379,13 @@ def read_gettext(
         yield _passed_over(trip, name, 0, body)
         return
     try:
-        catalogue = gettext.GNUTranslations(io.BytesIO(body))  # type: ignore[arg-type]
-    except (ValueError, LookupError, struct.error, OSError) as error:
+        messages = messages_of(body)
+    except ValueError as error:
         yield Unreadable(name, 0, "broken_catalogue", f"{error}; compile the catalogue again", body)
         return
-    messages: dict[Any, str] = catalogue._catalog  # type: ignore[attr-defined]
     for number, (key, translation) in enumerate(sorted(messages.items(), key=lambda item: str(item[0]))):
-        if key and len(translation) >= MESSAGE_MIN_CHARACTERS:
-            identity = digest128(repr(key).encode())
+        if len(translation) >= MESSAGE_MIN_CHARACTERS:
+            identity = digest128(repr(key).encode("utf-8", "surrogatepass"))
             yield Record(f"{name}#{number}", number, {"id": identity, "text": translation})
 
 

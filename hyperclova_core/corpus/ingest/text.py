@@ -28,11 +28,10 @@ CHARSETS = {
         name: name
         for name in ("utf-16", "utf-16le", "utf-16be", "utf-32", "iso-2022-kr", "johab", "shift_jis", "euc-jp")
     },
-    **{
-        name: name
-        for name in ("gb2312", "gbk", "gb18030", "big5", "koi8-r", "iso-8859-1", "iso-8859-15", "windows-1251")
-    },
-    **dict.fromkeys(("latin1", "latin-1", "windows-1252", "cp1252"), "cp1252"),
+    **{name: name for name in ("gb2312", "gbk", "gb18030", "big5", "tis-620", "koi8-r", "koi8-u")},
+    **{f"iso-8859-{number}": f"iso-8859-{number}" for number in (*range(1, 12), *range(13, 17))},
+    **{f"{family}{number}": f"cp{number}" for family in ("windows-", "cp") for number in range(1250, 1259)},
+    **dict.fromkeys(("latin1", "latin-1"), "cp1252"),
 }
 """Charsets that pages are read in, and the codec of each. Python knows others that are no charsets of text, some of them slow: `punycode`
 took 20 seconds for 320 KB."""

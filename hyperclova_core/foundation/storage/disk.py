@@ -17,6 +17,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 OF_ONE_MACHINE = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "overlay"})
 """File systems that one machine mounts at a time."""
+RESTRICTED = "restricted"
+"""Folders of that name hold raw, rejected, quarantined and not yet de-identified data."""
+OTHERS = 0o077
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -61,9 +64,19 @@ def _number_in(message: str) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """A folder and its parents, if absent."""
+    """A folder and its parents, if absent. A restricted one is its owner's alone, whatever the umask."""
     with explained(str(path)):
         path.mkdir(parents=True, exist_ok=True)
+        if RESTRICTED in path.parts:
+            restricted = Path(*path.parts[: path.parts.index(RESTRICTED) + 1])
+            if restricted.stat().st_mode & OTHERS:
+                restricted.chmod(0o700)
+
+
+def _owners_alone(temporary: Path, path: Path) -> None:
+    """A file that is to lie in a restricted folder is its owner's alone, before it has its name."""
+    if RESTRICTED in path.parts:
+        temporary.chmod(0o600)
 
 
 def beside(path: Path) -> Path:
@@ -75,6 +88,7 @@ def beside(path: Path) -> Path:
 def install(temporary: Path, path: Path, durable: bool = True) -> None:
     """Give a finished file its name, when it is safe on the disk (`durable`), or at once."""
     with explained(str(path)):
+        _owners_alone(temporary, path)
         if durable:
             sync_file(temporary)
         os.replace(temporary, path)
@@ -131,6 +145,7 @@ def create_once(path: Path, data: bytes, durable: bool = True) -> bool:
     try:
         with explained(str(path)):
             temporary.write_bytes(data)
+            _owners_alone(temporary, path)
             if durable:
                 sync_file(temporary)
             try:
