@@ -17,7 +17,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 export VENV TORCH_INDEX_URL HYPERCLOVA_HOME AIRFLOW_PORT MLFLOW_PORT
 BIN := $(VENV)/bin
 
-.PHONY: run stop test test-fast test-parallel test-k8s chart chart-package compose-up compose-down images lint setup up demo-text bench-foundation bench-deduplicate bench-serialize bench-scale bench-tokenizers bench-train bench-parameters help
+.PHONY: run stop test test-fast test-parallel test-k8s fuzz chart chart-package compose-up compose-down images lint setup up demo-text bench-foundation bench-hostile bench-deduplicate bench-serialize bench-scale bench-tokenizers bench-train bench-parameters help
 
 run: setup ## Start the services, run pretrain_hyperclova with RECIPE, show the result; again: reuse what is unchanged
 	@$(BIN)/hyperclova platform demo --recipe $(RECIPE)
@@ -42,6 +42,9 @@ test-parallel: setup ## Training under every layout beside one process: prints t
 
 test-k8s: setup ## Jobs on a double of a cluster; KUBECONFIG=FILE HYPERCLOVA_TEST_IMAGE=IMAGE: the conformance file on a real one too
 	@$(BIN)/python -m pytest tests/jobs
+
+fuzz: setup ## Mutated inputs for every reader, detector, signal and the tokenizer (FUZZ_RUNS=10000 FUZZ_SEED=1)
+	@$(BIN)/python -m tests.hostile.fuzz $(or $(FUZZ_RUNS),10000) $(FUZZ_SEED)
 
 chart: setup ## The helm chart: linted, rendered for all its values, valid for Kubernetes 1.29 to 1.37
 	@$(BIN)/python -m pytest tests/chart
@@ -68,6 +71,9 @@ images: ## The images, and a stage run inside one (IMAGES="orchestrator pipeline
 
 bench-foundation: setup ## What commits, manifests and S3 reads cost, beside named peers (BENCH_MB=1000)
 	@$(BIN)/python benchmarks/foundation.py
+
+bench-hostile: setup ## What the boundary around content costs, and how long hostile inputs take (BENCH_MB=20)
+	@$(BIN)/python -m benchmarks.hostile
 
 bench-deduplicate: setup ## Deduplication beside datatrove, by size, by night (PARTS="signatures stage scaling night" BENCH_MB=1000)
 	@$(BIN)/python benchmarks/deduplicate.py $(PARTS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hyperclova_core.corpus.deidentify import left_over
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target
 from hyperclova_core.foundation.errors import GateError
+from hyperclova_core.foundation.stages import content_process
 from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.gates import GateConfig
@@ -216,3 +219,19 @@ def test_what_is_restricted_is_its_owners_alone_whatever_the_umask(tmp_path: Pat
     assert len(files) >= 2, "what was rejected, and what was quarantined"
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert quarantine_of(made)
+
+
+def test_a_process_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It uses no processor time: a limit by the clock, far beyond that of any busy machine, is for it alone."""
+    monkeypatch.setattr(content_process, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(content_process, "WALL_FACTOR", 0.0)
+
+    def work(request: content_process.Answer) -> Iterator[content_process.Answer]:
+        time.sleep(60 if request.told["wait"] else 0)
+        yield content_process.Answer({}, [])
+
+    process = content_process.ContentProcess(work, LIMITS)
+    assert len(list(process.ask(content_process.Answer({"wait": False}, []), 1.0))) == 1
+    with pytest.raises(content_process.TrippedError, match="processor was not used"):
+        list(process.ask(content_process.Answer({"wait": True}, []), 1.0))
+    assert not process.alive

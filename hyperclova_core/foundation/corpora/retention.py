@@ -246,7 +246,7 @@ def _within(
     loose = [
         file
         for file in folder.files
-        if re.search(r"/(attempts|units)/|/\.[^/]+\.tmp$", file[0])
+        if re.search(r"/(attempts|units|tripped)/|/\.[^/]+\.tmp$", file[0])
         and file[0] not in named
         and not (job and file[0].startswith(f"{job}/"))
     ]

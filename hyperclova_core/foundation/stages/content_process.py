@@ -90,7 +90,11 @@ class ContentProcess:
         try:
             _send(self._requests, Answer({**request.told, "seconds": seconds}, request.tables))
             while True:
-                answer = _receive(self._answers, WALL_SECONDS + WALL_FACTOR * seconds)
+                try:
+                    answer = _receive(self._answers, WALL_SECONDS + WALL_FACTOR * seconds)
+                except TimeoutError as error:
+                    self.close()
+                    raise TrippedError("too_slow", str(error)) from None
                 if answer is None:
                     raise self._ended(seconds)
                 if "error" in answer.told:
@@ -254,7 +258,7 @@ def _receive(stream: IO[bytes], patience: float | None = None) -> Answer | None:
     """The next message; None: the other side is no more.
 
     Raises:
-        TrippedError: nothing came for as many seconds.
+        TimeoutError: nothing came for as many seconds.
     """
     head = _read(stream, _HEAD.size, patience)
     if len(head) < _HEAD.size:
@@ -278,7 +282,7 @@ def _read(stream: IO[bytes], size: int, patience: float | None) -> bytearray:
     view, at = memoryview(data), 0
     while at < size:
         if patience is not None and not select.select([stream], [], [], patience)[0]:
-            raise TrippedError("too_slow", f"no answer for {patience:.3g} s, and the processor was not used")
+            raise TimeoutError(f"no answer for {patience:.3g} s, and the processor was not used")
         got = stream.readinto(view[at:])  # type: ignore[attr-defined]
         if not got:
             return bytearray(data[:at])
