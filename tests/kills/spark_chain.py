@@ -29,7 +29,7 @@ def main() -> None:
     engine = SparkEngine({**SMALL_JVM, **SMALL_EXECUTORS, **told, "spark.master": master})
     session = engine.spark()
     targets = {
-        "the worker, in a unit": "self",
+        "the worker, in a unit": "worker",
         EXECUTOR: "executor",
         f"{EXECUTOR}, without deduplication": "executor",
         "the driver, while units run": str(os.getpid()),

@@ -28,7 +28,7 @@ from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan
 from hyperclova_core.foundation.warehouse import Warehouse
 
 KILL_FILE = "HYPERCLOVA_TEST_KILL_FILE"
-"""Environment: a file whose presence makes the stage's function kill a process, once: `self`, the `executor` that it works for, or the id in the
+"""Environment: a file whose presence makes the stage's function kill a process, once: the `worker`, the `executor` that it works for, or the id in the
 file. It does so in the upper half of the buckets, when others are done."""
 
 
@@ -53,8 +53,8 @@ def odd(documents: pa.RecordBatch, config: OddConfig, context: StageContext) -> 
 
 
 def _process(target: str) -> int:
-    if target == "self":
-        return os.getpid()
+    if target == "worker":
+        return os.getppid()  # a stage's function runs in a process for content
     if target == "executor":
         above = psutil.Process().parents()
         return next(process.pid for process in above if any("ExecutorBackend" in word for word in process.cmdline()))

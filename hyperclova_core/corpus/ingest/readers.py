@@ -23,7 +23,6 @@ from hyperclova_core.corpus.ingest.decompression import (
     check_last_gzip_member,
     open_stream,
 )
-from hyperclova_core.corpus.ingest.extract import extract
 from hyperclova_core.corpus.ingest.markup import MALLARD_NAMESPACE, mallard_text, wikitext_to_plain
 from hyperclova_core.corpus.ingest.records import Item, Record, Refused, Unreadable
 from hyperclova_core.corpus.ingest.text import UndecodableError, declared_charset, decode_page
@@ -243,6 +242,8 @@ def _page(
         page, found = decode_page(body, charset)
     except UndecodableError as error:
         return Unreadable(location, offset, "unknown_charset", str(error), body)
+    from hyperclova_core.corpus.ingest.extract import extract  # of the pipeline's image alone
+
     content = extract(page)
     record = {**fields, "text": content["text"], "title": content["title"] or None, "charset": found}
     record["url"] = fields.get("url") or content["canonical"] or None
