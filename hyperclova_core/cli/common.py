@@ -17,6 +17,7 @@ from hyperclova_core.foundation.config import Config, apply_overrides, load_yaml
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.datasets.manifest import MANIFEST
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.printable import printable
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.kinds import StageDefinition, definition_of
 from hyperclova_core.foundation.stages.runner import Outcome, StageRequest, execute, plan_stage
@@ -210,3 +211,8 @@ def _progress(stage: str) -> Callable[[int, int], None] | None:
         click.echo(f"\r{stage}: {done}/{total} parts", nl=done == total, err=True)
 
     return show
+
+
+def shown(text: str) -> str:
+    """A document's text as a terminal may have it; into a file or a pipe it goes as it is."""
+    return printable(text) if sys.stdout.isatty() else text

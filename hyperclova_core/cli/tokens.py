@@ -11,7 +11,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyperclova_core.cli.common import config_of, input_dataset, run_stage, stage_options, worker_for
+from hyperclova_core.cli.common import config_of, input_dataset, run_stage, shown, stage_options, worker_for
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Target, open_dataset
 from hyperclova_core.foundation.errors import DataError
@@ -196,7 +196,7 @@ def tokenizer_decode(folder: str, ids: str | None) -> None:
             raise DataError(
                 "Not a list of ids", where=line.strip()[:80], why=str(error), remedy="write them as JSON: [12, 7, 530]"
             ) from error
-        click.echo(decoder.decode(values))
+        click.echo(shown(decoder.decode(values)))
 
 
 @click.command()
@@ -308,7 +308,7 @@ def tokens_show(prefix: str, number: int, folder: str, ids: bool) -> None:
         click.echo(f"{key:<13}{row[key]}")
     if ids:
         click.echo(f"{'ids':<13}{Shard(prefix).document(number).tolist()}")
-    click.echo(f"\n{text}")
+    click.echo(f"\n{shown(text)}")
 
 
 @tokens.command("merge")

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from hyperclova_core.cli.common import shown
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.config import load_yaml, parse
 from hyperclova_core.foundation.errors import ConfigError
@@ -160,7 +161,7 @@ def generate(
     texts = list(prompts) or [line.rstrip("\n") for line in sys.stdin]
     sampling = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(filter(None, stops)))
     for found in generate_texts(load_model(model), Tokenizer.load(tokenizer or model), texts, sampling):
-        click.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else f"{found.prompt}{found.text}")
+        click.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else shown(f"{found.prompt}{found.text}"))
 
 
 @click.group()

@@ -40,7 +40,12 @@ def _resources(config: FilterConfig) -> dict[str, str]:
     return {"model": file_checksum(f"{config.model}/{WEIGHTS}")} if config.model else {}
 
 
-@document_stage("filter", version="1", resources=_resources, warm_up=codepoints.prepare)
+def _warm_up(config: FilterConfig) -> None:
+    codepoints.prepare()
+    _model_scores(["가"], config)
+
+
+@document_stage("filter", version="2", resources=_resources, warm_up=_warm_up)
 def filter_documents(documents: pa.RecordBatch, config: FilterConfig, context: StageContext) -> StageBatch:
     """Score every document, keep those within the thresholds; every drop has one reason."""
     texts: list[str] = documents.column("text").to_pylist()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hyperclova_core.foundation.printable import printable
+
 
 class HyperclovaError(Exception):
     """Base of all errors that are written for a person."""
@@ -20,9 +22,9 @@ class HyperclovaError(Exception):
         Args:
             code: what a service answered (`NoSuchUpload`, `400`), for code that has to tell one refusal from another: nobody reads words for that.
         """
-        # a path that is no UTF-8 comes with halves of surrogate pairs, which no log and no JSON takes
+        # a path that is no UTF-8 comes with halves of surrogate pairs, which no log and no JSON takes; any name may hold a terminal's commands
         self.what, self.where, self.why, self.remedy = (
-            part.encode("utf-8", "backslashreplace").decode() for part in (what, where, why, remedy)
+            printable(part.encode("utf-8", "backslashreplace").decode()) for part in (what, where, why, remedy)
         )
         self.code = code
         super().__init__(self.message())

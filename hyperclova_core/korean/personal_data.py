@@ -334,7 +334,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name-intro",
         "NAME",
-        re.compile(rf"(?:저는|제\s?이름은|나는)\s{1, 10}([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"),
+        re.compile(rf"(?:저는|제\s?이름은|나는)\s{{1,10}}([{_SURNAMES}]{_GIVEN})(?=(?:이?라고|입니다|이에요|예요))"),
         _always(0.85),
         17,
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 
+from hyperclova_core.foundation.printable import printable
 from hyperclova_core.provenance.graph import Graph, Node
 
 SHOWN_FILES = 5
@@ -56,7 +57,7 @@ def tree(graph: Graph) -> str:
             return
         seen.add(name)
         files = node.facts.get("files", [])
-        shown = [f"{item['name']}  {item['bytes']:,} bytes" for item in files[:SHOWN_FILES]]
+        shown = [f"{printable(item['name'])}  {item['bytes']:,} bytes" for item in files[:SHOWN_FILES]]
         if len(files) > SHOWN_FILES:
             shown.append(f"and {len(files) - SHOWN_FILES:,} more")
         below = graph.inputs(name)

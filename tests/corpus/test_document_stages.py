@@ -19,6 +19,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.korean.hangul import comparison_form, language_of
 from hyperclova_core.korean.personal_data import (
+    RULES,
     TYPES,
     business_checksum,
     find_personal_data,
@@ -184,3 +185,34 @@ def test_the_quality_model_learns_saves_and_filters(tmp_path: Path) -> None:
     assert dropped == {"model_ad": 20}
     with pytest.raises(DataError, match="Too little"):
         train_quality_model(good[:3], ["a", "a", "b"], seed=1)
+
+
+EXAMPLES = {
+    "email": "메일은 gasang@example.com 입니다",
+    "url-token": "https://example.kr/a?token=abcdef123456 참고",
+    "rrn": "주민번호 900101-1234568",
+    "frn": "외국인등록번호 900101-5234563",
+    "card": "카드 4111-1111-1111-1111로 결제",
+    "driver": "운전면허 11-05-123456-78",
+    "mobile": "연락처 010-5550-1234입니다",
+    "landline": "사무실 02-555-0123",
+    "business": "사업자등록번호 123-45-67891",
+    "passport": "여권번호는 M123A4567이고",
+    "account": "국민은행 123456-01-987654 예금주",
+    "ipv4": "접속 8.8.8.8에서",
+    "ipv6": "접속 2001:4860:4860:0:0:0:0:8888 에서",
+    "plate": "차량 12가 3456을",
+    "road-address": "서울특별시 마포구 가상로 123-4에서",
+    "lot-address": "수원시 팔달구 가상동 12-3번지",
+    "name-field": "성명: 김가상 (30세)",
+    "name-title": "김가상 과장님, 안녕하세요",
+    "name-intro": "저는 김가상입니다. 반갑습니다",
+}
+
+
+def test_each_rule_finds_its_example() -> None:
+    """A rule that can find nothing is seen by no measure of precision."""
+    assert set(EXAMPLES) == {rule.name for rule in RULES}
+    for rule in RULES:
+        assert rule.pattern.groups <= 1, rule.name
+        assert rule.name in {span.rule for span in find_personal_data(EXAMPLES[rule.name])}, rule.name

@@ -297,8 +297,11 @@ def test_every_compression_is_read_and_its_end_is_noticed(tmp_path: Path, suffix
     broken = tmp_path / f"b.jsonl.{suffix}"
     broken.write_bytes(pack(body)[: len(pack(body)) * 2 // 3])
     counters = ingested(tmp_path / "b", source(broken)).manifest.counters
-    assert counters.kept < 3000
-    assert counters.quarantined
+    assert 0 < counters.kept < 3000
+    assert "broken_compression" in counters.quarantined
+    text = tmp_path / f"c.txt.{suffix}"
+    text.write_bytes(pack(body)[: len(pack(body)) * 2 // 3])
+    assert ingested(tmp_path / "c", source(text)).manifest.counters.quarantined == {"broken_compression": 1}
 
 
 def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,8 +17,8 @@ import pytest
 from hyperclova_core.corpus.deidentify import left_over
 from hyperclova_core.corpus.ingest.config import SourceConfig
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target
-from hyperclova_core.foundation.errors import GateError
-from hyperclova_core.foundation.stages import content_process
+from hyperclova_core.foundation.errors import DataError, GateError
+from hyperclova_core.foundation.stages import content_process, guarded_stage
 from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.gates import GateConfig
@@ -178,8 +179,8 @@ def test_a_file_that_cannot_be_read_on_is_given_up_where_it_is(tmp_path: Path, m
     whole = write_lines(tmp_path / "b.jsonl", [{"id": "b", "text": GOOD[0]}])
     source = SourceConfig(name="web", paths=(str(path), str(whole)))
     made = ingested(tmp_path / "out", source, buckets=1, batch_rows=1)
-    assert made.manifest.counters.kept >= 5
-    assert [row["reason"] for row in quarantine_of(made)][-1] == "crashed"
+    assert made.manifest.counters.kept == 6, "five before it, and the other file"
+    assert [(row["location"], row["reason"]) for row in quarantine_of(made)] == [("a.jsonl#6", "crashed")]
 
 
 def test_a_gate_counts_what_it_cannot_look_at(tmp_path: Path) -> None:
@@ -235,3 +236,109 @@ def test_a_process_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(content_process.TrippedError, match="processor was not used"):
         list(process.ask(content_process.Answer({"wait": True}, []), 1.0))
     assert not process.alive
+
+
+def ids_and_rows(dataset: Dataset) -> tuple[list[str], list[tuple[str, str]]]:
+    kept = sorted(dataset.read().column("source_id").to_pylist())
+    return kept, [(row["location"], row["reason"]) for row in quarantine_of(dataset)]
+
+
+def test_what_was_given_before_a_record_ended_the_process_is_given_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches end by their characters, too, and not at the same records when a file is read again."""
+    from hyperclova_core.corpus.ingest import readers, stage
+    from tests.hostile.stages import obey
+
+    original = readers._json_item
+
+    def watched(line: bytes, location: str, offset: int) -> Any:
+        obey(json.loads(line)["text"])
+        return original(line, location, offset)
+
+    monkeypatch.setattr(readers, "_json_item", watched)
+    monkeypatch.setattr(stage, "BATCH_CHARACTERS", 600)
+    texts = [*GOOD[:3], "가나다 " * 200, *GOOD[3:6], "abort", *GOOD[6:9], "raise", *GOOD[9:12]]
+    path = write_lines(tmp_path / "a.jsonl", [{"id": str(n), "text": text} for n, text in enumerate(texts)])
+    source = SourceConfig(name="web", paths=(str(path),))
+    wanted = sorted(str(n) for n, text in enumerate(texts) if text not in ("abort", "raise"))
+    for rows in (1, 2, 4, 512):
+        made = ingested(tmp_path / f"out-{rows}", source, buckets=1, batch_rows=rows)
+        assert ids_and_rows(made) == (wanted, [("a.jsonl:8", "crashed"), ("a.jsonl:12", "crashed")]), rows
+
+
+def test_a_record_that_was_given_in_part_is_not_blamed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a catalogue, one record for the reader, the messages that were given are kept, and the rest of the file is one row; always the same."""
+    from hyperclova_core.corpus.ingest import readers
+    from tests.hostile.stages import spin
+
+    def slow(path: str, name: str, source: Any, config: Any, watch: Any) -> Any:
+        assert watch.begin() is None
+        for number in range(20):
+            if number == 10:
+                spin()
+            yield readers.Record(f"{name}#{number}", number, {"id": str(number), "text": GOOD[number]})
+
+    monkeypatch.setitem(readers.READERS, "gettext", slow)
+    (tmp_path / "a.mo").write_bytes(b"catalogue")
+    source = SourceConfig(name="web", paths=(str(tmp_path / "a.mo"),))
+    limits = ContentLimits(record_seconds=0.3)
+    made = ingested(tmp_path / "out", source, buckets=1, batch_rows=4, limits=limits)
+    assert ids_and_rows(made) == (sorted(map(str, range(8))), [("a.mo#2", "too_slow")])
+    again = ingested(tmp_path / "again", source, buckets=1, batch_rows=4, limits=limits)
+    assert again.manifest.digest == made.manifest.digest
+
+
+def counting(request: content_process.Answer) -> Iterator[content_process.Answer]:
+    held = bytearray(request.told["bytes"])
+    yield content_process.Answer({"bytes": len(held), "process": os.getpid()}, [])
+
+
+def test_a_process_that_ran_out_of_memory_is_not_used_again() -> None:
+    process = content_process.ContentProcess(counting, ContentLimits(memory_mb=256))
+    with pytest.raises(content_process.TrippedError) as caught:
+        list(process.ask(content_process.Answer({"bytes": 1 << 30}, []), 5.0))
+    assert caught.value.reason == "too_much_memory"
+    assert not process.alive
+
+
+def test_a_kill_from_outside_convicts_no_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's killer takes the process between two files, or in a document that is innocent."""
+    asked = content_process.ContentProcess.ask
+    killed: list[int] = []
+
+    def ask(self: Any, request: Any, seconds: float) -> Any:
+        if not killed:
+            killed.append(self._pid)
+            os.kill(self._pid, signal.SIGKILL)
+        return asked(self, request, seconds)
+
+    monkeypatch.setattr(content_process.ContentProcess, "ask", ask)
+    dataset = documents(tmp_path, GOOD)
+    assert dataset.manifest.counters.kept == len(GOOD)
+    assert quarantine_of(dataset) == []
+    killed.clear()
+    made = run(dataset, tmp_path / "out")
+    assert made.manifest.counters.kept == len(GOOD)
+    assert killed
+
+
+def test_a_stage_that_fails_on_everything_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded_stage, "MOST_TRIPS", 8)
+    with pytest.raises(DataError, match="9 of the first 9 of a bucket"):
+        run(documents(tmp_path, ["raise"] + [f"raise {n}" for n in range(8)]), tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_folder_of_somebody_else_that_is_called_restricted_stays_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "restricted" / "team"
+    shared.mkdir(parents=True)
+    (tmp_path / "restricted").chmod(0o755)
+    run(documents(tmp_path, [*GOOD, "raise"]), shared / "out")
+    assert (tmp_path / "restricted").stat().st_mode & 0o777 == 0o755
+    assert (shared / "out" / "restricted").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="no regular expression"):
+        GateConfig(forbidden_patterns=("(",))

@@ -14,6 +14,8 @@ BROKEN_STREAM = (EOFError, OSError, zlib.error, lzma.LZMAError)
 FREE_BYTES = 64 << 20
 """Bytes that any file may become: below them a ratio says nothing."""
 BUFFER_BYTES = 1 << 20
+PACKED_BYTES = 1024
+"""Of a zstd file that are decompressed at once: four bytes may become 128 KB."""
 MAX_EXPANSION = 200
 """Times its own size that a compressed file may become; Korean JSON Lines become some 5 times theirs, one line over and over 1,000 times."""
 
@@ -31,20 +33,37 @@ class _Source(Protocol):
 
 
 class _Zstd:
-    """A zstd file's bytes; a stream that breaks off is an EOFError, as for the other compressions."""
+    """A zstd file's bytes, frame by frame; a stream that breaks off, in a frame or before the end of its last, is an EOFError."""
 
     def __init__(self, path: str) -> None:
         import zstandard
 
         self._broken = zstandard.ZstdError
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self._stream = zstandard.ZstdDecompressor().stream_reader(self._file, read_across_frames=True)
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._frame: Any = None
+        self._packed = b""
+        self._ready = memoryview(b"")
 
     def read1(self, size: int = -1, /) -> bytes:
-        try:
-            return bytes(self._stream.read1(size))
-        except self._broken as error:
-            raise EOFError(str(error)) from error
+        while not self._ready:
+            if not self._packed:
+                self._packed = self._file.read(PACKED_BYTES)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends within a frame")
+                return b""
+            self._frame = self._frame or self._decompressor.decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(self._packed))
+            except self._broken as error:
+                raise EOFError(str(error)) from error
+            self._packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        size = len(self._ready) if size < 0 else size
+        part, self._ready = bytes(self._ready[:size]), self._ready[size:]
+        return part
 
     def close(self) -> None:
         self._file.close()

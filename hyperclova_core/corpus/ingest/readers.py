@@ -175,6 +175,8 @@ def read_parquet(
                         )
                     else:
                         yield Record(location, number, row)
+    except MemoryError:  # Arrow has one of its own, which is one of its exceptions, too: it is the limit's
+        raise
     except (pa.ArrowException, OSError) as error:
         yield Unreadable(name, 0, "broken_parquet", f"{str(error).splitlines()[0]}; fetch the file again")
 

@@ -53,7 +53,12 @@ def _resources(config: IngestConfig) -> dict[str, str]:
     return {"pseudonym_key": pseudonym_key_id()}
 
 
-@source_stage("ingest", version="3", resources=_resources, warm_up=codepoints.prepare)
+def _warm_up(config: IngestConfig) -> None:
+    codepoints.prepare()
+    _Batch().take()  # pyarrow loads pandas at its first table of rows
+
+
+@source_stage("ingest", version="3", resources=_resources, warm_up=_warm_up)
 def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Iterator[SourceBatch]:
     """Read one foreign file.
 
@@ -61,7 +66,9 @@ def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Ite
     """
     source = config.source(file.source)
     batch = _Batch()
-    for item in read_file(file, source, config, context.watch):
+    for number, item in enumerate(read_file(file, source, config, context.watch)):
+        if number < context.watch.given_items:
+            continue
         if isinstance(item, Unreadable):
             batch.quarantine.append(_quarantined(item, source, context.stage))
         else:
@@ -79,7 +86,7 @@ def ingest(file: SourceFile, config: IngestConfig, context: StageContext) -> Ite
                 batch.rejected.append({**row, "stage": context.stage, "reason": reason, "detail": item.location})
             else:
                 batch.documents.append(row)
-            batch.characters += len(row["text"])
+            batch.characters += sum(len(value) for value in row.values() if isinstance(value, str))
         if batch.rows >= config.batch_rows or batch.characters >= BATCH_CHARACTERS:
             yield batch.take()
     yield batch.take()

@@ -40,12 +40,14 @@ class TrippedError(Exception):
     Attributes:
         reason: as it is counted.
         detail: in words, without anything of the content.
+        from_outside: by a signal that the system or a person sends to a process, and that need not be the content's fault.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, from_outside: bool = False) -> None:
         super().__init__(detail)
         self.reason: Reason = reason
         self.detail = detail
+        self.from_outside = from_outside
 
 
 class Answer:
@@ -91,7 +93,7 @@ class ContentProcess:
             _send(self._requests, Answer({**request.told, "seconds": seconds}, request.tables))
             while True:
                 try:
-                    answer = _receive(self._answers, WALL_SECONDS + WALL_FACTOR * seconds)
+                    answer = _receive(self._answers, WALL_SECONDS + WALL_FACTOR * seconds, self._spent)
                 except TimeoutError as error:
                     self.close()
                     raise TrippedError("too_slow", str(error)) from None
@@ -100,6 +102,7 @@ class ContentProcess:
                 if "error" in answer.told:
                     raise from_dict(answer.told["error"])
                 if "tripped" in answer.told:
+                    self.close()  # it may hold what it should not: the next document begins in another
                     reason, detail = answer.told["tripped"]
                     raise TrippedError(reason, detail)
                 if "end" in answer.told:
@@ -118,11 +121,19 @@ class ContentProcess:
             if number == signal.SIGPROF:
                 return TrippedError("too_slow", f"more than {seconds:.3g} s of the processor")
             if number == signal.SIGKILL:
-                return TrippedError("too_much_memory", "the system ended the process")
+                return TrippedError("too_much_memory", "the system ended the process", from_outside=True)
+            if number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                return TrippedError("crashed", f"the process ended by {signal.Signals(number).name}", from_outside=True)
             return TrippedError("crashed", f"the process ended by {signal.Signals(number).name}")
         if os.WEXITSTATUS(status) == NO_MEMORY:
             return TrippedError("too_much_memory", "no more memory is to be had")
         return TrippedError("crashed", f"the process ended with {os.WEXITSTATUS(status)}")
+
+    def _spent(self) -> int:
+        """Ticks of the processor that the process has used."""
+        with open(f"/proc/{self._pid}/stat") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
 
     @property
     def alive(self) -> bool:
@@ -174,12 +185,12 @@ def _serve(handler: Handler, requests: IO[bytes], answers: IO[bytes], limits: Co
         for number in (signal.SIGPROF, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose end this process sees
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold documents
         _limit_memory(limits.memory_mb << 20)
         while (request := _receive(requests)) is not None:
             allow(float(request.told["seconds"]))
             for answer in _answers_of(handler, request):
                 _send(answers, answer)
-            allow(0)
         code = 0
     except BrokenPipeError:
         code = 0  # the worker is no more
@@ -194,6 +205,7 @@ def _serve(handler: Handler, requests: IO[bytes], answers: IO[bytes], limits: Co
 def _answers_of(handler: Handler, request: Answer) -> Iterator[Answer]:
     try:
         yield from handler(request)
+        allow(0)
         yield Answer({"end": True}, [])
     except HyperclovaError as error:
         yield Answer({"error": error.to_dict()}, [])
@@ -254,17 +266,17 @@ def _send(stream: IO[bytes], answer: Answer) -> None:
     stream.flush()
 
 
-def _receive(stream: IO[bytes], patience: float | None = None) -> Answer | None:
+def _receive(stream: IO[bytes], patience: float | None = None, spent: Callable[[], int] = lambda: 0) -> Answer | None:
     """The next message; None: the other side is no more.
 
     Raises:
-        TimeoutError: nothing came for as many seconds.
+        TimeoutError: nothing came for as many seconds, in which the other side used no processor.
     """
-    head = _read(stream, _HEAD.size, patience)
+    head = _read(stream, _HEAD.size, patience, spent)
     if len(head) < _HEAD.size:
         return None
     length, size = _HEAD.unpack(head)
-    told, payload = _read(stream, length, patience), _read(stream, size, patience)
+    told, payload = _read(stream, length, patience, spent), _read(stream, size, patience, spent)
     if len(told) < length or len(payload) < size:
         return None
     value, tables, at = json.loads(told), [], 0
@@ -276,13 +288,17 @@ def _receive(stream: IO[bytes], patience: float | None = None) -> Answer | None:
     return Answer(value, tables)
 
 
-def _read(stream: IO[bytes], size: int, patience: float | None) -> bytearray:
+def _read(stream: IO[bytes], size: int, patience: float | None, spent: Callable[[], int]) -> bytearray:
     """As many bytes, or fewer where the other side is no more."""
     data = bytearray(size)
-    view, at = memoryview(data), 0
+    view, at, before = memoryview(data), 0, -1
     while at < size:
         if patience is not None and not select.select([stream], [], [], patience)[0]:
-            raise TimeoutError(f"no answer for {patience:.3g} s, and the processor was not used")
+            now = spent()
+            if now == before:
+                raise TimeoutError(f"no answer for {patience:.3g} s, and the processor was not used")
+            before = now
+            continue
         got = stream.readinto(view[at:])  # type: ignore[attr-defined]
         if not got:
             return bytearray(data[:at])

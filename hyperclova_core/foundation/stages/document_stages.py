@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -82,10 +83,11 @@ def _run_unit(unit: BucketUnit, *, reference: str, config: dict[str, Any], conte
 
     writers = {name: writer_of(name, schema) for name, schema in schemas.items()}
     with (
-        abandoned_on_error(*writers.values()),
+        ExitStack() as stack,
         storage.open_parquet(unit.path) as file,
         GuardedStage(definition, settings, context, unit) as stage,
     ):
+        stack.enter_context(abandoned_on_error(*writers.values()))
         for documents in file.iter_batches(batch_size=BATCH_ROWS):
             tally.see_in(documents)
             for part in parts_of(documents):
@@ -102,6 +104,7 @@ def _run_unit(unit: BucketUnit, *, reference: str, config: dict[str, Any], conte
                 if quarantined.num_rows:
                     if QUARANTINE not in writers:
                         writers[QUARANTINE] = writer_of(QUARANTINE, QUARANTINE_SCHEMA)
+                        stack.enter_context(abandoned_on_error(writers[QUARANTINE]))
                     writers[QUARANTINE].write(quarantined)
                     tally.see_all_quarantined(quarantined)
         entries = {name: writer.close() for name, writer in writers.items()}

@@ -26,6 +26,7 @@ from hyperclova_core.foundation.datasets.dataset import Dataset
 from hyperclova_core.foundation.datasets.manifest import Counters
 from hyperclova_core.foundation.errors import GateError
 from hyperclova_core.foundation.hashing import fingerprint
+from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.guarded_sample import counted, matches
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ class GateConfig(Config):
     )
     sample_rows: int = Field(1000, ge=1)
 
+    @field_validator("forbidden_patterns")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return value
+
     @field_validator("max_detected_share")
     @classmethod
     def _own_detectors(cls, value: dict[str, float]) -> dict[str, float]:
@@ -81,14 +92,19 @@ def passed_before(dataset_uri: str, config: GateConfig) -> bool:
     return storage.exists(storage.join(dataset_uri, "gates", f"{gate_identity(config)}.json"))
 
 
-def check_gates(dataset: Dataset, config: GateConfig, docs_folder: str) -> dict[str, Any]:
+def check_gates(
+    dataset: Dataset,
+    config: GateConfig,
+    docs_folder: str,
+    limits: ContentLimits = ContentLimits(),  # noqa: B008 - a value
+) -> dict[str, Any]:
     """Evaluate a stage's gates, add them to the Data Docs in `docs_folder`, and record that they passed.
 
     Raises:
         GateError: naming each failed expectation and the doc_ids of failing rows.
     """
     with storage.local_folder(docs_folder) as folder:
-        results = _evaluate(dataset, config, folder)
+        results = _evaluate(dataset, config, folder, limits)
     failed = [result for result in results if not result["success"]]
     summary = {"expectations": len(results), "failed": len(failed), "results": results}
     if failed:
@@ -153,7 +169,7 @@ def seeded_sample(dataset: Dataset, rows: int, more: tuple[str, ...] = ()) -> pa
     return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
-def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[dict[str, Any]]:
+def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str, limits: ContentLimits) -> list[dict[str, Any]]:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     import pandas as pd
@@ -172,9 +188,9 @@ def _evaluate(dataset: Dataset, config: GateConfig, docs_folder: str) -> list[di
             frame = sample.to_pandas()
             texts = sample.column("text").combine_chunks().cast(pa.string())
             for number, name in enumerate(sorted(config.max_detected_share)):
-                frame[_detected(number, name)] = counted(_detector(name), texts)
+                frame[_detected(number, name)] = counted(_detector(name), texts, limits)
             for pattern in config.forbidden_patterns:
-                frame[_matching(pattern)] = counted(partial(matches, pattern), texts)
+                frame[_matching(pattern)] = counted(partial(matches, pattern), texts, limits)
             suites.append((f"{stage}.sample", frame, _sample_expectations(config)))
     results: list[dict[str, Any]] = []
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

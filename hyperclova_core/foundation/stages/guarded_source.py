@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -49,58 +49,73 @@ class GuardedSource:
         name = f"{fingerprint([file.source, file.name, file.checksum])}.json"
         record = storage.join(trips_folder(self._context), name)
         known: dict[str, list[str]] = storage.read_json(record) if name in self._noted else {}
-        given = 0
+        given, ended_from_outside = _Given(), -1
         while True:
             try:
-                for number, batch in enumerate(self._asked(file, known)):
-                    if number >= given:
-                        given += 1
-                        yield batch
+                for batch, through in self._asked(file, known, given):
+                    given = _Given(through, given.items + _rows(batch))
+                    yield batch
                 return
             except TrippedError as error:
                 at = self._progress.get()
-                if at == 0 or str(at) in known or len(known) >= MOST_TRIPS:
-                    yield _rest_of(file, self._context.stage, at, error)
+                if error.from_outside and at != ended_from_outside:
+                    ended_from_outside = at  # whoever killed it need not have meant this record: once more
+                    continue
+                if at <= given.through or str(at) in known or len(known) >= MOST_TRIPS:
+                    yield _rest_of(file, self._context.stage, given.through + 1, error)
                     return
                 known[str(at)] = [error.reason, f"{error.detail}; {REMEDIES[error.reason]}"]
                 storage.write_json(record, known)
 
-    def _asked(self, file: SourceFile, known: dict[str, list[str]]) -> Iterator[SourceBatch]:
+    def _asked(self, file: SourceFile, known: dict[str, list[str]], given: _Given) -> Iterator[tuple[SourceBatch, int]]:
+        """Batches, each with the number of the last record in it."""
         if self._process is None or not self._process.alive:
             if self._definition.warm_up is not None:
-                self._definition.warm_up()
+                self._definition.warm_up(self._config)
             self._process = ContentProcess(self._work, self._context.limits)
         self._progress.set(0)
-        told = {"file": {**file.model_dump(mode="json"), "path": os.fsencode(file.path).hex()}, "known": known}
+        path = os.fsencode(file.path).hex()
+        told = {"file": {**file.model_dump(mode="json"), "path": path}, "known": known, "given": asdict(given)}
         for answer in self._process.ask(Answer(told, []), self._context.limits.record_seconds):
             documents, rejected, quarantine = answer.tables
-            yield SourceBatch(documents, rejected, quarantine)
+            yield SourceBatch(documents, rejected, quarantine), answer.told["through"]
 
     def _work(self, request: Answer) -> Iterator[Answer]:
         """In the process for content."""
         told: dict[str, Any] = request.told
         file = SourceFile.model_validate({**told["file"], "path": os.fsdecode(bytes.fromhex(told["file"]["path"]))})
         known = {int(number): Trip(reason, detail) for number, (reason, detail) in told["known"].items()}
+        given = _Given(**told["given"])
 
         def begun(number: int) -> None:
             self._progress.set(number)
             allow(self._context.limits.record_seconds)
 
-        context = replace(self._context, watch=RecordWatch(known, begun))
-        for batch in self._definition.function(file, self._config, context):
-            yield Answer({}, [batch.documents, batch.rejected, batch.quarantine])
+        watch = RecordWatch(known, begun, given.through, given.items)
+        for batch in self._definition.function(file, self._config, replace(self._context, watch=watch)):
+            yield Answer({"through": watch.number}, [batch.documents, batch.rejected, batch.quarantine])
 
 
-def _rest_of(file: SourceFile, stage: str, record: int, error: TrippedError) -> SourceBatch:
+@dataclass(frozen=True)
+class _Given:
+    """What the worker has of a file: the number of the last record, and rows."""
+
+    through: int = 0
+    items: int = 0
+
+
+def _rows(batch: SourceBatch) -> int:
+    return int(batch.documents.num_rows + batch.rejected.num_rows + batch.quarantine.num_rows)
+
+
+def _rest_of(file: SourceFile, stage: str, first: int, error: TrippedError) -> SourceBatch:
     """What is left of a file that cannot be read on."""
-    detail = (
-        f"{error.detail}, on the way to record {record + 1}: nothing that follows was read; {REMEDIES[error.reason]}"
-    )
+    detail = f"{error.detail}, in record {first} or on the way to it: nothing from there on was read; {REMEDIES[error.reason]}"
     row = {
         "stage": stage,
         "source": file.source,
-        "location": f"{file.name}#{record + 1}",
-        "offset": record + 1,
+        "location": f"{file.name}#{first}",
+        "offset": first,
         "reason": error.reason,
         "detail": detail,
         "raw_bytes": 0,

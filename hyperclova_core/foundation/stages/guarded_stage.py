@@ -20,6 +20,10 @@ from hyperclova_core.foundation.stages.record_watch import Trip
 from hyperclova_core.foundation.stages.units import WorkUnit
 
 QUARANTINE = "quarantine"
+NOTED_AT_ONCE = 64
+"""Documents that are noted as they are found; when there are more, once a batch."""
+MOST_TRIPS, MOST_SHARE = 256, 0.05
+"""A unit of which so many documents, and such a share of those seen, broke a limit ends the stage."""
 PART_BYTES = 32 << 20
 """Of documents that are worked on at once; what holds more is cut."""
 
@@ -51,6 +55,7 @@ class GuardedStage:
         noted = storage.read_json(self._record) if name in storage.list_names(trips_folder(context)) else []
         self._known = {row["doc_id"]: Trip(row["reason"], row["detail"]) for row in noted}
         self._process: ContentProcess | None = None
+        self._seen = self._aside = 0
 
     def __enter__(self) -> GuardedStage:
         return self
@@ -64,6 +69,7 @@ class GuardedStage:
     def __call__(self, documents: pa.RecordBatch) -> tuple[StageBatch, pa.RecordBatch]:
         """The stage's answer to a batch, and those documents that broke a limit (QUARANTINE_SCHEMA)."""
         aside: list[tuple[pa.RecordBatch, Trip]] = []
+        self._seen += documents.num_rows
         if self._known:
             ids = documents.column("doc_id").to_pylist()
             aside += [(documents.slice(at, 1), self._known[key]) for at, key in enumerate(ids) if key in self._known]
@@ -71,25 +77,53 @@ class GuardedStage:
         try:
             answer = self._asked(documents)
         except TrippedError as error:
+            # a batch of one that broke its limit need not be tried again
+            first = error if documents.num_rows == 1 and not error.from_outside else None
             answers = []
             for at in range(documents.num_rows):
                 one = documents.slice(at, 1)
-                try:
-                    # alone from the first: a batch of one that has just broken the limit need not be tried again
-                    if documents.num_rows == 1:
-                        raise error
-                    answers.append(self._asked(one))
-                except TrippedError as tripped:
-                    trip = Trip(tripped.reason, tripped.detail)
-                    self._note(one.column("doc_id")[0].as_py(), trip)
-                    aside.append((one, trip))
+                found = first or self._alone(one)
+                if isinstance(found, StageBatch):
+                    answers.append(found)
+                    continue
+                trip = Trip(found.reason, found.detail)
+                self._known[one.column("doc_id")[0].as_py()] = trip
+                aside.append((one, trip))
+                if len(self._known) <= NOTED_AT_ONCE:
+                    self._note()
+            if len(self._known) > NOTED_AT_ONCE:
+                self._note()
             answer = joined(answers, documents.slice(0, 0))
+        self._aside += len(aside)
+        if aside and self._aside > max(MOST_TRIPS, MOST_SHARE * self._seen):
+            raise self._fails_on_everything(aside[-1][1])
         return answer, quarantined(aside, self._definition.name)
+
+    def _alone(self, document: pa.RecordBatch) -> StageBatch | TrippedError:
+        """The answer to one document. Where a signal from outside ended the process, which need not have meant this document, it is asked
+        once more."""
+        try:
+            return self._asked(document)
+        except TrippedError as error:
+            if not error.from_outside:
+                return error
+        try:
+            return self._asked(document)
+        except TrippedError as error:
+            return error
+
+    def _fails_on_everything(self, last: Trip) -> DataError:
+        return DataError(
+            f"Stage {self._definition.name} breaks its limits on too many documents",
+            where=self._record,
+            why=f"{self._aside:,} of the first {self._seen:,} of a bucket, the last one: {last.reason}, {last.detail}",
+            remedy="a stage that fails on everything has a fault, or its limits are too small: nothing was committed",
+        )
 
     def _asked(self, documents: pa.RecordBatch) -> StageBatch:
         if self._process is None or not self._process.alive:
             if self._definition.warm_up is not None:
-                self._definition.warm_up()
+                self._definition.warm_up(self._config)
             self._process = ContentProcess(self._work, self._context.limits)
         seconds = self._context.limits.batch_seconds(documents.nbytes)
         (answer,) = self._process.ask(Answer({}, [documents]), seconds)
@@ -127,8 +161,7 @@ class GuardedStage:
         }
         yield Answer(told, tables)
 
-    def _note(self, doc_id: str, trip: Trip) -> None:
-        self._known[doc_id] = trip
+    def _note(self) -> None:
         rows = [{"doc_id": key, "reason": told.reason, "detail": told.detail} for key, told in self._known.items()]
         storage.write_json(self._record, rows)
 

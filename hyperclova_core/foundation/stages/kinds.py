@@ -172,7 +172,7 @@ class StageDefinition:
     project: Callable[..., pa.RecordBatch] | None = None
     project_schema: pa.Schema | None = None
     resources: Callable[..., dict[str, str]] | None = None
-    warm_up: Callable[[], object] | None = None
+    warm_up: Callable[..., object] | None = None
 
     @property
     def reference(self) -> str:
@@ -223,7 +223,7 @@ def source_stage(
     *,
     version: str,
     resources: Callable[..., dict[str, str]] | None = None,
-    warm_up: Callable[[], object] | None = None,
+    warm_up: Callable[..., object] | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a function of (file: SourceFile, config, context) that yields `SourceBatch`es of one foreign file.
 
@@ -247,12 +247,13 @@ def document_stage(
     extras: Mapping[str, pa.Schema] | None = None,
     restricted_extras: frozenset[str] = frozenset(),
     resources: Callable[..., dict[str, str]] | None = None,
-    warm_up: Callable[[], object] | None = None,
+    warm_up: Callable[..., object] | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a function of (documents: RecordBatch, config, context) that returns a `StageBatch`.
 
     Args:
-        warm_up: makes what the function needs once a process, before processes for documents' content are forked from it.
+        warm_up: given the configuration, loads what the function needs, before processes for documents' content are forked from the
+            worker: what those load first counts against the first document.
     """
 
     def declare(function: Function) -> Function:

@@ -16,20 +16,38 @@ class Trip:
     detail: str
 
 
+GIVEN = Trip("crashed", "was given before the file was read again")
+"""Of a record whose row the worker has: what a reader makes of it is thrown away, so nothing is done with its content."""
+
+
 class RecordWatch:
     """Numbers records from 1 in the order in which a reader begins them, which is the same each time a file is read.
+
+    A file may be read again after a record ended the process. A stage that tells this watch of its records makes one row of each of the
+    reader's items, and leaves out the first `given_items`: the worker has them.
 
     Args:
         known: number of a record → why it is passed over.
         begun: called with each number before anything is done with that record.
+        given_through: the last record of which the worker has the row.
+        given_items: rows that the worker has.
     """
 
-    def __init__(self, known: Mapping[int, Trip] | None = None, begun: Callable[[int], None] | None = None) -> None:
-        self._known, self._begun, self._number = known or {}, begun, 0
+    def __init__(
+        self,
+        known: Mapping[int, Trip] | None = None,
+        begun: Callable[[int], None] | None = None,
+        given_through: int = 0,
+        given_items: int = 0,
+    ) -> None:
+        self._known, self._begun, self._given = known or {}, begun, given_through
+        self.number = 0
+        """Of the record that was begun last."""
+        self.given_items = given_items
 
     def begin(self) -> Trip | None:
         """The next record begins: why it must not be read, if so."""
-        self._number += 1
+        self.number += 1
         if self._begun is not None:
-            self._begun(self._number)
-        return self._known.get(self._number)
+            self._begun(self.number)
+        return GIVEN if self.number <= self._given else self._known.get(self.number)

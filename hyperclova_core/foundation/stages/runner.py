@@ -148,7 +148,8 @@ def execute(plan: StagePlan, engine: Engine) -> Outcome:
     gate = None
     request = plan.request
     if request.gates is not None and not passed_before(dataset.uri, request.gates):
-        gate = check_gates(dataset, request.gates, request.docs_folder or storage.join(dataset.uri, "gates", "docs"))
+        docs = request.docs_folder or storage.join(dataset.uri, "gates", "docs")
+        gate = check_gates(dataset, request.gates, docs, request.limits)
     return Outcome(dataset, reused, time.monotonic() - started, taken, gate)
 
 

@@ -64,18 +64,27 @@ def _number_in(message: str) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """A folder and its parents, if absent. A restricted one is its owner's alone, whatever the umask."""
+    """A folder and its parents, if absent. A restricted one that is made here is its owner's alone, whatever the umask."""
     with explained(str(path)):
+        restricted = _restricted_part(path)
+        new = restricted is not None and not restricted.exists()
         path.mkdir(parents=True, exist_ok=True)
-        if RESTRICTED in path.parts:
-            restricted = Path(*path.parts[: path.parts.index(RESTRICTED) + 1])
-            if restricted.stat().st_mode & OTHERS:
-                restricted.chmod(0o700)
+        if restricted is not None and new:
+            restricted.chmod(0o700)
+
+
+def _restricted_part(path: Path) -> Path | None:
+    """The innermost folder of that name on the way to a path: one further out may be somebody else's."""
+    parts = path.parts
+    if RESTRICTED not in parts:
+        return None
+    return Path(*parts[: len(parts) - parts[::-1].index(RESTRICTED)])
 
 
 def _owners_alone(temporary: Path, path: Path) -> None:
-    """A file that is to lie in a restricted folder is its owner's alone, before it has its name."""
-    if RESTRICTED in path.parts:
+    """A file that is to lie in a folder which is its owner's alone is so, too, before it has its name."""
+    restricted = _restricted_part(path.parent)
+    if restricted is not None and not restricted.stat().st_mode & OTHERS:
         temporary.chmod(0o600)
 
 

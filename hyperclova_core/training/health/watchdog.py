@@ -25,6 +25,9 @@ LATE_SECONDS = TOLD_SECONDS + 3.0
 """A rank that moves tells where it is so often; one that has not for so long is silent."""
 LAST_SECONDS = 20.0
 """After the watch should have ended a rank, the interpreter's own clock does, which needs no lock and writes nothing."""
+NOTICE_SECONDS = 8.0
+"""A rank that found out that it hangs waits so long for others to find out, too: one that ends at once breaks their connections, and they would say
+nothing but that. On a busy machine they are seconds apart."""
 ASKING_RANKS = 8
 """So many ranks look where all others are; a thousand that did would keep the store from answering."""
 SLOW = 1.5
@@ -44,6 +47,7 @@ class Watchdog:
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._world = dist.get_world_size() if dist.is_initialized() else 1
         self._place, self._moved = "start", time.monotonic()
+        self._silent: set[int] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -94,15 +98,31 @@ class Watchdog:
         )
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         sys.stderr.flush()
+        others = self._others()
+        self._let_others_notice()
         self._ended(
             CommunicationError(
                 "A rank hangs",
                 where=f"rank {self._rank}, since {place}",
-                why=f"no progress for {self._seconds:.0f} s; {self._others()}",
+                why=f"no progress for {self._seconds:.0f} s; {others}",
                 remedy="see the stacks of all ranks in the log; the rank that is behind or silent is the one to look at."
                 " A step that takes longer by itself needs a larger hang_seconds",
             )
         )
+
+    def _let_others_notice(self) -> None:
+        """Until the first ranks that are not silent have written their stacks, too."""
+        until = time.monotonic() + NOTICE_SECONDS
+        try:
+            if self._store is None:
+                return
+            self._store.set(f"hangs/{self._rank}", "1")
+            expected = [f"hangs/{rank}" for rank in range(min(self._world, ASKING_RANKS)) if rank not in self._silent]
+            while time.monotonic() < until and not all(self._store.check([key]) for key in expected):
+                time.sleep(LOOK_SECONDS / 4)
+            time.sleep(LOOK_SECONDS)  # what the last of them waits for in between
+        except RuntimeError:  # the first rank is gone, which holds the store: there is nobody to wait for
+            return
 
     def _others(self) -> str:
         if self._store is None:
@@ -120,6 +140,7 @@ class Watchdog:
             except RuntimeError:
                 return "the first rank, which the others ask, is gone"
             if told is None or time.time() - told["time"] > LATE_SECONDS:
+                self._silent.add(rank)
                 silent.append(f"rank {rank} is silent" + (f" since {told['place']}" if told else ""))
             else:
                 found.append(f"rank {rank} at {told['place']}")
