@@ -75,7 +75,7 @@ def timed(function: object, config: Config, batches: list[pa.RecordBatch], folde
     definition = definition_of(function)  # type: ignore[arg-type]
     context = StageContext(definition.name, "1", 0, 1, "a", Target(str(folder or ".")), "f")
     if definition.warm_up is not None:
-        definition.warm_up()
+        definition.warm_up(config)
     started = spent()
     if folder is None:
         for batch in batches:

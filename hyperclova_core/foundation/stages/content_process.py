@@ -8,6 +8,7 @@ space. The worker looks at how it ended, and knows the reason.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import mmap
 import os
@@ -185,6 +186,7 @@ def _serve(handler: Handler, requests: IO[bytes], answers: IO[bytes], limits: Co
         for number in (signal.SIGPROF, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose end this process sees
+        gc.freeze()  # what the worker has is shared as long as no collection writes to it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold documents
         _limit_memory(limits.memory_mb << 20)
         while (request := _receive(requests)) is not None:
