@@ -297,7 +297,8 @@ def test_every_compression_is_read_and_its_end_is_noticed(tmp_path: Path, suffix
     broken = tmp_path / f"b.jsonl.{suffix}"
     broken.write_bytes(pack(body)[: len(pack(body)) * 2 // 3])
     counters = ingested(tmp_path / "b", source(broken)).manifest.counters
-    assert 0 < counters.kept < 3000
+    assert counters.kept < 3000
+    assert counters.kept or suffix == "bz2", "of which a block is larger than this"
     assert "broken_compression" in counters.quarantined
     text = tmp_path / f"c.txt.{suffix}"
     text.write_bytes(pack(body)[: len(pack(body)) * 2 // 3])
