@@ -132,10 +132,10 @@ class GuardedStage:
         return StageBatch(
             kept,
             rejected,
-            told["reasons"],  # type: ignore[arg-type]
-            told["details"],  # type: ignore[arg-type]
-            dict(zip(told["extras"], extras, strict=True)),  # type: ignore[call-overload]
-            told["custom"],  # type: ignore[arg-type]
+            told["reasons"],
+            told["details"],
+            dict(zip(told["extras"], extras, strict=True)),
+            told["custom"],
         )
 
     def _work(self, request: Answer) -> Iterator[Answer]:
