@@ -148,7 +148,7 @@ class SparkStageOperator(SparkSubmitOperator):
         Args:
             conf: this operator's own settings, which count most; before: called before something new is submitted.
         """
-        from hyperclova_core.jobs.config import passed_on
+        from hyperclova_core.jobs.config import TO_STAGES, passed_on
         from hyperclova_core.jobs.spark import pods
         from hyperclova_core.jobs.spark.driver import SparkDriver
         from operators.kubernetes import api_of, place_of
@@ -163,7 +163,7 @@ class SparkStageOperator(SparkSubmitOperator):
             )
         told = pods.sized(told, recipe.spark)
         config = told.model_copy(
-            update={"environment": {**passed_on(told.environment, os.environ), **told.environment}}
+            update={"environment": {**passed_on(told.environment, os.environ, TO_STAGES), **told.environment}}
         )
         name = pods.driver_name(configured_warehouse().uri, self.run_id, self.stage)
         self._driver = SparkDriver(api_of(self.kubernetes_conn_id), config, name)

@@ -32,7 +32,7 @@ from hyperclova_core.foundation.stages.content_limits import ContentLimits
 from hyperclova_core.foundation.stages.engines import LocalEngine, SparkEngine
 from hyperclova_core.foundation.stages.kinds import definition_of
 from hyperclova_core.foundation.stages.runner import StageRequest, execute, plan_stage
-from hyperclova_core.foundation.storage import s3
+from hyperclova_core.foundation.storage import s3_client
 from tests.object_store import ACCESS, SECRET, FaultProxy, ObjectStore, weed_program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,10 +152,10 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProx
     patch.setenv("HYPERCLOVA_S3_ADDRESSING", "path")
     patch.setenv("HYPERCLOVA_S3_TIMEOUT", "2")
     patch.setenv("HYPERCLOVA_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
-    s3.forget_clients()
+    s3_client.forget_clients()
     yield proxy
     patch.undo()
-    s3.forget_clients()
+    s3_client.forget_clients()
     proxy.close()
     store.close()
 
@@ -164,9 +164,9 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProx
 def patient(object_store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Requests that may take as long as a busy machine needs: for tests that count them."""
     monkeypatch.setenv("HYPERCLOVA_S3_TIMEOUT", "120")
-    s3.forget_clients()
+    s3_client.forget_clients()
     yield
-    s3.forget_clients()
+    s3_client.forget_clients()
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 ACCESS, SECRET = "test-access-key", "test-secret-key-of-no-worth"
+TRAINER, TRAINER_SECRET = "trainer-access-key", "trainer-secret-key-of-no-worth"
+STAGES, STAGES_SECRET = "stages-access-key", "stages-secret-key-of-no-worth"
 ADMIN, ADMIN_SECRET = "admin-access-key", "admin-secret-key-of-no-worth"
 
 
@@ -46,7 +48,7 @@ TRIES = 5
 
 
 class ObjectStore:
-    """SeaweedFS with a bucket `warehouse`, on ports of its own."""
+    """SeaweedFS with the buckets `warehouse` and `restricted`, on ports of its own: a trainer may use the first, stages the second."""
 
     def __init__(self, folder: Path) -> None:
         program = weed_program()
@@ -61,6 +63,16 @@ class ObjectStore:
                             "name": "tests",
                             "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}],
                             "actions": ["Read", "Write", "List"],
+                        },
+                        {
+                            "name": "trainer",
+                            "credentials": [{"accessKey": TRAINER, "secretKey": TRAINER_SECRET}],
+                            "actions": ["Read:warehouse", "Write:warehouse", "List:warehouse"],
+                        },
+                        {
+                            "name": "stages",
+                            "credentials": [{"accessKey": STAGES, "secretKey": STAGES_SECRET}],
+                            "actions": ["Read:restricted", "Write:restricted", "List:restricted"],
                         },
                         {
                             "name": "admin",
@@ -88,6 +100,7 @@ class ObjectStore:
             region_name="us-east-1",
         )
         admin.create_bucket(Bucket="warehouse")
+        admin.create_bucket(Bucket="restricted")
         admin.put_object(Bucket="warehouse", Key="warm", Body=b"the first write makes volumes, which takes seconds")
 
     def _start(self, program: str, folder: Path, config: Path) -> None:

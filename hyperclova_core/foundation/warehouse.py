@@ -3,7 +3,7 @@
 ```
 warehouse/
   datasets/STAGE/FINGERPRINT/     committed datasets
-  restricted/STAGE/FINGERPRINT/   raw, rejected, quarantined and not yet de-identified data
+  restricted/STAGE/FINGERPRINT/   raw, rejected, quarantined and not yet de-identified data, unless HYPERCLOVA_RESTRICTED says another place
   runs/RUN/                       the recipe as it ran, what each stage ended with, Data Docs, job folders
   refs/                           names that keep things alive: releases, runs kept, models
   lineage/                        events for MLflow: outbox (not yet delivered) and sent
@@ -16,6 +16,7 @@ import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -23,9 +24,11 @@ from pydantic import Field, ValidationError
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets.dataset import Dataset, Target, open_dataset
 from hyperclova_core.foundation.datasets.manifest import Counters
-from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.errors import ConfigError, DataError
 from hyperclova_core.foundation.hashing import digest_parts
 from hyperclova_core.foundation.records import Record
+from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.foundation.storage import restricted
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,29 @@ class Warehouse:
     uri: str
 
     def target(self, stage: str, fingerprint: str) -> Target:
-        """Where a stage's output of this identity lies."""
-        return Target(
-            storage.join(self.uri, "datasets", stage, fingerprint), f"../../../restricted/{stage}/{fingerprint}"
-        )
+        """Where a stage's output of this identity lies.
+
+        Raises:
+            ConfigError: HYPERCLOVA_RESTRICTED is another warehouse's.
+        """
+        within = f"../../../{restricted.FOLDER}"
+        if (elsewhere := restricted.root()) is not None:
+            claim_restricted(elsewhere, storage.absolute(self.uri))
+            within = restricted.SCHEME.rstrip("/") + "/"
+        return Target(storage.join(self.uri, "datasets", stage, fingerprint), f"{within}/{stage}/{fingerprint}")
+
+    def restricted_roots(self) -> tuple[str, ...]:
+        """Below which restricted data of its datasets lies, as STAGE/FINGERPRINT: what was made before HYPERCLOVA_RESTRICTED was set stays.
+
+        Raises:
+            ConfigError: HYPERCLOVA_RESTRICTED is another warehouse's.
+        """
+        inside = storage.join(self.uri, restricted.FOLDER)
+        elsewhere = restricted.root()
+        if elsewhere is None:
+            return (inside,)
+        claim_restricted(elsewhere, storage.absolute(self.uri))
+        return (inside, elsewhere)
 
     def run(self, run_id: str) -> RunFolder:
         """The records of one run."""
@@ -217,6 +239,30 @@ class RunFolder:
                 remedy=f"run stage {key} first, or clear and re-run it in Airflow",
             )
         return open_dataset(result.uri)
+
+
+OWNER = "warehouse.json"
+
+
+@lru_cache
+def claim_restricted(root: str, warehouse: str) -> None:
+    """Write down, once, whose restricted data lies at an address: a clean-up of one warehouse would take another's for garbage.
+
+    Raises:
+        ConfigError: it is another warehouse's.
+    """
+    path = storage.join(root, OWNER)
+    storage.make_folder(root)
+    if storage.create_once(path, storage.pretty_json({"warehouse": without_credentials(warehouse)})):
+        return
+    owner = storage.read_json(path).get("warehouse")
+    if owner != without_credentials(warehouse):
+        raise ConfigError(
+            "Another warehouse's restricted data lies here",
+            where=root,
+            why=f"it is that of {owner}, and this warehouse is {without_credentials(warehouse)}",
+            remedy=f"give each warehouse a {restricted.VARIABLE} of its own; where a warehouse was moved, correct {path}",
+        )
 
 
 def _stage_result(path: str) -> StageResult:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.errors import ConfigError
+from hyperclova_core.foundation.storage import restricted
 from hyperclova_core.foundation.warehouse import now
 from hyperclova_core.jobs.backend import Backend, JobStatus
 from hyperclova_core.jobs.spec import TrainJobSpec
@@ -100,7 +101,7 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, JOB_VARIABLE: spec.output},
+                env={**restricted.without(os.environ), JOB_VARIABLE: spec.output},
             )
         record = {
             "pid": process.pid,

@@ -10,22 +10,30 @@ from pydantic import Field, field_validator, model_validator
 
 from hyperclova_core.foundation.config import Config
 from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.foundation.storage import restricted
 
 DAY = 86_400
 QUANTITY = r"\d+(\.\d+)?([EPTGMK]i|[EPTGMkmun]|[eE]\d+)?"
 """A quantity as Kubernetes reads it (apimachinery, resource.Quantity), positive."""
 
 
-PASSED_ON = ("HYPERCLOVA_DATA", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
+PASSED_ON = (
+    *("HYPERCLOVA_DATA", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_CA_BUNDLE"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
+)
+TO_STAGES = (*PASSED_ON, restricted.VARIABLE, f"{restricted.PREFIX}ENDPOINT_URL")
+"""Pods of stages are told where restricted data lies as well; those of trainings never."""
 
 
-def passed_on(told: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+def passed_on(
+    told: Mapping[str, str], environment: Mapping[str, str], names: tuple[str, ...] = PASSED_ON
+) -> dict[str, str]:
     """What pods are told of addresses beyond what a recipe says: as the one who starts them knows them, but never with a password in it.
 
     Args:
-        told: by the recipe, which counts; environment: of the one who starts them.
+        told: by the recipe, which counts; environment: of the one who starts them; names: of the variables.
     """
-    found = {key: environment[key] for key in PASSED_ON if environment.get(key) and key not in told}
+    found = {key: environment[key] for key in names if environment.get(key) and key not in told}
     return {key: value for key, value in found.items() if without_credentials(value) == value}
 
 

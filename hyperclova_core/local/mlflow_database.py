@@ -1,4 +1,5 @@
-"""MLflow's tables: made where there are none, brought up to date where they are older; before its server starts.
+"""MLflow's tables: made where there are none, brought up to date where they are older; before its server starts. With MLFLOW_AUTH_CONFIG_PATH
+its users as well (`mlflow_users`).
 
 `python -m hyperclova_core.local.mlflow_database`. The address, with its password, comes from MLFLOW_BACKEND_STORE_URI: `mlflow db upgrade` wants
 it as an argument, which everybody on the machine can read.
@@ -11,6 +12,7 @@ import sys
 
 from hyperclova_core.foundation.errors import ConfigError, HyperclovaError
 from hyperclova_core.foundation.secrets import without_credentials
+from hyperclova_core.local import mlflow_users
 
 VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 
@@ -45,6 +47,8 @@ def main() -> None:
         if not address:
             raise ConfigError("There is no database", where=VARIABLE, why="it is not set", remedy="give its address")
         bring_up_to_date(address)
+        if os.environ.get(mlflow_users.SETTINGS):
+            mlflow_users.prepare(address, os.environ)
     except HyperclovaError as error:
         sys.stderr.write(f"{error.message()}\n")
         sys.exit(error.exit_code)

@@ -20,7 +20,7 @@ from hyperclova_core.foundation.datasets.parquet_writer import write_table
 from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
 from hyperclova_core.foundation.stages.engines import LocalEngine
 from hyperclova_core.foundation.stages.runner import execute, plan_stage
-from hyperclova_core.foundation.storage import multipart, retries, s3
+from hyperclova_core.foundation.storage import multipart, retries, s3, s3_client
 from tests import object_store as faulty
 from tests.foundation.test_runner import KeepConfig, request
 from tests.object_store import ACCESS, SECRET, FaultProxy
@@ -91,7 +91,7 @@ def test_a_part_that_fails_is_sent_again_and_no_other(
     place: str, tmp_path: Path, faults: FaultProxy, patient: None
 ) -> None:
     """At one failure in a hundred, 72 % of uploads of 128 parts meet one: they must not begin anew."""
-    assert s3.client().meta.config.request_checksum_calculation == "when_supported", "parts carry a checksum"
+    assert s3_client.client().meta.config.request_checksum_calculation == "when_supported", "parts carry a checksum"
     data = np.random.default_rng(2).bytes(5 << 24)
     (tmp_path / "large").write_bytes(data)
     failed: set[bytes] = set()
@@ -234,7 +234,7 @@ def test_a_wrong_secret_and_a_missing_bucket_have_their_messages(monkeypatch: py
         with pytest.raises(ConfigError, match="bucket does not exist"):
             operation()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    s3.forget_clients()
+    s3_client.forget_clients()
     try:
         with pytest.raises(ConfigError, match="Access is denied"):
             storage.write_bytes("s3://warehouse/x", b"x")
@@ -242,13 +242,13 @@ def test_a_wrong_secret_and_a_missing_bucket_have_their_messages(monkeypatch: py
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("HOME", "/nonexistent")
-        s3.forget_clients()
+        s3_client.forget_clients()
         with pytest.raises(ConfigError, match="S3 cannot be used") as caught:
             storage.write_bytes("s3://warehouse/x", b"x")
         assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
     finally:
         monkeypatch.undo()
-        s3.forget_clients()
+        s3_client.forget_clients()
 
 
 def test_an_object_replaced_while_it_is_read_is_noticed(place: str) -> None:
@@ -342,7 +342,7 @@ def test_a_bucket_is_made_once(object_store: FaultProxy, monkeypatch: pytest.Mon
         s3.make_bucket(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", faulty.ADMIN)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", faulty.ADMIN_SECRET)
-    s3.forget_clients()
+    s3_client.forget_clients()
     try:
         assert s3.make_bucket(name)
         assert not s3.make_bucket(name)
@@ -350,4 +350,4 @@ def test_a_bucket_is_made_once(object_store: FaultProxy, monkeypatch: pytest.Mon
         assert storage.read_bytes(f"s3://{name}/x") == b"1"
     finally:
         monkeypatch.undo()
-        s3.forget_clients()
+        s3_client.forget_clients()

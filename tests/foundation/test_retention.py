@@ -218,11 +218,13 @@ def test_verify_tells_every_damage_and_list_goes_on(warehouse: Warehouse, portal
 
 
 def test_uploads_that_a_kill_left_are_found_and_dropped(faults: object) -> None:
-    from hyperclova_core.foundation.storage import s3
+    from hyperclova_core.foundation.storage import s3_client
 
     warehouse = Warehouse("s3://warehouse/uploads")
     storage.write_bytes(f"{warehouse.uri}/refs/x.json", b"{}")
-    s3.client().create_multipart_upload(Bucket="warehouse", Key="uploads/datasets/keep/0/attempts/a/part.parquet")
+    s3_client.client().create_multipart_upload(
+        Bucket="warehouse", Key="uploads/datasets/keep/0/attempts/a/part.parquet"
+    )
     assert kinds(warehouse) == []
     found = find_garbage(warehouse, older_than=0)
     assert [item.kind for item in found] == ["unfinished upload"]

@@ -12,10 +12,12 @@ from hyperclova_core.foundation.datasets import dataset
 from hyperclova_core.foundation.stages import corpus_stages
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.spark.pods import ENCRYPTED
 from tests.conftest import SMALL_JVM
 from tests.kills.work import KILL_FILE, chain
 
 BUCKETS = 8
+SECRET_FILE = "TEST_SPARK_SECRET_FILE"
 
 
 EXECUTOR = "an executor, in a unit"
@@ -26,7 +28,11 @@ def main() -> None:
     """Arguments: warehouse, folder of files, point, and Spark's master."""
     warehouse, folder, point, master = sys.argv[1:]
     told = {f"spark.executorEnv.{name}": os.environ[name] for name in (KILL_FILE, "PYTHONPATH")}
-    engine = SparkEngine({**SMALL_JVM, **SMALL_EXECUTORS, **told, "spark.master": master})
+    # as on Kubernetes: driver and executors know each other by a secret, and what they say and spill is encrypted
+    # (from a file there; Spark's other cluster managers take the secret itself)
+    secret = os.environ.get(SECRET_FILE)
+    guarded = {**ENCRYPTED, "spark.authenticate.secret": Path(secret).read_text()} if secret else {}
+    engine = SparkEngine({**SMALL_JVM, **SMALL_EXECUTORS, **told, **guarded, "spark.master": master})
     session = engine.spark()
     targets = {
         "the worker, in a unit": "worker",

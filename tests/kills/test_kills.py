@@ -120,9 +120,9 @@ def test_killed_at_every_write_to_the_object_store(
 
 
 def _quietly(function, *args):  # type: ignore[no-untyped-def]
-    from hyperclova_core.foundation.storage import s3
+    from hyperclova_core.foundation.storage import s3_client
 
-    s3.forget_clients()
+    s3_client.forget_clients()
     return function(*args)
 
 

@@ -16,7 +16,7 @@ import pytest
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
 from tests.conftest import ROOT
-from tests.kills.spark_chain import BUCKETS, EXECUTOR
+from tests.kills.spark_chain import BUCKETS, EXECUTOR, SECRET_FILE
 from tests.kills.work import KILL_FILE, bytes_of, chain, source_files, visible
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -59,7 +59,7 @@ def test_killed_under_spark(
 
 
 def run_chain(
-    warehouse: Warehouse, folder: str, point: str, master: str, kill_file: Path
+    warehouse: Warehouse, folder: str, point: str, master: str, kill_file: Path, secret: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     environment = {
         **os.environ,
@@ -67,6 +67,8 @@ def run_chain(
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "PYSPARK_PYTHON": sys.executable,
     }
+    if secret is not None:
+        environment[SECRET_FILE] = str(secret)
     command = [sys.executable, "-m", "tests.kills.spark_chain", warehouse.uri, folder, point, master]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=600, check=False)
     assert not kill_file.exists(), ended.stderr[-3000:].decode()
@@ -89,8 +91,8 @@ def ended(run: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def standalone(workers: int) -> Iterator[str]:
-    """Spark's own cluster manager: a master and workers, each a process; its address."""
+def standalone(workers: int, secret: Path) -> Iterator[str]:
+    """Spark's own cluster manager: a master and workers, each a process, that know each other by a secret; its address."""
     import pyspark
 
     program = Path(pyspark.__file__).parent / "bin" / "spark-class"
@@ -99,7 +101,13 @@ def standalone(workers: int) -> Iterator[str]:
     place = ["--host", "127.0.0.1", "--webui-port", "0"]
     worker = ["org.apache.spark.deploy.worker.Worker", *place, "--cores", "1", "--memory", "1g", master]
     started = [["org.apache.spark.deploy.master.Master", *place, "--port", str(port)], *([worker] * workers)]
-    environment = {**os.environ, "SPARK_DAEMON_MEMORY": "256m", "PYTHONPATH": str(ROOT)}
+    known = f"-Dspark.authenticate=true -Dspark.authenticate.secret={secret.read_text()} -Dspark.network.crypto.enabled=true"
+    environment = {
+        **os.environ,
+        "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_JAVA_OPTS": known,
+        "PYTHONPATH": str(ROOT),
+    }
     with ExitStack() as stack:
         for number, command in enumerate(started):
             work = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
@@ -129,8 +137,10 @@ def test_an_executor_that_is_killed_costs_its_tasks(
     whole = os.environ.get("HYPERCLOVA_WHOLE_KILLS") == "1"
     warehouse, datasets = Warehouse(str(tmp_path / "w")), 3 if whole else 2
     point = EXECUTOR if whole else f"{EXECUTOR}, without deduplication"
-    with standalone(workers) if workers else nullcontext("local-cluster[3,1,1024]") as master:
-        ended = run_chain(warehouse, folder, point, master, tmp_path / "kill")
+    secret = tmp_path / "secret"
+    secret.write_text("a-secret-of-tests-of-no-worth")
+    with standalone(workers, secret) if workers else nullcontext("local-cluster[3,1,1024]") as master:
+        ended = run_chain(warehouse, folder, point, master, tmp_path / "kill", secret)
     assert ended.returncode == 0, ended.stderr[-3000:].decode()
     assert b"ExecutorLostFailure" in ended.stderr or b"Lost executor" in ended.stderr, "one was killed"
     seen = visible(warehouse)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from hyperclova_core.foundation import storage
 from hyperclova_core.foundation.datasets import removal_mark
+from hyperclova_core.foundation.datasets.dataset import Target
 from hyperclova_core.foundation.datasets.manifest import ATTEMPT, EXPIRED, MANIFEST, Manifest, read_manifest
 from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.storage import disk
@@ -95,8 +96,8 @@ def find_garbage(
             if old:
                 found.append(_garbage("unreferenced", uri, "no reference and no run of late reaches it", folder.files))
         else:
-            found.extend(_within(uri, manifest, folder, warehouse, now, old, restricted_days))
-    for uri, upload, begun in storage.unfinished_uploads(warehouse.uri):
+            found.extend(_within(uri, manifest, folder, now, old, restricted_days))
+    for uri, upload, begun in _unfinished_uploads(warehouse):
         if (now - begun) / DAY >= older_than:
             found.append(Garbage("unfinished upload", uri, "its writer was killed", (uri,), 0, upload=upload))
     return sorted(found, key=lambda item: (item.uri, item.kind))
@@ -151,7 +152,7 @@ def remove(warehouse: Warehouse, garbage: Iterable[Garbage]) -> int:
         storage.remove_files(sorted(set(item.files) - set(manifests)))
         freed += item.bytes
         stage, identity = item.uri.rstrip("/").rsplit("/", 2)[-2:]
-        for root in (item.uri, storage.join(warehouse.uri, "restricted", stage, identity)):
+        for root in (item.uri, *(storage.join(root, stage, identity) for root in warehouse.restricted_roots())):
             if not storage.is_remote(root) and storage.exists(root):
                 disk.remove_empty_folders(storage.local_path(root))
     return freed
@@ -214,8 +215,8 @@ def _named(values: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 def _folders(warehouse: Warehouse) -> list[_Folder]:
     folders: dict[tuple[str, str], _Folder] = {}
-    for part in ("datasets", "restricted"):
-        root = storage.join(warehouse.uri, part)
+    own = storage.join(warehouse.uri, "datasets")
+    for root in (own, *warehouse.restricted_roots()):
         for file in storage.list_objects(root):
             if file[0].endswith(f"/{removal_mark.FILE}"):  # ours, and no sign of life
                 continue
@@ -223,21 +224,27 @@ def _folders(warehouse: Warehouse) -> list[_Folder]:
             if len(names) > 2:
                 key = (names[0], names[1])
                 folder = folders.setdefault(key, _Folder(*key))
-                (folder.own if part == "datasets" else folder.restricted).append(file)
+                (folder.own if root == own else folder.restricted).append(file)
     return [folders[key] for key in sorted(folders)]
+
+
+def _unfinished_uploads(warehouse: Warehouse) -> Iterator[tuple[str, str, float]]:
+    yield from storage.unfinished_uploads(warehouse.uri)
+    for root in warehouse.restricted_roots():
+        if not root.startswith(f"{warehouse.uri.rstrip('/')}/"):
+            yield from storage.unfinished_uploads(root)
 
 
 def _within(
     uri: str,
     manifest: Manifest,
     folder: _Folder,
-    warehouse: Warehouse,
     now: float,
     old: bool,
     restricted_days: float | None,
 ) -> Iterator[Garbage]:
     """Inside a dataset that stays: what no table names, and tables past their time to live."""
-    target = warehouse.target(folder.stage, folder.identity)
+    target = Target(uri, manifest.restricted_folder)
     tables: dict[str, set[str]] = defaultdict(set)
     for name, table in manifest.tables.items():
         tables[name].update(storage.join(target.root(table.restricted), entry.path) for entry in table.files)

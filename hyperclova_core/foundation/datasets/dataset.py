@@ -27,18 +27,25 @@ from hyperclova_core.foundation.datasets.manifest import (
     read_manifest,
 )
 from hyperclova_core.foundation.errors import DataError
+from hyperclova_core.foundation.storage import restricted
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a stage writes: a dataset folder, and the restricted folder (relative to it) for raw and dropped data."""
+    """Where a stage writes: a dataset folder, and the restricted folder (relative to it, or `restricted://`) for raw and dropped data."""
 
     uri: str
     restricted_folder: str = "restricted"
 
     @property
     def restricted_uri(self) -> str:
-        """The restricted folder as a path."""
+        """The restricted folder as a path.
+
+        Raises:
+            ConfigError: it lies outside of the warehouse, and this process is not told where.
+        """
+        if restricted.is_elsewhere(self.restricted_folder):
+            return restricted.located(self.restricted_folder)
         return storage.normalized(storage.join(self.uri, self.restricted_folder))
 
     def root(self, restricted: bool) -> str:
@@ -114,12 +121,13 @@ class Dataset:
                 yield from file.iter_batches(batch_size=rows, columns=columns)
 
     def verify(self, checksums: bool = False) -> None:
-        """Sizes of all files, and their checksums on request.
+        """Sizes of all files, and their checksums on request; where this process is not told of the place of restricted data
+        (HYPERCLOVA_RESTRICTED), those of the other tables.
 
         Raises:
             DataError: naming the first file that is missing, truncated or altered.
         """
-        names = sorted(set(self.manifest.tables) - set(self.expired.get("tables", ())))
+        names = sorted(set(self.manifest.tables) - set(self.expired.get("tables", ())) - self._unseen())
         pairs = [
             (path, entry)
             for name in names
@@ -134,6 +142,12 @@ class Dataset:
                     why="its checksum differs from the manifest's",
                     remedy=RESTORE,
                 )
+
+    def _unseen(self) -> set[str]:
+        """Tables that lie where this process is not to look."""
+        if not restricted.is_elsewhere(self.manifest.restricted_folder) or restricted.root() is not None:
+            return set()
+        return {name for name, table in self.manifest.tables.items() if table.restricted}
 
 
 def check_sizes(expected: Iterable[tuple[str, int]], roots: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from hyperclova_core.foundation.errors import DataError
 from hyperclova_core.foundation.hashing import fingerprint
 from hyperclova_core.foundation.stages.kinds import Result, StageContext, Unit
 from hyperclova_core.foundation.stages.units import WorkUnit
+from hyperclova_core.foundation.storage import restricted
 
 RECORDS_AT_ONCE = 16
 PAYLOAD_BYTES = 10_000
@@ -85,7 +86,11 @@ def _taken_over(record: str, context: StageContext, answer: type[Result]) -> Res
 
 
 def _record_path(context: StageContext, phase: str, unit: WorkUnit) -> str:
-    identity = fingerprint({"output": context.fingerprint, "phase": phase, "unit": unit.identity})
+    known = {"output": context.fingerprint, "phase": phase, "unit": unit.identity}
+    if restricted.is_elsewhere(context.target.restricted_folder):
+        # what an attempt before HYPERCLOVA_RESTRICTED was set, or changed, left lies elsewhere
+        known["restricted"] = context.target.restricted_uri
+    identity = fingerprint(known)
     return storage.join(context.target.uri, "units", f"{identity}.json")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperclova_core.foundation.errors import ConfigError, DataError
-from hyperclova_core.foundation.storage import disk, multipart, s3
+from hyperclova_core.foundation.storage import disk, multipart, restricted, s3, s3_refusals
 from hyperclova_core.foundation.storage.disk import explained
 
 if TYPE_CHECKING:
@@ -283,10 +283,10 @@ def remove(uri: str) -> None:
 
 def remove_files(uris: Sequence[str]) -> None:
     """Delete files, as many objects a request as it takes; absent ones are fine."""
-    remote: dict[str, list[str]] = {}
+    remote: dict[tuple[str, bool], list[str]] = {}
     for uri in uris:
         if is_remote(uri):
-            remote.setdefault(s3.split(uri)[0], []).append(uri)
+            remote.setdefault((s3_refusals.split(uri)[0], restricted.holds(uri)), []).append(uri)
         else:
             local_path(uri).unlink(missing_ok=True)
     for objects in remote.values():
@@ -346,9 +346,12 @@ def open_ranges(uri: str) -> io.RawIOBase | io.BufferedReader:
 def scratch_folder(*parts: str) -> str:
     """A folder of this user on the local disk for what is on its way to or from an object store: HYPERCLOVA_SCRATCH,
     else below the system's temporary folder. What is lost there costs time, never data."""
-    root = os.environ.get(SCRATCH_VARIABLE) or os.path.join(tempfile.gettempdir(), f"hyperclova-{os.getuid()}")
+    told = os.environ.get(SCRATCH_VARIABLE)
+    root = told or os.path.join(tempfile.gettempdir(), f"hyperclova-{os.getuid()}")
     folder = Path(root, *parts)
     with explained(str(folder)):
+        if not told:
+            disk.make_own_folder(Path(root))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return str(folder)
 
@@ -407,7 +410,7 @@ def local_folder(uri: str, publish: bool = True) -> Iterator[str]:
     folder = scratch_folder("folders", uuid.uuid4().hex)
     try:
         for path, _, _ in list(s3.objects(uri)):
-            target = Path(folder, path[len(uri.rstrip("/")) + 1 :])
+            target = Path(folder, _below(uri, path))
             target.parent.mkdir(parents=True, exist_ok=True)
             s3.download(path, str(target))
         yield folder
@@ -415,6 +418,24 @@ def local_folder(uri: str, publish: bool = True) -> Iterator[str]:
             publish_folder(folder, uri)
     finally:
         disk.remove_tree(Path(folder))
+
+
+def _below(uri: str, path: str) -> str:
+    """An object's name below a prefix, as a path that stays below a folder.
+
+    Raises:
+        DataError: it would leave the folder: a key may hold what it likes.
+    """
+    name = path[len(uri.rstrip("/")) + 1 :]
+    parts = name.split("/")
+    if not name or "" in parts or "." in parts or ".." in parts or "\0" in name:
+        raise DataError(
+            "An object whose name is no path",
+            where=path,
+            why="as a file it would lie outside of its folder",
+            remedy="remove the object, or rename it",
+        )
+    return name
 
 
 def unfinished_uploads(uri: str) -> Iterator[tuple[str, str, float]]:

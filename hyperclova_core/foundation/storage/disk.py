@@ -6,19 +6,19 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
+from hyperclova_core.foundation.storage import restricted
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 OF_ONE_MACHINE = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "overlay"})
 """File systems that one machine mounts at a time."""
-RESTRICTED = "restricted"
-"""Folders of that name hold raw, rejected, quarantined and not yet de-identified data."""
 OTHERS = 0o077
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -66,25 +66,46 @@ def _number_in(message: str) -> int:
 def make_folder(path: Path) -> None:
     """A folder and its parents, if absent. A restricted one that is made here is its owner's alone, whatever the umask."""
     with explained(str(path)):
-        restricted = _restricted_part(path)
-        new = restricted is not None and not restricted.exists()
+        within = _restricted_part(path)
+        new = within is not None and not within.exists()
         path.mkdir(parents=True, exist_ok=True)
-        if restricted is not None and new:
-            restricted.chmod(0o700)
+        if within is not None and new:
+            within.chmod(0o700)
+
+
+def make_own_folder(path: Path) -> None:
+    """A folder of this user in one that everybody may write to, if absent.
+
+    Raises:
+        ConfigError: somebody else made it first, or may write to it, or it is a link: what is put there could be read or exchanged.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            "The scratch folder is not ours alone",
+            where=str(path),
+            why="it is a link, another user's, or others may write to it",
+            remedy="remove it, or set HYPERCLOVA_SCRATCH to a folder of this user",
+        )
 
 
 def _restricted_part(path: Path) -> Path | None:
-    """The innermost folder of that name on the way to a path: one further out may be somebody else's."""
+    """The innermost folder of that name on the way to a path (one further out may be somebody else's), or HYPERCLOVA_RESTRICTED."""
+    base = restricted.root()
+    if base is not None and restricted.holds(str(path)):
+        return Path(base)
     parts = path.parts
-    if RESTRICTED not in parts:
+    if restricted.FOLDER not in parts:
         return None
-    return Path(*parts[: len(parts) - parts[::-1].index(RESTRICTED)])
+    return Path(*parts[: len(parts) - parts[::-1].index(restricted.FOLDER)])
 
 
 def _owners_alone(temporary: Path, path: Path) -> None:
     """A file that is to lie in a folder which is its owner's alone is so, too, before it has its name."""
-    restricted = _restricted_part(path.parent)
-    if restricted is not None and not restricted.stat().st_mode & OTHERS:
+    within = _restricted_part(path.parent)
+    if within is not None and not within.stat().st_mode & OTHERS:
         temporary.chmod(0o600)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from hyperclova_core.foundation.errors import DataError, HyperclovaError
 from hyperclova_core.foundation.storage import s3
+from hyperclova_core.foundation.storage.s3_client import client
+from hyperclova_core.foundation.storage.s3_refusals import MISSING_CODES, TruncatedBodyError, call, code_of, split
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +36,18 @@ def upload(path: str, uri: str, checksum: str | None = None) -> None:
     size = os.path.getsize(path)
     kept = {"Metadata": {s3.CHECKSUM_KEY: checksum}} if checksum else {}
     if size <= PART_BYTES:
-        s3.call(lambda: _put(path, uri, size, kept), "upload a file", uri)
+        call(lambda: _put(path, uri, size, kept), "upload a file", uri)
         return
-    bucket, key = s3.split(uri)
-    begun = s3.call(
-        lambda: s3.client().create_multipart_upload(Bucket=bucket, Key=key, **kept, **_sums()), "begin an upload", uri
+    bucket, key = split(uri)
+    begun = call(
+        lambda: client(uri).create_multipart_upload(Bucket=bucket, Key=key, **kept, **_sums(uri)),
+        "begin an upload",
+        uri,
     )
     number = str(begun["UploadId"])
     try:
         parts = _parts(path, uri, size, number)
-        s3.call(lambda: _complete(uri, number, parts, size), "complete an upload", uri)
+        call(lambda: _complete(uri, number, parts, size), "complete an upload", uri)
     except BaseException:
         try:
             s3.abort_upload(uri, number)
@@ -57,34 +61,34 @@ def part_bytes(size: int) -> int:
     return max(PART_BYTES, -(-size // MOST_PARTS))
 
 
-def _sums() -> dict[str, str]:
+def _sums(uri: str) -> dict[str, str]:
     """boto3 adds a checksum to each part; the store must have been told of which kind when the upload began (as s3transfer does)."""
-    told = s3.client().meta.config.request_checksum_calculation
+    told = client(uri).meta.config.request_checksum_calculation
     return {"ChecksumAlgorithm": "CRC32"} if told == "when_supported" else {}
 
 
 def _put(path: str, uri: str, size: int, kept: dict[str, Any]) -> None:
-    bucket, key = s3.split(uri)
+    bucket, key = split(uri)
     with open(path, "rb") as file:
         data = file.read()
     if len(data) != size:
-        raise s3.TruncatedBodyError(f"{len(data)} of {size} bytes are on the disk")
+        raise TruncatedBodyError(f"{len(data)} of {size} bytes are on the disk")
     # one request, whose length and checksum the store compares: it keeps all of it or none
-    s3.client().put_object(Bucket=bucket, Key=key, Body=data, **kept)
+    client(uri).put_object(Bucket=bucket, Key=key, Body=data, **kept)
 
 
 def _parts(path: str, uri: str, size: int, upload_id: str) -> list[dict[str, Any]]:
     """Send all parts, some at once."""
-    bucket, key = s3.split(uri)
+    bucket, key = split(uri)
     length = part_bytes(size)
 
     def send(number: int) -> dict[str, Any]:
         with open(path, "rb") as file:
             file.seek((number - 1) * length)
             data = file.read(length)
-        answer = s3.call(
-            lambda: s3.client().upload_part(
-                Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data, **_sums()
+        answer = call(
+            lambda: client(uri).upload_part(
+                Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data, **_sums(uri)
             ),
             f"upload part {number}",
             uri,
@@ -104,13 +108,13 @@ def _parts(path: str, uri: str, size: int, upload_id: str) -> list[dict[str, Any
 def _complete(uri: str, upload_id: str, parts: list[dict[str, Any]], size: int) -> None:
     from botocore.exceptions import ClientError
 
-    bucket, key = s3.split(uri)
+    bucket, key = split(uri)
     try:
-        s3.client().complete_multipart_upload(
+        client(uri).complete_multipart_upload(
             Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
         )
     except ClientError as error:
-        if s3.code_of(error) not in ENDED_CODES:
+        if code_of(error) not in ENDED_CODES:
             raise
         # the try before this one went well, and its answer was lost; else the object is not there, or not of this size
     _check_size(uri, size)
@@ -125,11 +129,11 @@ def _check_size(uri: str, size: int) -> None:
     """
     from botocore.exceptions import ClientError
 
-    bucket, key = s3.split(uri)
+    bucket, key = split(uri)
     try:
-        found = s3.client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        found = client(uri).head_object(Bucket=bucket, Key=key)["ContentLength"]
     except ClientError as error:
-        if s3.code_of(error) not in s3.MISSING_CODES:
+        if code_of(error) not in MISSING_CODES:
             raise
         raise DataError(
             "An upload was ended by somebody else",
@@ -138,4 +142,4 @@ def _check_size(uri: str, size: int) -> None:
             remedy="run again; a clean-up of unfinished uploads must leave those of the last days alone",
         ) from None
     if found != size:
-        raise s3.TruncatedBodyError(f"{found} of {size} bytes arrived")
+        raise TruncatedBodyError(f"{found} of {size} bytes arrived")

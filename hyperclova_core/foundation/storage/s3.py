@@ -1,223 +1,40 @@
 """Objects on S3 and its kin: conditional writes, listing, ranged reads that survive faults.
 
-Credentials, region and endpoint come from boto3's own chain (environment, profile, web identity, instance); nothing of
-them is ever put into a message. boto3's retries are off: `retries` does them, over whole operations.
+Who asks is `s3_client`'s, what a refusal means `s3_refusals`'.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
-from hyperclova_core.foundation.errors import ConfigError, DataError, HyperclovaError, TransientError
-from hyperclova_core.foundation.storage.retries import with_retries
+from hyperclova_core.foundation.errors import ConfigError, DataError, TransientError
+from hyperclova_core.foundation.storage.s3_client import client
+from hyperclova_core.foundation.storage.s3_refusals import (
+    DENIED_CODES,
+    REPLACED_CODES,
+    TAKEN_CODES,
+    TruncatedBodyError,
+    call,
+    code_of,
+    no_bucket,
+    split,
+    status_of,
+)
 
 BLOCK_BYTES = 16 << 20
 WRITER_KEY = "hyperclova-writer"
 DELETED_AT_ONCE = 1000
 CHECKSUM_KEY = "hyperclova-checksum"
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-TIMEOUT_VARIABLE = "HYPERCLOVA_S3_TIMEOUT"
-
-TRANSIENT_CODES = frozenset(
-    [
-        *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
-        *("RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "InternalError", "OperationAborted"),
-        *("ConditionalRequestConflict", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),
-        *("408", "409", "429", "500", "502", "503", "504"),
-    ]
-)
-DENIED_CODES = frozenset(
-    [
-        *("AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        *("ExpiredToken", "InvalidToken", "AllAccessDisabled", "403"),
-    ]
-)
-MISSING_CODES = frozenset(["NoSuchKey", "404", "NotFound"])
-TAKEN_CODES = frozenset(["PreconditionFailed", "412"])
-
-Result = TypeVar("Result")
-_clients: dict[int, Any] = {}
-_lock = threading.Lock()
-
-
-def split(uri: str) -> tuple[str, str]:
-    """(bucket, key) of `s3://bucket/key`.
-
-    Raises:
-        ConfigError: there is no bucket in it.
-    """
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ConfigError("An S3 address without a bucket", where=uri, remedy="write s3://bucket/folder")
-    return bucket, key
-
-
-def client() -> Any:
-    """The process's client; a forked worker makes its own."""
-    with _lock:
-        if os.getpid() not in _clients:
-            import boto3
-            from botocore.config import Config
-
-            settings = Config(
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=float(os.environ.get(TIMEOUT_VARIABLE, READ_SECONDS)),
-                max_pool_connections=16,
-                s3={"addressing_style": os.environ.get("HYPERCLOVA_S3_ADDRESSING", "auto")},
-            )
-            _clients.clear()
-            _clients[os.getpid()] = boto3.session.Session().client("s3", config=settings)
-        return _clients[os.getpid()]
-
-
-def forget_clients() -> None:
-    """Make the next operation build a client anew: settings of the environment have changed."""
-    with _lock:
-        _clients.clear()
-
-
-def code_of(error: Exception) -> str:
-    """The service's code of a refusal; empty for what is none."""
-    response = getattr(error, "response", None)
-    return str(response["Error"].get("Code", "")) if isinstance(response, dict) and "Error" in response else ""
-
-
-def status_of(error: Exception) -> int:
-    """HTTP status of a refusal; 0 for what is none."""
-    response = getattr(error, "response", None)
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(response, dict) else 0
-
-
-class TruncatedBodyError(Exception):
-    """A body ended before its announced length."""
-
-
-def reason_to_retry(error: Exception) -> str | None:
-    """Why another try may go better, or None."""
-    import urllib3.exceptions as http
-    from botocore import exceptions as boto
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(error, TruncatedBodyError):
-        return str(error)
-    code = code_of(error)
-    if code in TRANSIENT_CODES or status_of(error) >= 500:
-        return f"it answered {code or status_of(error)}"
-    broken = (
-        boto.EndpointConnectionError,
-        boto.ConnectionClosedError,
-        boto.ConnectTimeoutError,
-        boto.ReadTimeoutError,
-        boto.ResponseStreamingError,
-        boto.IncompleteReadError,
-        boto.HTTPClientError,
-        ResponseParserError,
-        boto.FlexibleChecksumError,
-        http.ProtocolError,
-        http.TimeoutError,
-        ConnectionError,
-        TimeoutError,
-    )
-    return type(error).__name__ if isinstance(error, broken) else None
-
-
-REPLACED_CODES = ("PreconditionFailed", "412")
-"""An object's entity tag is another one than the reader asked for."""
-
-
-def call(operation: Callable[[], Result], what: str, uri: str) -> Result:
-    """An operation with retries, its refusals as errors for a person.
-
-    Raises:
-        FileNotFoundError: there is no such object.
-        ConfigError: denied, no credentials, no such bucket, or a clock that is off.
-        TransientError: it did not go well in any try.
-    """
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        return with_retries(operation, what, uri, reason_to_retry)
-    except HyperclovaError:
-        raise
-    except ClientError as error:
-        raise _explained(error, what, uri) from None
-    except (BotoCoreError, Boto3Error) as error:
-        inner = error.__context__ or error.__cause__
-        if isinstance(inner, ClientError):
-            raise _explained(inner, what, uri) from None
-        raise ConfigError(
-            f"S3 cannot be used: {what}",
-            where=uri,
-            why=type(error).__name__,
-            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role), AWS_DEFAULT_REGION, and"
-            " AWS_ENDPOINT_URL_S3 for a store that is not AWS",
-        ) from None
-
-
-def _explained(error: Any, what: str, uri: str) -> Exception:
-    code, bucket = code_of(error), split(uri)[0]
-    if code == "NoSuchBucket" or (code == "AccessDenied" and _is_missing(bucket)):
-        return _no_bucket(uri)
-    if code in ("RequestTimeTooSkewed", "RequestExpired"):
-        return ConfigError(
-            "The clock of this machine is off",
-            where=uri,
-            why=f"the store refuses its signatures ({code})",
-            remedy="set the clock (chrony or ntpd), then run again: nothing is lost",
-        )
-    if code in DENIED_CODES:
-        return ConfigError(
-            f"Access is denied: {what}",
-            where=uri,
-            why=f"the store answered {code}",
-            remedy=f"give the credentials in use the right to list, read and write s3://{bucket}, or use others",
-        )
-    if code in MISSING_CODES:
-        return FileNotFoundError(2, "No such object", uri)
-    return DataError(
-        f"The object store refuses: {what}",
-        where=uri,
-        why=f"it answered {code or status_of(error)}",
-        remedy="look the code up in the store's documentation",
-        code=code or str(status_of(error)),
-    )
-
-
-def _is_missing(bucket: str) -> bool:
-    """Some stores deny the use of a bucket that they do not know."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        client().head_bucket(Bucket=bucket)
-    except ClientError as error:
-        return code_of(error) in MISSING_CODES
-    except BotoCoreError:
-        return False
-    return False
-
-
-def _no_bucket(uri: str) -> ConfigError:
-    bucket = split(uri)[0]
-    return ConfigError(
-        "The bucket does not exist",
-        where=uri,
-        why=f"the store knows no bucket {bucket}",
-        remedy=f"create it (`aws s3 mb s3://{bucket}`), or correct the address or the endpoint",
-    )
 
 
 def head(uri: str) -> dict[str, Any] | None:
     """Size, entity tag and metadata of an object, or None; a missing bucket is an error, not an absence."""
     bucket, key = split(uri)
     try:
-        found: dict[str, Any] = call(lambda: client().head_object(Bucket=bucket, Key=key), "look at an object", uri)
+        found: dict[str, Any] = call(lambda: client(uri).head_object(Bucket=bucket, Key=key), "look at an object", uri)
     except FileNotFoundError:
         _check_bucket(uri)
         return None
@@ -237,7 +54,7 @@ def make_bucket(bucket: str) -> bool:
 
     def create() -> bool:
         try:
-            client().create_bucket(Bucket=bucket)
+            client(uri).create_bucket(Bucket=bucket)
         except ClientError as error:
             if code_of(error) in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 return False
@@ -260,13 +77,13 @@ _buckets_seen: set[tuple[int, str]] = set()
 def _check_bucket(uri: str) -> None:
     """HEAD says 404 for a missing object and for a missing bucket: only the second is an error."""
     bucket, _ = split(uri)
-    seen = (id(client()), bucket)
+    seen = (id(client(uri)), bucket)
     if seen in _buckets_seen:
         return
     try:
-        call(lambda: client().head_bucket(Bucket=bucket), "look at a bucket", uri)
+        call(lambda: client(uri).head_bucket(Bucket=bucket), "look at a bucket", uri)
     except FileNotFoundError:
-        raise _no_bucket(uri) from None
+        raise no_bucket(uri) from None
     _buckets_seen.add(seen)
 
 
@@ -316,7 +133,7 @@ def read(uri: str, first: int | None = None, length: int | None = None, tag: str
         more["IfMatch"] = tag
 
     def once() -> bytes:
-        answer = client().get_object(Bucket=bucket, Key=key, **more)
+        answer = client(uri).get_object(Bucket=bucket, Key=key, **more)
         body: bytes = answer["Body"].read()
         expected = int(answer["ContentLength"]) if length is None else length
         if len(body) != expected:
@@ -340,7 +157,7 @@ def write(uri: str, data: bytes, checksum: str | None = None) -> None:
     """Replace a small object; it is there whole or not at all."""
     bucket, key = split(uri)
     more = {"Metadata": {CHECKSUM_KEY: checksum}} if checksum else {}
-    call(lambda: client().put_object(Bucket=bucket, Key=key, Body=data, **more), "write an object", uri)
+    call(lambda: client(uri).put_object(Bucket=bucket, Key=key, Body=data, **more), "write an object", uri)
 
 
 def create_once(uri: str, data: bytes) -> bool:
@@ -353,10 +170,10 @@ def create_once(uri: str, data: bytes) -> bool:
 
     def once() -> bool:
         try:
-            client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={WRITER_KEY: mark})
+            client(uri).put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={WRITER_KEY: mark})
         except Exception as error:
             if code_of(error) in TAKEN_CODES or status_of(error) == 412:
-                found = client().head_object(Bucket=bucket, Key=key)
+                found = client(uri).head_object(Bucket=bucket, Key=key)
                 return bool(found.get("Metadata", {}).get(WRITER_KEY) == mark)
             raise
         return True
@@ -404,7 +221,7 @@ def unfinished_uploads(uri: str) -> Iterator[tuple[str, str, float]]:
     bucket, _ = split(uri)
     arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": _prefix(uri)}
     while True:
-        page = call(lambda: client().list_multipart_uploads(**arguments), "list unfinished uploads", uri)
+        page = call(lambda: client(uri).list_multipart_uploads(**arguments), "list unfinished uploads", uri)
         for item in page.get("Uploads", []):
             yield f"s3://{bucket}/{item['Key']}", str(item["UploadId"]), item["Initiated"].timestamp()
         if not page.get("IsTruncated"):
@@ -416,7 +233,9 @@ def abort_upload(uri: str, upload: str) -> None:
     """Drop the parts of an upload; one that has ended meanwhile is fine."""
     bucket, key = split(uri)
     try:
-        call(lambda: client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload), "abort an upload", uri)
+        call(
+            lambda: client(uri).abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload), "abort an upload", uri
+        )
     except (FileNotFoundError, DataError) as error:
         if isinstance(error, DataError) and error.code != "NoSuchUpload":
             raise
@@ -425,11 +244,11 @@ def abort_upload(uri: str, upload: str) -> None:
 def remove(uri: str) -> None:
     """Delete an object; absent is fine."""
     bucket, key = split(uri)
-    call(lambda: client().delete_object(Bucket=bucket, Key=key), "delete an object", uri)
+    call(lambda: client(uri).delete_object(Bucket=bucket, Key=key), "delete an object", uri)
 
 
 def remove_all(uris: list[str]) -> None:
-    """Delete objects of one bucket, a thousand a request.
+    """Delete objects of one bucket (and all of them restricted, or none), a thousand a request.
 
     Raises:
         TransientError: some could not be deleted.
@@ -438,8 +257,8 @@ def remove_all(uris: list[str]) -> None:
         part = [split(uri) for uri in uris[start : start + DELETED_AT_ONCE]]
         request = {"Objects": [{"Key": key} for _, key in part], "Quiet": True}
 
-        def once(bucket: str = part[0][0], request: dict[str, Any] = request) -> None:
-            failed = client().delete_objects(Bucket=bucket, Delete=request).get("Errors") or []
+        def once(uri: str = uris[start], bucket: str = part[0][0], request: dict[str, Any] = request) -> None:
+            failed = client(uri).delete_objects(Bucket=bucket, Delete=request).get("Errors") or []
             if failed:
                 raise TransientError(
                     "Objects could not be deleted",
@@ -462,7 +281,7 @@ def _pages(uri: str, delimiter: str, limit: int = 1000) -> Iterator[dict[str, An
     if delimiter:
         arguments["Delimiter"] = delimiter
     while True:
-        page = call(lambda: client().list_objects_v2(**arguments), "list objects", uri)
+        page = call(lambda: client(uri).list_objects_v2(**arguments), "list objects", uri)
         if page.get("Contents") or page.get("CommonPrefixes"):
             yield page
         if limit == 1 or not page.get("IsTruncated"):

@@ -31,6 +31,17 @@ STAGE_LABEL, FINGERPRINT_ANNOTATION = "hyperclova.io/stage", "hyperclova.io/fing
 LOCAL_DISK = "spark-local-dir-1"
 """A volume of such a name is where Spark puts shuffles; without one it makes a volume of its own, without a limit."""
 PYTHON = "/opt/hyperclova/bin/python"
+SECRET_FOLDER = "/etc/hyperclova/spark"
+SECRET_ITEM = {"key": "secret", "path": "secret"}
+ENCRYPTED = {
+    "spark.authenticate": "true",
+    # what driver and executors say to each other, shuffled rows too: AES-GCM, by keys of the session (Spark's security page)
+    "spark.network.crypto.enabled": "true",
+    "spark.network.crypto.cipher": "AES/GCM/NoPadding",
+    "spark.network.crypto.saslFallback": "false",
+    # what they write beside each other on a node's disk
+    "spark.io.encryption.enabled": "true",
+}
 NETWORK_POLICY_STEP = "org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep"
 
 
@@ -76,6 +87,11 @@ class SparkClusterConfig(PodConfig):
         None,
         pattern=r"^https?://",
         description="a Spark history server that reads the runs' `spark-events`: tasks link to it",
+    )
+    authentication_secret: str | None = Field(
+        None,
+        description="name of a secret whose key `secret` driver and executors know each other by; without one Spark makes one for each stage,"
+        " which stands in the executors' pods, for all who may read pods",
     )
     scratch: str = Field("100Gi", description="a pod's own disk, for /tmp and shuffles")
     deadline_seconds: int = Field(2 * 86_400, ge=60, description="of a stage, from its driver's start")
@@ -153,6 +169,7 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
         "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
         "spark.kubernetes.executor.useDriverPodIP": "true",
         "spark.pyspark.python": config.python,
+        **ENCRYPTED,
         "spark.driver.cores": str(config.driver_cores),
         "spark.kubernetes.driver.limit.cores": str(config.driver_cores),
         "spark.driver.memory": config.driver_memory,
@@ -191,6 +208,8 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
         }
     else:
         found["spark.kubernetes.driver.master"] = f"local[{config.driver_cores}]"
+    if config.authentication_secret:
+        found["spark.authenticate.secret.file"] = f"{SECRET_FOLDER}/secret"
     return found
 
 
@@ -251,6 +270,10 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
             *claims_of(config.volumes),
         ],
     }
+    if config.authentication_secret:
+        secret = {"secretName": config.authentication_secret, "defaultMode": 0o440, "items": [SECRET_ITEM]}
+        spec["volumes"].append({"name": "authentication", "secret": secret})
+        container["volumeMounts"].append({"name": "authentication", "mountPath": SECRET_FOLDER, "readOnly": True})
     if component == "spark-driver":
         spec["activeDeadlineSeconds"] = config.deadline_seconds
     else:  # for what it hands on when it is taken away
