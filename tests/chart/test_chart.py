@@ -146,7 +146,7 @@ def test_a_recipe_that_says_nothing_runs_where_the_chart_says(
     jobs = "hyperclova-jobs" if case == "multi-node-kueue" else "hyperclova"
     assert recipe.jobs.cluster.namespace == recipe.spark_cluster.namespace == jobs
     assert recipe.jobs.cluster.image == "hyperclova-trainer:0.1.0"
-    assert recipe.spark_cluster.secrets == ("s3-credentials", "hyperclova-pseudonym")
+    assert recipe.spark_cluster.secrets == ("s3-credentials", "hyperclova-mlflow-writer", "hyperclova-pseudonym")
     if case == "multi-node-kueue":
         assert (recipe.jobs.cluster.gang, recipe.jobs.cluster.queue) == ("kueue", "research")
     if case == "one-node-gpu":
@@ -194,6 +194,58 @@ def test_airflow_is_told_where_everything_is() -> None:
     assert json.loads(told["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"]["in_cluster"] is True
 
 
+def test_trainings_are_given_nothing_of_restricted_data() -> None:
+    place = "s3://hyperclova-restricted/warehouse"
+    objects = rendered(*values("kind"), "--set", f"s3.restricted.uri={place}")
+    maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
+    assert maps["hyperclova-environment"]["HYPERCLOVA_RESTRICTED"] == place
+    told = yaml.safe_load(maps["hyperclova-cluster"]["cluster.yaml"])
+    trainer, stages = told["jobs"]["cluster"], told["spark_cluster"]
+    assert trainer["secrets"] == ["s3-credentials", "hyperclova-mlflow-writer"]
+    assert stages["secrets"] == [*trainer["secrets"], "hyperclova-pseudonym", "hyperclova-restricted"]
+    assert stages["authentication_secret"] == "hyperclova-spark"
+    assert stages["executor_account"] == "hyperclova-executor", "a cloud's identity of its own, which trainings lack"
+    buckets = [
+        container["command"][-1]
+        for item in objects
+        if item["kind"] == "Job" and item["metadata"]["name"].endswith("-bucket")
+        for container in pod_of(item)["containers"]
+    ]
+    assert buckets == ["hyperclova", "hyperclova-restricted"]
+    inside = rendered(*values("kind"))
+    maps = {item["metadata"]["name"]: item["data"] for item in inside if item["kind"] == "ConfigMap"}
+    assert "HYPERCLOVA_RESTRICTED" not in maps["hyperclova-environment"]
+    assert "hyperclova-restricted" not in maps["hyperclova-cluster"]["cluster.yaml"]
+
+
+def test_an_accounts_own_annotations_count_most() -> None:
+    both = "serviceAccounts.annotations.role=all,serviceAccounts.executor.role=stages"
+    accounts = {
+        item["metadata"]["name"]: item["metadata"].get("annotations")
+        for item in rendered("--set", both)
+        if item["kind"] == "ServiceAccount"
+    }
+    assert accounts["hyperclova-job"] == {"role": "all"}
+    assert accounts["hyperclova-executor"] == {"role": "stages"}
+
+
+def test_mlflow_asks_who_somebody_is() -> None:
+    def server(*settings: str) -> tuple[list[str], list[str]]:
+        item = next(
+            item
+            for item in rendered(*settings)
+            if item["kind"] == "Deployment" and item["metadata"]["name"].endswith("mlflow")
+        )
+        container, first = pod_of(item)["containers"][0], pod_of(item)["initContainers"][0]
+        return container["command"], [source["secretRef"]["name"] for source in first["envFrom"]]
+
+    command, secrets = server()
+    assert command[command.index("--app-name") + 1] == "basic-auth"
+    assert secrets == ["hyperclova-mlflow", "hyperclova-mlflow-writer"], "the server's own pod makes the writer"
+    command, secrets = server("--set", "mlflow.authentication=false")
+    assert "--app-name" not in command and secrets == ["hyperclova-mlflow"]
+
+
 def test_sizes_train_side_by_side_where_devices_are_given_by_a_queue() -> None:
     def told(*settings: str) -> str:
         objects = rendered(*values("kind"), *settings)
@@ -223,7 +275,9 @@ def test_what_airflows_values_repeat_agrees_with_ours() -> None:
     assert {name for source in sources for name in (reference["name"] for reference in source.values())} == {
         "hyperclova-environment",
         ours["s3"]["secret"],
+        ours["s3"]["restricted"]["secret"],
         ours["pseudonymSecret"],
+        ours["mlflow"]["writerSecret"],
     }
     made = {item["metadata"]["name"] for item in rendered("--set-literal", "recipes.mine=name: mine")}
     assert {

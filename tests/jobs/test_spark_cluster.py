@@ -64,6 +64,24 @@ def test_templates_are_valid_and_allow_nothing_more_than_they_must() -> None:
         assert "args" not in container, "Spark appends its own"
 
 
+def test_drivers_and_executors_know_each_other_by_a_secret_that_is_named() -> None:
+    """That Spark runs so, executors killed in between, is tests/kills/test_spark_kills.py."""
+    config = SparkClusterConfig.model_validate({**FULL, "authentication_secret": "hyperclova-spark"})
+    found = settings(config, "driver", "ingest", "f", "/templates")
+    assert found["spark.authenticate"] == found["spark.network.crypto.enabled"] == "true"
+    assert found["spark.io.encryption.enabled"] == "true"
+    file = found["spark.authenticate.secret.file"]
+    for template in templates(config, "ingest").values():
+        kubernetes_validate.validate(template, "1.33", strict=True)
+        spec = template["spec"]
+        (mount,) = [one for one in spec["containers"][0]["volumeMounts"] if file.startswith(f"{one['mountPath']}/")]
+        (volume,) = [one for one in spec["volumes"] if one["name"] == mount["name"]]
+        assert volume["secret"]["secretName"] == "hyperclova-spark" and mount["readOnly"]
+    alone = settings(SparkClusterConfig.model_validate(FULL), "driver", "ingest", "f", "/templates")
+    assert alone["spark.authenticate"] == "true", "by a secret of Spark's own"
+    assert "spark.authenticate.secret.file" not in alone
+
+
 def test_settings_say_sizes_names_and_accounts() -> None:
     config = SparkClusterConfig.model_validate({**FULL, "min_executors": 2, "max_executors": 10, "executor_cores": 8})
     found = settings(config, driver_name("w", "run", "ingest"), "ingest", "f" * 64, "/templates")

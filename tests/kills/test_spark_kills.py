@@ -15,6 +15,7 @@ import pytest
 
 from hyperclova_core.foundation.stages.engines import SparkEngine
 from hyperclova_core.foundation.warehouse import Warehouse
+from hyperclova_core.jobs.spark.pods import ENCRYPTED
 from tests.conftest import ROOT
 from tests.kills.spark_chain import BUCKETS, EXECUTOR, SECRET_FILE
 from tests.kills.work import KILL_FILE, bytes_of, chain, source_files, visible
@@ -101,7 +102,8 @@ def standalone(workers: int, secret: Path) -> Iterator[str]:
     place = ["--host", "127.0.0.1", "--webui-port", "0"]
     worker = ["org.apache.spark.deploy.worker.Worker", *place, "--cores", "1", "--memory", "1g", master]
     started = [["org.apache.spark.deploy.master.Master", *place, "--port", str(port)], *([worker] * workers)]
-    known = f"-Dspark.authenticate=true -Dspark.authenticate.secret={secret.read_text()} -Dspark.network.crypto.enabled=true"
+    told = {**ENCRYPTED, "spark.authenticate.secret": secret.read_text()}
+    known = " ".join(f"-D{name}={value}" for name, value in told.items())
     environment = {
         **os.environ,
         "SPARK_DAEMON_MEMORY": "256m",

@@ -31,8 +31,8 @@ STAGE_LABEL, FINGERPRINT_ANNOTATION = "hyperclova.io/stage", "hyperclova.io/fing
 LOCAL_DISK = "spark-local-dir-1"
 """A volume of such a name is where Spark puts shuffles; without one it makes a volume of its own, without a limit."""
 PYTHON = "/opt/hyperclova/bin/python"
-SECRET_FOLDER = "/etc/hyperclova/spark"
-SECRET_ITEM = {"key": "secret", "path": "secret"}
+AUTHENTICATION_FOLDER = "/etc/hyperclova/spark"
+AUTHENTICATION_ITEM = {"key": "secret", "path": "secret"}
 ENCRYPTED = {
     "spark.authenticate": "true",
     # what driver and executors say to each other, shuffled rows too: AES-GCM, by keys of the session (Spark's security page)
@@ -209,7 +209,7 @@ def settings(config: SparkClusterConfig, name: str, stage: str, fingerprint: str
     else:
         found["spark.kubernetes.driver.master"] = f"local[{config.driver_cores}]"
     if config.authentication_secret:
-        found["spark.authenticate.secret.file"] = f"{SECRET_FOLDER}/secret"
+        found["spark.authenticate.secret.file"] = f"{AUTHENTICATION_FOLDER}/secret"
     return found
 
 
@@ -271,9 +271,11 @@ def _template(config: SparkClusterConfig, stage: str, component: str) -> dict[st
         ],
     }
     if config.authentication_secret:
-        secret = {"secretName": config.authentication_secret, "defaultMode": 0o440, "items": [SECRET_ITEM]}
+        secret = {"secretName": config.authentication_secret, "defaultMode": 0o440, "items": [AUTHENTICATION_ITEM]}
         spec["volumes"].append({"name": "authentication", "secret": secret})
-        container["volumeMounts"].append({"name": "authentication", "mountPath": SECRET_FOLDER, "readOnly": True})
+        container["volumeMounts"].append(
+            {"name": "authentication", "mountPath": AUTHENTICATION_FOLDER, "readOnly": True}
+        )
     if component == "spark-driver":
         spec["activeDeadlineSeconds"] = config.deadline_seconds
     else:  # for what it hands on when it is taken away
