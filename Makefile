@@ -57,7 +57,7 @@ compose-up: ## Everything on one machine in containers: PostgreSQL, SeaweedFS, M
 	@$(DOCKER) build --network host $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg EXTRAS=local,cluster \
 	    -f docker/orchestrator.Dockerfile -t hyperclova-local .
 	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) up -d
-	@echo "Airflow http://127.0.0.1:$(AIRFLOW_PORT) (admin, ADMIN_PASSWORD in docker/.env), MLflow http://127.0.0.1:$(MLFLOW_PORT)"
+	@echo "Airflow http://127.0.0.1:$(AIRFLOW_PORT) (admin, ADMIN_PASSWORD in docker/.env), MLflow http://127.0.0.1:$(MLFLOW_PORT) (admin, MLFLOW_ADMIN_PASSWORD)"
 
 compose-down: ## End them; the data stays
 	@$(COMPOSE) -p hyperclova -f docker/compose.yaml $(COMPOSE_FILES) down

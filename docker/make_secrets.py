@@ -18,16 +18,25 @@ NAMES = (
     "JWT_SECRET",
     "PSEUDONYM_KEY",
     "ADMIN_PASSWORD",
+    "MLFLOW_ADMIN_PASSWORD",
+    "MLFLOW_WRITER_PASSWORD",
+    "MLFLOW_SERVER_KEY",
 )
 
 
 def make(folder: Path) -> bool:
-    """Whether they were made now; what is there is never changed, as databases know it."""
+    """Whether they were made now; what is there is never changed, as databases know it; names of a later version are added."""
     path = folder / ".env"
     if path.exists():
+        text = path.read_text()
+        known = {line.partition("=")[0] for line in text.splitlines()}
+        added = "".join(f"{name}={secrets.token_hex(32)}\n" for name in NAMES if name not in known)
+        if added:
+            _write(path, f"{text.rstrip()}\n{added}")
         return False
     values = {name: secrets.token_hex(32) for name in NAMES}
     values["ADMIN_PASSWORD"] = secrets.token_urlsafe(12)
+    values["MLFLOW_ADMIN_PASSWORD"] = secrets.token_urlsafe(12)
     values["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     identity = {
         "name": "hyperclova",

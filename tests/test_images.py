@@ -187,6 +187,11 @@ def test_secrets_are_made_once_for_their_owner_alone(tmp_path: Path) -> None:
     made = {line.split("=")[0] for line in first.splitlines()}
     wanted = set(re.findall(r"\$\{(\w+?)(?::\?[^}]*)?\}", (DOCKER / "compose.yaml").read_text()))
     assert wanted <= made, "the compose file wants what is not made"
+    older = "".join(line for line in first.splitlines(keepends=True) if not line.startswith("MLFLOW_WRITER"))
+    (tmp_path / ".env").write_text(older)
+    subprocess.run(command, check=True)
+    later = (tmp_path / ".env").read_text()
+    assert later.startswith(older) and "MLFLOW_WRITER_PASSWORD=" in later, "a later version's names are added"
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"docker/.env", "docker/s3.json"} <= set(ignored)
 
