@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from hyperclova_core.foundation.storage import s3
+from hyperclova_core.foundation.storage import multipart, s3, s3_client, s3_refusals
 
 PAGE = 1000
 BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -158,5 +158,6 @@ def in_memory() -> Iterator[MemoryStore]:
     """All of S3, for this process, in memory."""
     store = MemoryStore()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3, "client", lambda: store)
+        for module in (multipart, s3, s3_client, s3_refusals):
+            patch.setattr(module, "client", lambda uri="": store)
         yield store

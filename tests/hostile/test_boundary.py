@@ -52,7 +52,12 @@ def documents(folder: Path, texts: list[str]) -> Dataset:
 def run(dataset: Dataset, folder: Path, function: Any = hostile, engine: Any = None, **more: Any) -> Dataset:
     config = HostileConfig(log=more.pop("log", None))
     request = StageRequest(
-        definition_of(function), config, lambda _: Target(str(folder)), {"documents": dataset}, limits=LIMITS, **more
+        definition_of(function),
+        config,
+        lambda _: Target(str(folder)),
+        {"documents": dataset},
+        limits=more.pop("limits", LIMITS),
+        **more,
     )
     return execute(plan_stage(request), engine or LocalEngine()).dataset
 
@@ -91,7 +96,9 @@ def test_time_is_that_of_the_processor(tmp_path: Path) -> None:
 
 
 def test_what_becomes_too_much_is_quarantined(tmp_path: Path) -> None:
-    made = run(documents(tmp_path, [*GOOD, "grow: twenty bytes.."]), tmp_path / "out", expanding)
+    # to make a hundred megabytes takes longer than LIMITS allow where other processes use the memory, too
+    patient = LIMITS.model_copy(update={"seconds": 10.0})
+    made = run(documents(tmp_path, [*GOOD, "grow: twenty bytes.."]), tmp_path / "out", expanding, limits=patient)
     assert [row["reason"] for row in quarantine_of(made)] == ["too_much_output"]
 
 
